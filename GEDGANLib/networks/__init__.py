@@ -1,0 +1,1 @@
+"""Generator and discriminator; they import nothing of the library above ``structure``."""

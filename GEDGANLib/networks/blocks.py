@@ -1,0 +1,59 @@
+"""Norm-free residual blocks for 2D and 3D.
+
+Without normalisation a voxel's value depends on its neighbourhood alone, so training and inference agree and a
+volume made in blocks equals the volume made whole. What normalisation does for the start of training is done by the
+initialisation: the last convolution of every residual branch starts at 0, the others are He-initialised and scaled
+with depth (Zhang et al., *Fixup Initialization*, ICLR 2019, section 3; used for GANs by Huang et al., *The GAN is
+dead; long live the GAN!*, NeurIPS 2024, section 3).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+SLOPE = 0.2
+"""Negative slope of every leaky ReLU."""
+
+
+def convolution(spatial_dims: int, in_channels: int, out_channels: int, kernel_size: int, **options) -> nn.Module:
+    """Return a 2D or 3D convolution, He-initialised for a leaky ReLU in front of it, bias 0."""
+    kind = {2: nn.Conv2d, 3: nn.Conv3d}[spatial_dims]
+    layer = kind(in_channels, out_channels, kernel_size, **options)
+    nn.init.kaiming_normal_(layer.weight, a=SLOPE)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(act(conv(act(x)))), kernel 3, same channels, any shape (N, C, *spatial)."""
+
+    def __init__(self, spatial_dims: int, channels: int, total_blocks: int) -> None:
+        super().__init__()
+        self.first = convolution(spatial_dims, channels, channels, 3, padding=1)
+        self.second = convolution(spatial_dims, channels, channels, 3, padding=1)
+        with torch.no_grad():
+            self.first.weight.mul_(max(total_blocks, 1) ** -0.5)
+            self.second.weight.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch = self.first(functional.leaky_relu(x, SLOPE))
+        return x + self.second(functional.leaky_relu(branch, SLOPE))
+
+
+def upsample(x: Tensor) -> Tensor:
+    """Double every spatial side by linear interpolation; leaves no checkerboard."""
+    mode = "trilinear" if x.ndim == 5 else "bilinear"
+    return functional.interpolate(x, scale_factor=2, mode=mode, align_corners=False)
+
+
+def downsample(x: Tensor) -> Tensor:
+    """Halve every spatial side by averaging 2x2(x2) voxels."""
+    return (functional.avg_pool3d if x.ndim == 5 else functional.avg_pool2d)(x, 2)
+
+
+def channels_last(spatial_dims: int) -> torch.memory_format:
+    """The memory layout in which convolutions are fastest on CPU and GPU."""
+    return torch.channels_last_3d if spatial_dims == 3 else torch.channels_last

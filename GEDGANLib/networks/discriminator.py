@@ -1,0 +1,96 @@
+"""Case and eigen-directional field of its image -> one number: how real."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .blocks import SLOPE, ResidualBlock, convolution, downsample
+
+
+class Discriminator(nn.Module):
+    """Norm-free residual discriminator for 2D and 3D.
+
+    Image and label channels are packed to half resolution by one overlapping strided convolution: more than one at
+    full resolution would cost more than all others together. The field arrives at half resolution already (its
+    averaging makes it band-limited). Labels can be shut for a case, which then is judged by its image alone, through
+    the same network: an all-zero label vector, not even background, says so.
+
+    :param spatial_dims: 2 or 3.
+    :param shape: voxels of the input grid, every side a multiple of ``2 ** len(widths)``.
+    :param image_channels: image channels of the input.
+    :param label_count: labels without background; 0 for none.
+    :param field_channels: channels of the field at half resolution; 0 for none.
+    :param widths: channels a stage, finest first; the first stage has half the resolution of the input.
+    :param class_count: classes to condition on (projection, Miyato and Koyama, ICLR 2018); 0 for none.
+    :param blocks: residual blocks a stage.
+    :raises ValueError: a side of ``shape`` is not such a multiple.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        shape: Sequence[int],
+        image_channels: int,
+        label_count: int,
+        field_channels: int,
+        widths: Sequence[int],
+        class_count: int = 0,
+        blocks: int = 1,
+    ) -> None:
+        super().__init__()
+        stride = 2 ** len(widths)
+        if any(side % stride for side in shape):
+            raise ValueError(f"every side of {tuple(shape)} must be a multiple of {stride}")
+        self.image_channels = image_channels
+        total_blocks = blocks * len(widths)
+        case_channels = image_channels + (label_count + 1 if label_count else 0)
+        self.pack = convolution(spatial_dims, case_channels, widths[0], 4, stride=2, padding=1)
+        self.enter_field = (
+            convolution(spatial_dims, field_channels, widths[0], 1, bias=False) if field_channels else None
+        )
+        self.stages = nn.ModuleList(
+            nn.Sequential(*(ResidualBlock(spatial_dims, width, total_blocks) for _ in range(blocks)))
+            for width in widths
+        )
+        self.transitions = nn.ModuleList(
+            convolution(spatial_dims, before, after, 1) for before, after in itertools.pairwise(widths)
+        )
+        coarse_shape = [side // stride for side in shape]
+        # One learned pattern a channel instead of a dense layer over all voxels: as many weights, far fewer products.
+        self.basis = nn.Parameter(torch.randn(1, widths[-1], *coarse_shape) / torch.tensor(coarse_shape).prod().sqrt())
+        self.logit = nn.Linear(widths[-1], 1)
+        self.class_embedding = nn.Linear(class_count, widths[-1], bias=False) if class_count else None
+
+    def forward(
+        self,
+        case: Tensor,
+        field: Tensor | None = None,
+        labelled: Tensor | None = None,
+        class_weights: Tensor | None = None,
+    ) -> Tensor:
+        """Return how real each case is, shape (N,); only differences mean something in the relativistic objective.
+
+        :param case: (N, image_channels + label_count + 1, *shape), as the generator returns it.
+        :param field: (N, field_channels, *shape / 2).
+        :param labelled: (N,), 1 where the labels count and 0 where the image alone is judged; all 1 when not given.
+        :param class_weights: (N, class_count), one-hot.
+        """
+        if labelled is not None and case.shape[1] > self.image_channels:
+            shown = labelled.reshape(-1, *[1] * (case.ndim - 1)).to(case.dtype)
+            case = torch.cat([case[:, : self.image_channels], case[:, self.image_channels :] * shown], 1)
+        x = self.pack(case)
+        if self.enter_field is not None:
+            x = x + self.enter_field(field)
+        x = self.stages[0](x)
+        for transition, stage in zip(self.transitions, self.stages[1:]):
+            x = stage(transition(downsample(x)))
+        pooled = (functional.leaky_relu(x, SLOPE) * self.basis).flatten(2).sum(2)
+        logit = self.logit(pooled).squeeze(1)
+        if self.class_embedding is not None:
+            logit = logit + (pooled * self.class_embedding(class_weights)).sum(1)
+        return logit

@@ -1,0 +1,105 @@
+"""Latent vector -> image channels and label probabilities, from one network so that they agree by construction."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .blocks import SLOPE, ResidualBlock, convolution, upsample
+
+
+class Generator(nn.Module):
+    """Norm-free residual generator for 2D and 3D.
+
+    A learned coarse pattern, one a channel, is weighted by a linear map of the latent; every stage doubles the grid by
+    linear interpolation and refines it with residual blocks. At full resolution there is one
+    narrow convolution, because wide ones there would cost more than all others together. (Moving channels into space
+    instead is cheaper still, but left a checkerboard in every short training, equal initial weights or not.)
+
+    :param spatial_dims: 2 or 3.
+    :param shape: voxels of the output grid, every side a multiple of ``2 ** len(widths)``.
+    :param image_channels: image channels of the output, each within [-1, 1].
+    :param label_count: labels without background; 0 for none.
+    :param widths: channels a stage, coarsest first; the last stage has half the resolution of the output.
+    :param latent_size: length of the latent vector, standard normal.
+    :param class_count: classes to condition on; 0 for none.
+    :param blocks: residual blocks a stage.
+    :raises ValueError: a side of ``shape`` is not such a multiple.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        shape: Sequence[int],
+        image_channels: int,
+        label_count: int,
+        widths: Sequence[int],
+        latent_size: int,
+        class_count: int = 0,
+        blocks: int = 1,
+    ) -> None:
+        super().__init__()
+        stride = 2 ** len(widths)
+        if any(side % stride for side in shape):
+            raise ValueError(f"every side of {tuple(shape)} must be a multiple of {stride}")
+        self.image_channels = image_channels
+        self.latent_size = latent_size
+        self.class_count = class_count
+        coarse_shape = [side // stride for side in shape]
+        total_blocks = blocks * len(widths)
+
+        self.basis = nn.Parameter(torch.randn(1, widths[0], *coarse_shape))
+        self.latent_to_basis = nn.Linear(latent_size + class_count, widths[0])
+        nn.init.normal_(self.latent_to_basis.weight, std=1 / math.sqrt(latent_size + class_count))
+        nn.init.ones_(self.latent_to_basis.bias)
+        self.transitions = nn.ModuleList(
+            convolution(spatial_dims, before, after, 1) for before, after in zip([widths[0], *widths], widths)
+        )
+        self.stages = nn.ModuleList(
+            nn.Sequential(*(ResidualBlock(spatial_dims, width, total_blocks) for _ in range(blocks)))
+            for width in widths
+        )
+        label_channels = label_count + 1 if label_count else 0
+        narrow = max(widths[-1] // 2, 2 * (image_channels + label_channels))
+        self.narrow = convolution(spatial_dims, widths[-1], narrow, 1)
+        self.output = convolution(spatial_dims, narrow, image_channels + label_channels, 3, padding=1)
+        with torch.no_grad():
+            # Small, so that training starts from mid-grey rather than from saturated intensities.
+            self.output.weight.mul_(0.3)
+
+    def features(self, latent: Tensor, class_weights: Tensor | None = None) -> dict[str, Tensor]:
+        """Return the maps of every stage by name, coarsest first: ``stage0`` ..., each (N, width, *spatial).
+
+        The last has half the resolution of the output.
+        """
+        if self.class_count:
+            if class_weights is None:
+                raise ValueError("this generator is conditioned on a class: give class_weights, (N, class_count)")
+            latent = torch.cat([latent, class_weights], 1)
+        weights = self.latent_to_basis(latent)
+        x = self.basis * weights.reshape(*weights.shape, *[1] * (self.basis.ndim - 2))
+        maps = {}
+        for index, (transition, stage) in enumerate(zip(self.transitions, self.stages)):
+            x = transition(x)
+            x = stage(upsample(x) if index else x)
+            maps[f"stage{index}"] = x
+        return maps
+
+    def forward(self, latent: Tensor, class_weights: Tensor | None = None) -> Tensor:
+        """Return a case for each latent.
+
+        :param latent: (N, latent_size).
+        :param class_weights: (N, class_count), one-hot or a mixture; only with ``class_count``.
+        :returns: (N, image_channels + label_count + 1, *shape): images within [-1, 1], then label probabilities,
+            background first, that sum to 1.
+        """
+        finest = list(self.features(latent, class_weights).values())[-1]
+        full = upsample(self.narrow(functional.leaky_relu(finest, SLOPE)))
+        output = self.output(functional.leaky_relu(full, SLOPE))
+        image, labels = output[:, : self.image_channels], output[:, self.image_channels :]
+        image = torch.tanh(image)
+        return torch.cat([image, labels.softmax(1)], 1) if labels.shape[1] else image

@@ -1,0 +1,173 @@
+"""Cases -> MRML: a volume node a channel and a segmentation node, under one folder of the subject hierarchy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..volumes.case import Case
+
+WINDOW_PERCENTILES = (1.0, 99.5)
+ATTRIBUTE = "GEDGAN."
+
+
+@dataclass
+class CaseNodes:
+    """The nodes of one case in the scene; ``segmentation`` is None where the case has no labels."""
+
+    name: str
+    volumes: list[Any]
+    segmentation: Any | None
+
+
+@dataclass
+class BatchNodes:
+    """The nodes of a batch and the subject-hierarchy folder that holds them all."""
+
+    folder_item: int
+    cases: list[CaseNodes] = field(default_factory=list)
+
+    def remove(self) -> None:
+        """Take the batch out of the scene again, folder included."""
+        import slicer
+
+        scene = slicer.mrmlScene
+        hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+        with batch(scene):
+            for case in self.cases:
+                for node in [*case.volumes, case.segmentation]:
+                    if node is not None and scene.IsNodePresent(node):
+                        scene.RemoveNode(node)
+            hierarchy.RemoveItem(self.folder_item, True, True)
+        self.cases.clear()
+
+
+@contextmanager
+def batch(scene: Any) -> Iterator[None]:
+    """Change many nodes with one redraw at the end, whatever happens in between."""
+    import slicer
+
+    application = getattr(slicer, "app", None)
+    if application is not None:
+        application.pauseRender()
+    scene.StartState(scene.BatchProcessState)
+    try:
+        yield
+    finally:
+        scene.EndState(scene.BatchProcessState)
+        if application is not None:
+            application.resumeRender()
+
+
+def add_cases(cases: Iterable[Case], folder_name: str) -> BatchNodes:
+    """Add cases to ``slicer.mrmlScene`` under a new subject-hierarchy folder.
+
+    The first case is shown; the segmentations of the others are there but hidden, as they lie in the same place.
+
+    :returns: the nodes, in the order of the cases.
+    """
+    import slicer
+
+    scene = slicer.mrmlScene
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    with batch(scene):
+        result = BatchNodes(hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), folder_name))
+        for case in cases:
+            nodes = add_case(case)
+            for node in [*nodes.volumes, nodes.segmentation]:
+                if node is not None:
+                    _put_into_folder(hierarchy, result.folder_item, node)
+            if nodes.segmentation is not None:
+                nodes.segmentation.GetDisplayNode().SetVisibility(not result.cases)
+            result.cases.append(nodes)
+    return result
+
+
+def add_case(case: Case) -> CaseNodes:
+    """Add one case to ``slicer.mrmlScene`` where its affine says, in the units of its image."""
+    names = [case.name] if len(case.image) == 1 else [f"{case.name} {channel}" for channel in case.channel_names]
+    volumes = [_add_volume(case, name, channel) for name, channel in zip(names, case.image)]
+    segmentation = _add_segmentation(case, volumes[0]) if case.labels is not None else None
+    return CaseNodes(case.name, volumes, segmentation)
+
+
+def _put_into_folder(hierarchy: Any, folder: int, node: Any) -> None:
+    item = hierarchy.GetItemByDataNode(node)
+    if item:
+        hierarchy.SetItemParent(item, folder)
+    else:  # in the desktop application a plugin has made the item already
+        hierarchy.CreateItem(folder, node)
+
+
+def _vtk_matrix(affine: np.ndarray) -> Any:
+    import vtk
+
+    matrix = vtk.vtkMatrix4x4()
+    matrix.DeepCopy(np.asarray(affine, dtype=float).flatten().tolist())
+    return matrix
+
+
+def _describe(case: Case, node: Any) -> None:
+    if case.description:
+        node.SetDescription(case.description)
+    for key, value in case.provenance.items():
+        node.SetAttribute(ATTRIBUTE + key, str(value))
+
+
+def _add_volume(case: Case, name: str, channel: np.ndarray) -> Any:
+    import slicer
+
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+    # Slicer's arrays run K, J, I.
+    slicer.util.updateVolumeFromArray(node, np.ascontiguousarray(channel.T))
+    node.SetIJKToRASMatrix(_vtk_matrix(case.affine))
+    _describe(case, node)
+    node.CreateDefaultDisplayNodes()
+    display = node.GetDisplayNode()
+    low, high = (float(value) for value in np.percentile(channel, WINDOW_PERCENTILES))
+    display.SetAutoWindowLevel(False)
+    display.SetWindowLevelMinMax(low, high if high > low else low + 1.0)
+    return node
+
+
+def _add_segmentation(case: Case, reference: Any) -> Any:
+    import slicer
+    from vtk.util import numpy_support
+
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", f"{case.name} segmentation")
+    node.CreateDefaultDisplayNodes()
+    node.SetReferenceImageGeometryParameterFromVolumeNode(reference)
+    _describe(case, node)
+
+    labelmap = slicer.vtkOrientedImageData()
+    labelmap.SetDimensions(*case.labels.shape)
+    scalars = numpy_support.numpy_to_vtk(case.labels.ravel(order="F").astype(np.uint8), deep=True)
+    scalars.SetName("ImageScalars")
+    labelmap.GetPointData().SetScalars(scalars)
+    labelmap.SetImageToWorldMatrix(_vtk_matrix(case.affine))
+
+    segmentation = node.GetSegmentation()
+    representation = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+    segmentation.SetSourceRepresentationName(representation)
+    for label in case.label_table:
+        segment = slicer.vtkSegment()
+        segment.SetName(label.name)
+        segment.SetColor(*label.color)
+        segment.SetLabelValue(label.index)
+        if label.terminology:
+            segment.SetTag(segment.GetTerminologyEntryTagName(), label.terminology)
+        # One array for all segments: Slicer's shared label map, as its own segment editor makes it.
+        segment.AddRepresentation(representation, labelmap)
+        segmentation.AddSegment(segment, segmentation.GenerateUniqueSegmentID(label.name.replace(" ", "_")))
+    return node
+
+
+def show_surfaces(nodes: CaseNodes) -> None:
+    """Make the closed surface of every segment and show it in 3D views."""
+    if nodes.segmentation is not None:
+        nodes.segmentation.CreateClosedSurfaceRepresentation()
+        nodes.segmentation.GetDisplayNode().SetVisibility3D(True)

@@ -1,0 +1,127 @@
+"""A picture of a scene: Slicer's own slice views and its volume rendering, drawn off screen."""
+
+from __future__ import annotations
+
+import ctypes.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+
+SIZE = 420  # pixels of a view
+VIEWS = ("Red", "Green", "Yellow", "3D")
+
+
+def check_rendering() -> None:
+    """Make sure that off-screen rendering cannot crash for want of a library.
+
+    :raises InputError: Mesa's EGL is missing.
+    """
+    if ctypes.util.find_library("EGL") is None and ctypes.util.find_library("OSMesa") is None:
+        raise InputError(
+            "Drawing a scene without a screen needs Mesa's EGL library, which is missing.",
+            "On Debian and Ubuntu: apt-get install libegl1 libgl1-mesa-dri libegl-mesa0",
+        )
+
+
+def render_scene(application: Any, volume: Any, segmentation: Any | None, path: Path, title: str = "") -> None:
+    """Draw three slice views through the middle of the segmentation and a volume rendering, as one PNG.
+
+    :param application: from :func:`GEDGANLib.scene.headless.headless_application`.
+    :param volume: scalar volume node to show.
+    :param segmentation: segmentation node to outline, or None.
+    :raises InputError: no off-screen rendering here, or the picture cannot be written.
+    """
+    check_rendering()
+    from trame_slicer.views import DirectViewFactory, ViewLayoutDefinition
+
+    manager = application.view_manager
+    manager.register_factory(DirectViewFactory(do_render_offscreen=True))
+    definitions = (
+        ViewLayoutDefinition.axial_view(),
+        ViewLayoutDefinition.coronal_view(),
+        ViewLayoutDefinition.sagittal_view(),
+        ViewLayoutDefinition.threed_view(),
+    )
+    views = [manager.create_view(definition) for definition in definitions]
+    for view in views:
+        view.set_render_blocked(True)  # else every change of a node draws all views
+        view.render_window().SetSize(SIZE, SIZE)
+    if segmentation is not None:
+        segmentation.GetDisplayNode().SetVisibility(True)
+        segmentation.GetDisplayNode().SetVisibility3D(False)
+        segmentation.GetDisplayNode().SetOpacity2DFill(0.25)
+    _show_volume_rendering(application, volume)
+    position = _middle(volume, segmentation)
+    for view, axis in zip(views[:3], (2, 1, 0)):
+        view.set_slice_value(position[axis])
+    pictures = [_grab(view) for view in views]
+    _compose(pictures, path, title)
+
+
+def _show_volume_rendering(application: Any, volume: Any) -> None:
+    """Show the volume in all views, in 3D opaque from a third of its window on, whatever its units are."""
+    import vtk
+
+    application.display_manager.show_volume(volume, vr_preset="MR-Default", do_reset_views=True)
+    display = volume.GetDisplayNode()
+    low, high = display.GetWindowLevelMin(), display.GetWindowLevelMax()
+    rendering = application.volume_rendering.get_vr_display_node(volume)
+    properties = rendering.GetVolumePropertyNode().GetVolumeProperty()
+    opacity, color = vtk.vtkPiecewiseFunction(), vtk.vtkColorTransferFunction()
+    for share, value in ((0.0, 0.0), (0.2, 0.0), (0.4, 0.3), (1.0, 0.9)):
+        opacity.AddPoint(low + share * (high - low), value)
+    for share, rgb in ((0.0, (0.1, 0.1, 0.12)), (0.4, (0.62, 0.5, 0.45)), (1.0, (1.0, 0.96, 0.9))):
+        color.AddRGBPoint(low + share * (high - low), *rgb)
+    properties.SetScalarOpacity(opacity)
+    properties.SetColor(color)
+    properties.DisableGradientOpacityOn()
+    properties.ShadeOn()
+
+
+def _middle(volume: Any, segmentation: Any | None) -> np.ndarray:
+    """Centre of all segments in RAS, else of the volume."""
+    bounds = [0.0] * 6
+    (segmentation if segmentation is not None else volume).GetRASBounds(bounds)
+    if bounds[0] > bounds[1]:
+        volume.GetRASBounds(bounds)
+    return np.array([(bounds[2 * axis] + bounds[2 * axis + 1]) / 2 for axis in range(3)])
+
+
+def _grab(view: Any) -> np.ndarray:
+    import vtk
+    from vtk.util.numpy_support import vtk_to_numpy
+
+    view.set_render_blocked(False)
+    view.render()
+    grabber = vtk.vtkWindowToImageFilter()
+    grabber.SetInput(view.render_window())
+    grabber.SetInputBufferTypeToRGB()
+    grabber.ReadFrontBufferOff()
+    grabber.ShouldRerenderOff()
+    grabber.Update()
+    image = grabber.GetOutput()
+    width, height, _ = image.GetDimensions()
+    return vtk_to_numpy(image.GetPointData().GetScalars()).reshape(height, width, 3)[::-1]
+
+
+def _compose(pictures: list[np.ndarray], path: Path, title: str) -> None:
+    """Axial and 3D above, coronal and sagittal below, as Slicer's four-up layout has it."""
+    from matplotlib.figure import Figure
+
+    from ..volumes.pictures import save_figure
+
+    axial, coronal, sagittal, three_d = pictures
+    figure = Figure(figsize=(2 * SIZE / 100, 2 * SIZE / 100 + 0.3), facecolor="black")
+    axes = figure.subplots(2, 2)
+    for axis, picture, name in zip(
+        axes.flat, (axial, three_d, coronal, sagittal), ("axial", "3D", "coronal", "sagittal")
+    ):
+        axis.imshow(picture, interpolation="nearest")
+        axis.set_axis_off()
+        axis.text(8, 22, name, color="white", fontsize=9)
+    figure.suptitle(title, color="white", fontsize=9, y=0.995)
+    figure.subplots_adjust(0, 0, 1, 0.965, wspace=0.01, hspace=0.01)
+    save_figure(figure, path)

@@ -1,0 +1,136 @@
+"""The model file: one ``NAME.safetensors`` that holds everything synthesis needs.
+
+Tensors are the averaged generator's. The header holds the plan (grid, intensities, labels with names and colours) and
+where the model came from. There is no code in the file and nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..errors import InputError
+from ..plan import Plan
+from ..volumes.files import explain_unwritable
+
+FORMAT = "GED-GAN model"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model file in memory.
+
+    :param about: training data description, steps, seed, device, library version; plain JSON types.
+    """
+
+    path: Path
+    generator: Any
+    plan: Plan
+    about: dict[str, Any]
+
+
+def save_model(path: Path, generator, plan: Plan, about: dict[str, Any]) -> None:
+    """Write a model file, beside first and renamed.
+
+    :raises InputError: the file cannot be written.
+    """
+    from safetensors.torch import save
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in generator.state_dict().items()}
+    header = {
+        "format": FORMAT,
+        "format_version": str(FORMAT_VERSION),
+        "plan": json.dumps(plan.to_dict()),
+        "about": json.dumps({**about, "library_version": __version__}),
+    }
+    write_bytes(path, save(tensors, header))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file beside and rename it.
+
+    :raises InputError: the file cannot be written.
+    """
+    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    try:
+        with open(partial, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        raise InputError(*explain_unwritable(path, error)) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_model(path: Path, device: str = "cpu") -> Model:
+    """Read a model file.
+
+    :raises InputError: missing, cut off, a pickle, from a newer version, not a model at all.
+    """
+    path = Path(path)
+    header, tensors = _read(path)
+    if header.get("format") != FORMAT:
+        raise InputError(
+            f"{path} is not a model of GED-GAN, though it is a safetensors file.",
+            "Choose the model.safetensors of a run.",
+        )
+    try:
+        version = int(header["format_version"])
+    except (KeyError, ValueError):
+        version = 0
+    if version > FORMAT_VERSION:
+        raise InputError(
+            f"{path} was written by a newer GED-GAN (model version {version}, this one reads {FORMAT_VERSION}).",
+            "Update GED-GAN.",
+        )
+    try:
+        plan_values, about = json.loads(header["plan"]), json.loads(header["about"])
+    except (KeyError, ValueError) as error:
+        raise InputError(f"The header of {path} is damaged.", "Copy the file again from where it came from.") from error
+    plan = Plan.from_dict(plan_values, str(path))
+
+    from ..networks.build import build_generator
+
+    generator = build_generator(plan)
+    expected = {name: tuple(tensor.shape) for name, tensor in generator.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if expected != found:
+        raise InputError(
+            f"The weights in {path} do not fit its own plan.", "Copy the file again from where it came from."
+        )
+    generator.load_state_dict(tensors)
+    return Model(path, generator.to(device).eval(), plan, about)
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict]:
+    from safetensors import SafetensorError, safe_open
+
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, not a model file.", f"Did you mean {path / 'model.safetensors'}?")
+    try:
+        with open(path, "rb") as file:
+            start = file.read(16)
+    except OSError as error:
+        raise InputError(f"The model {path} cannot be read: {error.strerror}.", "Check the path.") from error
+    if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+        raise InputError(
+            f"{path} is a pickle, which can run any program when it is opened; it was not opened.",
+            "Choose a model.safetensors that GED-GAN wrote.",
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        length = int.from_bytes(start[:8], "little")
+        cut_off = start[8:9] == b"{" and ("incomplete" in str(error).lower() or path.stat().st_size < length + 8)
+        what = (
+            "is cut off: the end of the file is missing" if cut_off or len(start) < 16 else "is not a model of GED-GAN"
+        )
+        raise InputError(f"{path} {what}.", "Copy it again from where it came from.") from error

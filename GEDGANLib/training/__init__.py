@@ -1,0 +1,1 @@
+"""Objectives, the training loop and its state. Never imports ``scene`` or ``exchange``."""

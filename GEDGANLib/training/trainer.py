@@ -1,0 +1,185 @@
+"""The game between generator and discriminator, step by step.
+
+What a step minimises stands in ``objectives``; files and schedules of a whole run stand in ``run``.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..networks.blocks import channels_last
+from ..networks.build import build_discriminator, build_generator
+from ..plan import Plan
+from ..structure.field import EigenDirectionalField, median_trace
+from ..volumes.pipeline import WorkingCase
+from .objectives import Inputs, discriminator_loss, generator_loss
+
+FINAL_RATE = 0.1
+"""Learning rate at the end of the run as a share of that at its start."""
+CASES_FOR_TAU = 16
+
+
+@dataclass(frozen=True)
+class StepFigures:
+    """What one step says about the game; plain numbers.
+
+    :param gap: mean of D(real) - D(generated); near 0 the players are even.
+    :param penalty: R1 + R2, before its weight.
+    """
+
+    discriminator_loss: float
+    generator_loss: float
+    penalty: float
+    gap: float
+
+    def finite(self) -> bool:
+        return all(math.isfinite(value) for value in vars(self).values())
+
+
+class Trainer:
+    """Both networks, their optimisers, the averaged generator and the random state of a training.
+
+    :param cases: on the plan's grid; all are held in memory.
+    :param device: ``cuda``, ``mps`` or ``cpu``.
+    :param seed: of weights, latents and order of cases.
+    """
+
+    def __init__(self, plan: Plan, cases: Sequence[WorkingCase], device: str, seed: int) -> None:
+        self.plan = plan
+        self.device = torch.device(device)
+        self.seed = seed
+        self.step_count = 0
+        torch.manual_seed(seed)
+        self.generator = build_generator(plan).to(self.device)
+        self.discriminator = build_discriminator(plan).to(self.device)
+        self.average = copy.deepcopy(self.generator).requires_grad_(False)
+        self.random = torch.Generator().manual_seed(seed)
+
+        def adam(network: torch.nn.Module) -> torch.optim.Adam:
+            # β1 = 0.0: momentum hurts games. Both floats: PyTorch 2.13 refuses a mixture of int and float.
+            return torch.optim.Adam(network.parameters(), plan.training.learning_rate, betas=(0.0, plan.training.beta2))
+
+        self.generator_optimizer = adam(self.generator)
+        self.discriminator_optimizer = adam(self.discriminator)
+
+        self.images = torch.stack([torch.from_numpy(case.image) for case in cases])
+        grid = tuple(plan.grid.shape)
+        blank = torch.zeros(grid, dtype=torch.uint8)
+        self.labels = torch.stack([blank if case.labels is None else torch.from_numpy(case.labels) for case in cases])
+        self.labelled = torch.tensor([case.labels is not None for case in cases])
+        self.field = EigenDirectionalField(
+            spacing=tuple(plan.grid.spacing),
+            sigma=plan.field.sigma,
+            rho=plan.field.rho,
+            tau=median_trace(list(self.images[:CASES_FOR_TAU]), plan.field.sigma, plan.field.rho, plan.grid.spacing),
+            stride=2,
+        )
+
+    def _real(self) -> tuple[Tensor, Tensor]:
+        """A batch of real cases (N, C + labels, *grid) and which of them are labelled (N,)."""
+        count = len(self.images)
+        chosen = torch.randint(count, (self.plan.training.batch,), generator=self.random)
+        case = self.images[chosen]
+        if self.plan.labels:
+            classes = functional.one_hot(self.labels[chosen].long(), len(self.plan.labels) + 1)
+            case = torch.cat([case, classes.movedim(-1, 1).to(case.dtype)], 1)
+        case = case.to(self.device, memory_format=channels_last(self.plan.spatial_dims))
+        return case, self.labelled[chosen].to(self.device)
+
+    def _latents(self) -> Tensor:
+        shape = (self.plan.training.batch, self.plan.networks.latent_size)
+        return torch.randn(shape, generator=self.random).to(self.device)
+
+    def _see(self, case: Tensor) -> Inputs:
+        return case, self.field(case[:, : len(self.plan.channels)])
+
+    def set_progress(self, progress: float) -> None:
+        """Set the learning rates for ``progress`` in [0, 1] of the run: half a cosine down to :data:`FINAL_RATE`."""
+        share = FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
+        for optimizer in (self.generator_optimizer, self.discriminator_optimizer):
+            for group in optimizer.param_groups:
+                group["lr"] = share * self.plan.training.learning_rate
+
+    def step(self) -> StepFigures:
+        """One update of each player."""
+        real, labelled = self._real()
+
+        def judge(inputs: Inputs) -> Tensor:
+            return self.discriminator(*inputs, labelled=labelled)
+
+        with torch.no_grad():
+            generated = self.generator(self._latents())
+            seen_real = self._see(real)
+            seen_generated = self._see(generated)
+        loss = discriminator_loss(judge, seen_real, seen_generated, self.plan.training.penalty_weight)
+        self.discriminator_optimizer.zero_grad(set_to_none=True)
+        loss.total.backward()
+        self.discriminator_optimizer.step()
+
+        self.discriminator.requires_grad_(False)
+        generator_total = generator_loss(judge, seen_real, self._see(self.generator(self._latents())))
+        self.generator_optimizer.zero_grad(set_to_none=True)
+        generator_total.backward()
+        self.generator_optimizer.step()
+        self.discriminator.requires_grad_(True)
+
+        self.step_count += 1
+        self._update_average()
+        return StepFigures(
+            discriminator_loss=float(loss.pairing),
+            generator_loss=float(generator_total.detach()),
+            penalty=float(loss.penalty),
+            gap=float((loss.real - loss.generated).mean()),
+        )
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        """Exponential average of the generator's weights, its half-life a share of the steps taken so far."""
+        half_life = max(self.plan.training.ema_share * self.step_count, 1.0)
+        keep = 0.5 ** (1 / half_life)
+        for averaged, current in zip(self.average.parameters(), self.generator.parameters()):
+            averaged.lerp_(current, 1 - keep)
+
+    def state(self) -> dict[str, Tensor]:
+        """All tensors that resuming needs: weights, average, optimisers, random state."""
+        tensors = {"random": self.random.get_state()}
+        for name, network in self._networks().items():
+            tensors |= {f"{name}.{key}": value for key, value in network.state_dict().items()}
+        for name, optimizer in self._optimizers().items():
+            for index, moments in optimizer.state_dict()["state"].items():
+                tensors |= {f"{name}.{index}.{key}": torch.as_tensor(value) for key, value in moments.items()}
+        return {name: tensor.clone() for name, tensor in tensors.items()}
+
+    def load_state(self, tensors: dict[str, Tensor], step_count: int) -> None:
+        """Continue from what :meth:`state` returned.
+
+        :raises KeyError, RuntimeError: it belongs to another plan.
+        """
+        self.step_count = step_count
+        self.random.set_state(tensors["random"].to(torch.uint8))
+        for name, network in self._networks().items():
+            prefix = name + "."
+            network.load_state_dict(
+                {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+            )
+        for name, optimizer in self._optimizers().items():
+            values = optimizer.state_dict()
+            state: dict[int, dict[str, Tensor]] = {}
+            for key, value in tensors.items():
+                if key.startswith(name + "."):
+                    _, index, moment = key.split(".")
+                    state.setdefault(int(index), {})[moment] = value
+            optimizer.load_state_dict({**values, "state": state})
+
+    def _networks(self) -> dict[str, torch.nn.Module]:
+        return {"generator": self.generator, "discriminator": self.discriminator, "average": self.average}
+
+    def _optimizers(self) -> dict[str, torch.optim.Adam]:
+        return {"generator_adam": self.generator_optimizer, "discriminator_adam": self.discriminator_optimizer}

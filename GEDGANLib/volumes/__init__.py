@@ -1,0 +1,1 @@
+"""Cases on disk -> tensors on one working grid, and the exact way back."""

@@ -1,0 +1,63 @@
+"""One case: image channels, their segmentation and where both lie in the patient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+# Distinct on a grey image and from each other, in the order they are handed out to labels without a colour.
+PALETTE = (
+    (0.90, 0.30, 0.24),
+    (0.20, 0.60, 0.86),
+    (0.95, 0.77, 0.06),
+    (0.18, 0.80, 0.44),
+    (0.61, 0.35, 0.71),
+    (0.90, 0.49, 0.13),
+    (0.10, 0.74, 0.61),
+    (0.93, 0.53, 0.70),
+    (0.55, 0.43, 0.39),
+    (0.65, 0.78, 0.27),
+)
+
+
+def default_color(index: int) -> tuple[float, float, float]:
+    """Colour, RGB in [0, 1], of the label with consecutive index ``index`` (1 based)."""
+    return PALETTE[(index - 1) % len(PALETTE)]
+
+
+@dataclass(frozen=True)
+class Label:
+    """A structure that is segmented.
+
+    :param index: consecutive from 1; what training and arrays of a :class:`Case` use.
+    :param value: the number in the user's files.
+    :param color: RGB, each in [0, 1].
+    :param terminology: Slicer's serialised terminology entry, "" where unknown.
+    """
+
+    index: int
+    value: int
+    name: str
+    color: tuple[float, float, float]
+    terminology: str = ""
+
+
+@dataclass
+class Case:
+    """A volume with its segmentation.
+
+    :param image: (C, I, J, K) float32, in the units of the file (HU for CT) unless said otherwise.
+    :param labels: (I, J, K) unsigned integers, 0 background and else ``Label.index``; None without segmentation.
+    :param affine: 4x4, voxel index to mm in RAS, as NIfTI and Slicer have it.
+    """
+
+    name: str
+    image: np.ndarray
+    labels: np.ndarray | None
+    affine: np.ndarray
+    label_table: tuple[Label, ...] = ()
+    channel_names: tuple[str, ...] = ("image",)
+    description: str = ""
+    provenance: dict = field(default_factory=dict)
+    class_name: str | None = None

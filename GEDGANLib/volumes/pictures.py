@@ -1,0 +1,96 @@
+"""Contact sheet: cases side by side in three planes with their segmentation outlined, as a PNG."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InputError
+from .case import Case
+from .files import explain_unwritable
+from .geometry import spacing_of, to_closest_ras
+
+PLANES = (("axial", 2), ("coronal", 1), ("sagittal", 0))
+
+
+def _middle(case: Case, labels: np.ndarray | None, shape: Sequence[int]) -> list[int]:
+    """Voxel through which the three planes go: the middle of the labels, else of the volume."""
+    if labels is None or not labels.any():
+        return [side // 2 for side in shape]
+    return [round(index) for index in np.argwhere(labels).mean(0)]
+
+
+def contact_sheet(path: Path, rows: Sequence[tuple[str, Sequence[Case]]], title: str = "") -> None:
+    """Draw groups of cases below each other, each case a column of an axial, a coronal and a sagittal slice.
+
+    Right of the patient is on the left of axial and coronal slices, as radiologists and Slicer show them.
+
+    :param rows: name and cases of each group; "real" above "synthesized", say.
+    :raises InputError: the picture cannot be written.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.colors import to_rgb
+    from matplotlib.figure import Figure
+
+    columns = max(len(cases) for _, cases in rows)
+    sample, affine = to_closest_ras(rows[0][1][0].image, rows[0][1][0].affine)
+    size = np.array(sample.shape[1:]) * spacing_of(affine)
+    heights = [size[1], size[2], size[2]] * len(rows)
+    column_width = 1.7
+    figure_height = column_width * sum(heights) / max(size[0], size[1]) + 0.5
+    figure = Figure(figsize=(column_width * columns + 0.5, figure_height), facecolor="black")
+    axes = figure.subplots(3 * len(rows), columns, squeeze=False, gridspec_kw={"height_ratios": heights})
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for block, (name, cases) in enumerate(rows):
+        for column, case in enumerate(cases):
+            image, affine = to_closest_ras(case.image, case.affine)
+            labels = None if case.labels is None else to_closest_ras(case.labels, case.affine)[0]
+            spacing = spacing_of(affine)
+            middle = _middle(case, labels, image.shape[1:])
+            low, high = np.percentile(image[0], (0.5, 99.5))
+            for row, (plane, normal) in enumerate(PLANES):
+                axis = axes[3 * block + row, column]
+                across, up = [other for other in range(3) if other != normal]
+                picture = np.take(image[0], middle[normal], axis=normal).T
+                axis.imshow(
+                    picture, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), origin="lower",
+                    aspect=spacing[up] / spacing[across], interpolation="nearest",
+                )  # fmt: skip
+                if normal != 0:
+                    axis.invert_xaxis()
+                if labels is not None:
+                    flat = np.take(labels, middle[normal], axis=normal).T
+                    for label in case.label_table:
+                        if (flat == label.index).any():
+                            axis.contour(flat == label.index, [0.5], colors=[to_rgb(label.color)], linewidths=0.8)
+                if column == 0:
+                    axis.text(
+                        -0.03, 0.5, f"{name}\n{plane}" if row == 0 else plane, color="white", fontsize=7,
+                        rotation=90, va="center", ha="right", transform=axis.transAxes,
+                    )  # fmt: skip
+    if title:
+        figure.text(0.5, 1 - 0.12 / figure_height, title, color="white", fontsize=8, ha="center", va="top")
+    top = 1 - 0.4 / figure_height
+    figure.subplots_adjust(0.5 / (column_width * columns + 0.5), 0.01, 0.99, top, wspace=0.03, hspace=0.03)
+    save_figure(figure, path)
+
+
+def save_figure(figure, path: Path) -> None:
+    """Write a matplotlib figure as PNG, beside first and renamed.
+
+    :raises InputError: the file cannot be written.
+    """
+    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    try:
+        figure.savefig(partial, dpi=100, format="png", facecolor=figure.get_facecolor())
+        os.replace(partial, path)
+    except OSError as error:
+        raise InputError(*explain_unwritable(path, error)) from error
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,272 @@
+"""Cases -> fingerprint, cases -> tensors on the working grid, and both ways back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..errors import InputError
+from .case import Case, Label
+from .dataset import CaseFiles, Dataset, LabelTable, RawCase, read_case
+from .geometry import directions_of, resample, spacing_of, working_affine
+
+Progress = Callable[[int, int, str], None]
+"""Called with cases done, cases in all, name of the next."""
+
+SMALLEST_SIDE = 8
+"""Voxels below which a scan is smaller than what the coarsest stage of the networks looks at."""
+
+
+def _quiet(done: int, total: int, name: str) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class CaseFacts:
+    """What planning needs to know of one case; no voxels.
+
+    :param shape: voxels, in the order closest to RAS.
+    :param spacing: mm, same order.
+    :param directions: direction cosines, 3x3, one axis a column, RAS.
+    :param centre: of the field of view, mm in RAS.
+    :param percentiles: per channel the 0.5th and the 99.5th percentile of the intensities.
+    :param label_voxels: voxels of each label index; empty without segmentation.
+    :param label_reach: per axis, how far from the centre of the view labels reach, mm; zeros without.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...]
+    directions: tuple[tuple[float, ...], ...]
+    centre: tuple[float, ...]
+    percentiles: tuple[tuple[float, float], ...]
+    minimum: float
+    integer: bool
+    labelled: bool
+    label_voxels: dict[str, int] = field(default_factory=dict)
+    label_reach: tuple[float, ...] = (0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Facts of a data set after every file was read and found good."""
+
+    cases: tuple[CaseFacts, ...]
+    labels: tuple[Label, ...]
+    channel_names: tuple[str, ...]
+    description: str
+    warnings: tuple[str, ...]
+
+
+def check_dataset(dataset: Dataset, progress: Progress = _quiet) -> Fingerprint:
+    """Read every file once, check it, and return what planning needs.
+
+    :raises InputError: at the first file that cannot be used, naming it.
+    """
+    table = LabelTable(dataset)
+    facts: list[CaseFacts] = []
+    value_sets: dict[str, frozenset] = {}
+    for position, files in enumerate(dataset.cases):
+        progress(position, len(dataset.cases), files.name)
+        case = read_case(files, dataset)
+        table.add(case, files.label)
+        if min(case.image.shape[1:]) < SMALLEST_SIDE:
+            raise InputError(
+                f"{files.images[0]} has only {' x '.join(map(str, case.image.shape[1:]))} voxels; the networks need "
+                f"{SMALLEST_SIDE} along every axis.",
+                "Leave it out, or resample it to smaller voxels.",
+            )
+        facts.append(_facts(case, table))
+        if case.label_values is not None:
+            names = {table._name_of(int(v), case)[0] for v in np.unique(case.label_values) if v}
+            value_sets[files.name] = frozenset(names)
+    progress(len(dataset.cases), len(dataset.cases), "")
+    if len(dataset.cases) < 2:
+        raise InputError(
+            f"{dataset.folder} holds one single case; learning needs at least 2, and 20 to be of use.",
+            "Add more scans of the same kind.",
+        )
+    _check_label_sets(dataset, value_sets)
+    labels = table.labels()
+    warnings = _warnings(facts, labels, value_sets)
+    return Fingerprint(tuple(facts), labels, dataset.channel_names, dataset.description, warnings)
+
+
+def _facts(case: RawCase, table: LabelTable) -> CaseFacts:
+    spacing = spacing_of(case.affine)
+    reach, voxels = np.zeros(3), {}
+    if case.label_values is not None and case.label_values.any():
+        where = np.argwhere(case.label_values)
+        middle = (np.array(case.label_values.shape) - 1) / 2
+        reach = np.abs(np.stack([where.min(0) - middle, where.max(0) - middle])).max(0) * spacing
+        values, counts = np.unique(case.label_values[case.label_values > 0], return_counts=True)
+        voxels = {str(table._name_of(int(v), case)[0]): int(n) for v, n in zip(values, counts)}
+    centre = (case.affine @ [*((np.array(case.image.shape[1:]) - 1) / 2), 1.0])[:3]
+    return CaseFacts(
+        name=case.name,
+        shape=tuple(int(side) for side in case.image.shape[1:]),
+        spacing=tuple(float(side) for side in spacing),
+        directions=tuple(tuple(float(x) for x in row) for row in directions_of(case.affine)),
+        centre=tuple(float(x) for x in centre),
+        percentiles=tuple(tuple(float(p) for p in np.percentile(channel, (0.5, 99.5))) for channel in case.image),
+        minimum=float(case.image.min()),
+        integer=case.integer,
+        labelled=case.label_values is not None,
+        label_voxels=voxels,
+        label_reach=tuple(float(x) for x in reach),
+    )
+
+
+def _check_label_sets(dataset: Dataset, value_sets: dict[str, frozenset]) -> None:
+    """A case none of whose labels any other case has was labelled by another scheme."""
+    filled = {name: values for name, values in value_sets.items() if values}
+    for name, values in filled.items():
+        others = frozenset().union(*(other for other_name, other in filled.items() if other_name != name))
+        if len(filled) > 1 and not values & others and not dataset.names_are_complete:
+            path = next(case.label for case in dataset.cases if case.name == name)
+            raise InputError(
+                f"{path} has the labels {', '.join(sorted(values))}, of which no other case has any "
+                f"(they have {', '.join(sorted(others))}).",
+                "All cases need one labelling: renumber this one, leave it out, or name all labels in dataset.json.",
+            )
+
+
+def _warnings(facts: list[CaseFacts], labels: tuple[Label, ...], value_sets: dict[str, frozenset]) -> tuple[str, ...]:
+    warnings = []
+    if len(facts) < 20:
+        warnings.append(f"{len(facts)} cases are few: expect synthesized cases that resemble them closely.")
+    unlabelled = sum(not case.labelled for case in facts)
+    if labels and unlabelled:
+        warnings.append(f"{unlabelled} of {len(facts)} cases have no segmentation; they teach the image alone.")
+    for label in labels:
+        count = sum(label.name in values for values in value_sets.values())
+        if count < len(value_sets):
+            warnings.append(f"{label.name} is in {count} of {len(value_sets)} segmentations.")
+    return tuple(warnings)
+
+
+@dataclass(frozen=True)
+class WorkingCase:
+    """A case on the working grid, as training sees it.
+
+    :param image: (C, *grid) float32 in [-1, 1].
+    :param labels: (*grid) uint8, 0 background; None without segmentation.
+    :param affine: of the grid in this patient, (4, 4).
+    :param source_affine: of the case before; with ``source_shape`` the grid that :func:`from_working` returns to.
+    """
+
+    name: str
+    image: np.ndarray
+    labels: np.ndarray | None
+    affine: np.ndarray
+    source_affine: np.ndarray
+    source_shape: tuple[int, ...]
+
+
+def map_intensities(image: np.ndarray, ranges: list[tuple[float, float]]) -> np.ndarray:
+    """Each channel's range (low, high) to [-1, 1], clipped; float32."""
+    low, high = (np.array(side, dtype=np.float32).reshape(-1, 1, 1, 1) for side in zip(*ranges))
+    return np.clip((image - low) / np.maximum(high - low, 1e-6) * 2 - 1, -1, 1).astype(np.float32)
+
+
+def unmap_intensities(image: np.ndarray, ranges: list[tuple[float, float]]) -> np.ndarray:
+    """Inverse of :func:`map_intensities`, apart from what was clipped."""
+    low, high = (np.array(side, dtype=np.float32).reshape(-1, 1, 1, 1) for side in zip(*ranges))
+    return ((image + 1) / 2 * (high - low) + low).astype(np.float32)
+
+
+def resample_labels(
+    labels: np.ndarray, affine: np.ndarray, new_affine: np.ndarray, new_shape: tuple[int, ...]
+) -> np.ndarray:
+    """Label indices on another grid: the label with the largest share of each new voxel."""
+    present = [int(index) for index in np.unique(labels) if index]
+    best = np.full(new_shape, 0.5, dtype=np.float32)
+    result = np.zeros(new_shape, dtype=np.uint8)
+    if not present:
+        return result
+    shares = [resample((labels == index)[None], affine, new_affine, new_shape, outside="zeros")[0] for index in present]
+    # Background wins where the labels together hold less than half of the voxel.
+    best = np.clip(1 - np.sum(shares, axis=0), 0, None)
+    for index, share in zip(present, shares):
+        result[share > best] = index
+        best = np.maximum(best, share)
+    return result
+
+
+def to_working(case: Case, plan) -> WorkingCase:
+    """Bring a case to the plan's grid and intensities.
+
+    :param case: in any orientation; its affine says which.
+    :param plan: a :class:`GEDGANLib.plan.Plan`.
+    """
+    from .geometry import to_closest_ras
+
+    image, affine = to_closest_ras(case.image, case.affine)
+    target = working_affine(affine, image.shape[1:], plan.grid.shape, plan.grid.spacing)
+    ranges = [channel.range_of(voxels) for channel, voxels in zip(plan.channels, image)]
+    labels = None
+    if case.labels is not None:
+        labels, _ = to_closest_ras(case.labels, case.affine)
+        labels = resample_labels(labels, affine, target, tuple(plan.grid.shape))
+    moved = resample(image, affine, target, plan.grid.shape)
+    return WorkingCase(
+        case.name, map_intensities(moved, ranges), labels, target, case.affine, tuple(case.image.shape[1:])
+    )
+
+
+def from_working(working: WorkingCase, plan, ranges: list[tuple[float, float]] | None = None) -> Case:
+    """Bring a case back to the grid it came from, in the units of the data.
+
+    :param ranges: per channel, what -1 and 1 stand for; the plan's typical range when not given.
+    """
+    image = resample(working.image, working.affine, working.source_affine, working.source_shape)
+    labels = None
+    if working.labels is not None:
+        labels = resample_labels(working.labels, working.affine, working.source_affine, working.source_shape)
+    return Case(
+        working.name,
+        unmap_intensities(image, ranges or [channel.typical for channel in plan.channels]),
+        labels,
+        working.source_affine,
+        tuple(plan.labels),
+        tuple(channel.name for channel in plan.channels),
+    )
+
+
+def load_working_cases(dataset: Dataset, plan, progress: Progress = _quiet) -> Iterator[WorkingCase]:
+    """Read the cases of ``dataset`` one by one onto the plan's grid.
+
+    :raises InputError: a file that cannot be used, or channels or labels that the plan does not have.
+    """
+    if len(dataset.channel_names) != len(plan.channels):
+        raise InputError(
+            f"{dataset.folder} has {len(dataset.channel_names)} channel(s), the plan {len(plan.channels)}.",
+            "Make a plan for this data set with `gedgan plan`.",
+        )
+    table = LabelTable(dataset)
+    known = {label.name for label in plan.labels}
+    for position, files in enumerate(dataset.cases):
+        progress(position, len(dataset.cases), files.name)
+        yield to_working(load_case(files, dataset, plan.labels, table, known), plan)
+    progress(len(dataset.cases), len(dataset.cases), "")
+
+
+def load_case(
+    files: CaseFiles, dataset: Dataset, labels: tuple[Label, ...], table: LabelTable, known: set[str]
+) -> Case:
+    """Read one case with its labels numbered as in ``labels``.
+
+    :raises InputError: it has a label that is not among ``known`` names.
+    """
+    raw = read_case(files, dataset)
+    table.add(raw, files.label)
+    strange = sorted({label.name for label in table.labels()} - known) if raw.label_values is not None else []
+    if strange and known:
+        raise InputError(
+            f"{files.label} has labels that the plan does not know: {', '.join(strange)}.",
+            "Make a new plan with `gedgan plan`, or correct the segmentation.",
+        )
+    indices = table.renumber(raw, labels) if known else None
+    return Case(raw.name, raw.image, indices, raw.affine, labels, dataset.channel_names, dataset.description)
