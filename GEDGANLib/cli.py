@@ -214,15 +214,16 @@ def _refuse_taken(run: Path) -> None:
 
 
 def run_synthesize(arguments: argparse.Namespace, events: Events) -> None:
-    from .exchange.nnunet import claim_output_folder, write_dataset
+    from .exchange.nnunet import write_dataset
     from .plan import choose_device
     from .synthesis.model_file import load_model
     from .synthesis.synthesizer import Synthesizer, describe_origin
+    from .volumes.writing import claim_empty_folder
 
     model = load_model(arguments.model, choose_device(arguments.device))
     if arguments.scene is not None and arguments.scene.suffix != ".mrb":
         raise InputError(f"{arguments.scene} has no ending of a Slicer scene.", "Name it with .mrb at the end.")
-    claim_output_folder(arguments.output)
+    claim_empty_folder(arguments.output)
     synthesizer = Synthesizer(model)
     integer = all(channel.integer for channel in model.plan.channels)
     # A scene holds all cases at once anyway; without one they go to disk one by one.
@@ -298,10 +299,11 @@ def _write_scene(path: Path, cases: list, model) -> None:
 
 
 def run_cohort(arguments: argparse.Namespace, events: Events) -> None:
-    from .exchange.nnunet import claim_output_folder, write_dataset
+    from .exchange.nnunet import write_dataset
     from .volumes.cohort import DATASET_DESCRIPTION, make_case
+    from .volumes.writing import claim_empty_folder
 
-    claim_output_folder(arguments.output)
+    claim_empty_folder(arguments.output)
     cases = (make_case(i, arguments.seed, arguments.shape, arguments.spacing) for i in range(arguments.number))
     with events.bar("making variations") as show:
         write_dataset(arguments.output, with_progress(cases, arguments.number, show), DATASET_DESCRIPTION, integer=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -17,9 +16,9 @@ import numpy as np
 
 from .errors import InputError
 from .volumes.case import Label
-from .volumes.files import explain_unwritable
 from .volumes.geometry import compose
 from .volumes.pipeline import Fingerprint
+from .volumes.writing import explain_unwritable, write_bytes
 
 FORMAT_VERSION = 1
 WHOLE_VOLUME_VOXELS = {"cpu": 64**3, "mps": 96**3, "cuda": 128**3}
@@ -206,13 +205,11 @@ class Plan:
 
         :raises InputError: the file cannot be written.
         """
-        partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
-            os.replace(partial, path)
         except OSError as error:
-            raise InputError(*explain_unwritable(path, error)) from error
+            raise explain_unwritable(path, error) from error
+        write_bytes(path, (json.dumps(self.to_dict(), indent=1) + "\n").encode("utf-8"))
 
     @classmethod
     def load(cls, path: Path) -> Plan:

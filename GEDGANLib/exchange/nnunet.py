@@ -6,41 +6,20 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from ..errors import InputError
 from ..volumes.case import Case
-from ..volumes.files import explain_unwritable, write_volume
-
-
-def claim_output_folder(folder: Path) -> None:
-    """Make sure that a data set may be written to ``folder``; creates it.
-
-    :raises InputError: it is a file, holds something already, or cannot be written.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file.", "Give the name of a new folder.")
-    try:
-        if folder.exists() and any(folder.iterdir()):
-            raise InputError(
-                f"{folder} already holds files.", "Give a new folder, so that nothing of yours is overwritten."
-            )
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".partial-{os.getpid()}"
-        probe.write_bytes(b"\0" * 100_000)
-        probe.unlink()
-    except OSError as error:
-        raise InputError(*explain_unwritable(folder, error)) from error
+from ..volumes.files import write_volume
+from ..volumes.writing import explain_unwritable, write_bytes
 
 
 def write_dataset(folder: Path, cases: Iterable[Case], description: str, integer: bool) -> list[Path]:
     """Write cases one by one, so that memory does not grow with their number.
 
-    :param folder: claimed by :func:`claim_output_folder`.
+    :param folder: claimed by :func:`GEDGANLib.volumes.writing.claim_empty_folder`.
     :param integer: intensities as 16-bit whole numbers, where they fit, else as 32-bit floats.
     :returns: the image files, one a case (the first channel).
     :raises InputError: the disk is full.
@@ -72,12 +51,12 @@ def write_dataset(folder: Path, cases: Iterable[Case], description: str, integer
             "file_ending": ".nii.gz",
             "description": description,
         }
-        (folder / "dataset.json").write_text(json.dumps(dataset, indent=1) + "\n", encoding="utf-8")
+        write_bytes(folder / "dataset.json", json.dumps(dataset, indent=1).encode("utf-8"))
         if any(provenance.values()):
-            (folder / "provenance.json").write_text(json.dumps(provenance, indent=1) + "\n", encoding="utf-8")
+            write_bytes(folder / "provenance.json", json.dumps(provenance, indent=1).encode("utf-8"))
         return written
     except OSError as error:
-        raise InputError(*explain_unwritable(folder, error)) from error
+        raise explain_unwritable(folder, error) from error
 
 
 def _voxels(channel: np.ndarray, integer: bool) -> np.ndarray:

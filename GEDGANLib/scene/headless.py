@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..volumes.files import explain_unwritable
+from ..volumes.writing import explain_unwritable
 
 HINT = "Install it with `pip install 'gedgan[scene]'`, or load the NIfTI files into Slicer."
 
@@ -95,7 +95,7 @@ def save_scene(application: Any, path: Path) -> None:
             raise InputError(f"{path} could not be written.", "Check that the disk has room and the folder is yours.")
         os.replace(partial, path)
     except OSError as error:
-        raise InputError(*explain_unwritable(path, error)) from error
+        raise explain_unwritable(path, error) from error
     finally:
         partial.unlink(missing_ok=True)
         if partial.parent.exists():

@@ -7,7 +7,6 @@ where the model came from. There is no code in the file and nothing is unpickled
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 from .. import __version__
 from ..errors import InputError
 from ..plan import Plan
-from ..volumes.files import explain_unwritable
+from ..volumes.writing import write_bytes
 
 FORMAT = "GED-GAN model"
 FORMAT_VERSION = 1
@@ -49,24 +48,6 @@ def save_model(path: Path, generator, plan: Plan, about: dict[str, Any]) -> None
         "about": json.dumps({**about, "library_version": __version__}),
     }
     write_bytes(path, save(tensors, header))
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file beside and rename it.
-
-    :raises InputError: the file cannot be written.
-    """
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
-    try:
-        with open(partial, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        raise InputError(*explain_unwritable(path, error)) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load_model(path: Path, device: str = "cpu") -> Model:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ..errors import InputError
-from ..volumes.files import explain_unwritable
+from ..volumes.writing import explain_unwritable
 
 KEPT = 2
 
@@ -43,7 +43,7 @@ def save_checkpoint(run: Path, step: int, tensors: dict[str, torch.Tensor], stat
             shutil.rmtree(old)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise InputError(*explain_unwritable(final, error)) from error
+        raise explain_unwritable(final, error) from error
     return final
 
 

@@ -8,7 +8,6 @@ next step, with everything saved.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -21,9 +20,9 @@ from .. import __version__
 from ..errors import InputError, StoppedOnRequest
 from ..plan import Plan
 from ..volumes.case import Case
-from ..volumes.files import explain_unwritable
 from ..volumes.pictures import contact_sheet, save_figure
 from ..volumes.pipeline import WorkingCase
+from ..volumes.writing import claim_empty_folder, explain_unwritable, probe, write_bytes
 
 Emit = Callable[..., None]
 """Called with the kind of an event and its fields, see ``jobs``."""
@@ -56,26 +55,21 @@ class Limit:
 
 
 def claim_run_folder(run: Path, resume: bool) -> None:
-    """Make sure that a training may write into ``run``; creates it.
+    """Make sure that a training may write into ``run``, and create it.
 
     :raises InputError: it holds another run or other files, or cannot be written.
     """
-    try:
-        if resume:
-            if not (run / "run.json").exists():
-                raise InputError(f"{run} holds no run that could be resumed.", "Train without --resume.")
-        elif run.exists() and not run.is_dir():
-            raise InputError(f"{run} is a file.", "Give the name of a new folder.")
-        elif (run / "run.json").exists():
+    if not resume:
+        if (run / "run.json").exists():
             raise InputError(f"{run} already holds another run.", "Give a new folder, or continue it with --resume.")
-        elif run.exists() and any(run.iterdir()):
-            raise InputError(f"{run} is not empty.", "Give a new folder, so that nothing of yours is overwritten.")
-        run.mkdir(parents=True, exist_ok=True)
-        probe = run / f".partial-{os.getpid()}"
-        probe.write_bytes(b"\0" * 1_000_000)
-        probe.unlink()
+        claim_empty_folder(run)
+        return
+    if not (run / "run.json").exists():
+        raise InputError(f"{run} holds no run that could be resumed.", "Train without --resume.")
+    try:
+        probe(run)
     except OSError as error:
-        raise InputError(*explain_unwritable(run, error)) from error
+        raise explain_unwritable(run, error) from error
 
 
 def train(
@@ -111,7 +105,7 @@ def train(
     else:
         plan.save(run / "plan.json")
         described = {"data": data, "seed": seed, "device": device, "limit": asdict(limit), "version": __version__}
-        _write_text(run / "run.json", json.dumps(described, indent=1))
+        write_bytes(run / "run.json", json.dumps(described, indent=1).encode("utf-8"))
     stop = run / "STOP"
     stop.unlink(missing_ok=True)
     emit(
@@ -161,7 +155,7 @@ def train(
         except KeyboardInterrupt:
             stopped = True
         except OSError as error:
-            raise InputError(*explain_unwritable(run / "log.jsonl", error)) from error
+            raise explain_unwritable(run / "log.jsonl", error) from error
     stop.unlink(missing_ok=True)
     write_checkpoint()
     model = _finish(trainer, plan, cases, run, history, device, seconds())
@@ -269,9 +263,3 @@ def _read_history(run: Path) -> list[dict[str, Any]]:
         except ValueError:  # the last line of a run that was killed
             continue
     return history
-
-
-def _write_text(path: Path, text: str) -> None:
-    from ..synthesis.model_file import write_bytes
-
-    write_bytes(path, text.encode("utf-8"))

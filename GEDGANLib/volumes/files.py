@@ -6,7 +6,6 @@ is wrong with a file ends in an :class:`~GEDGANLib.errors.InputError` that names
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
+from .writing import beside
 
 NIFTI = (".nii", ".nii.gz")
 NRRD = (".nrrd", ".nhdr")
@@ -131,8 +131,9 @@ def _read_nifti(path: Path) -> Volume:
     image = nibabel.load(path)
     array = np.asanyarray(image.dataobj)
     if image.header.get("sform_code", 0) == 0 and image.header.get("qform_code", 0) == 0:
-        # Neither is set: the standard then means voxel sizes alone, in radiological order, as Slicer reads it too.
-        affine = np.diag([*image.header.get_zooms()[:3], 1.0]).astype(float)
+        # Neither is set: the file knows its voxel sizes alone. Slicer, reading through ITK, then takes the axes as
+        # left, posterior, superior; a volume must not lie elsewhere here than there.
+        affine = LPS_TO_RAS @ np.diag([*image.header.get_zooms()[:3], 1.0]).astype(float)
     else:
         affine = np.asarray(image.affine, dtype=float)
     return Volume(array, affine)
@@ -249,57 +250,54 @@ def write_volume(path: Path, array: np.ndarray, affine: np.ndarray, description:
     :raises InputError: the disk is full, the folder is write-protected, or the ending is not known.
     """
     suffix = suffix_of(path)
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
-    try:
-        if suffix in NIFTI:
-            import nibabel
-
-            image = nibabel.Nifti1Image(array, affine)
-            image.header["descrip"] = description.encode("ascii", "replace")[:79]
-            image.set_sform(affine, 1)
-            # A qform holds rotations alone; where the affine is more than that, readers must take the sform.
-            image.set_qform(affine, 1, strip_shears=True)
-            image.header.set_xyzt_units("mm")
-            nibabel.save(image, partial)
-        elif suffix in NRRD:
-            import nrrd
-
-            lps = LPS_TO_RAS @ affine
-            header = {
-                "space": "left-posterior-superior",
-                "space directions": lps[:3, :3].T,
-                "space origin": lps[:3, 3],
-                "kinds": ["domain"] * 3,
-                "encoding": "gzip",
-            }
-            if description:
-                header["content"] = description
-            nrrd.write(str(partial), array, header, index_order="F")
-        elif suffix == ".mha":
-            import SimpleITK
-
-            lps = LPS_TO_RAS @ affine
-            spacing = np.linalg.norm(lps[:3, :3], axis=0)
-            image = SimpleITK.GetImageFromArray(np.ascontiguousarray(array.T))
-            image.SetSpacing(spacing.tolist())
-            image.SetDirection((lps[:3, :3] / spacing).flatten().tolist())
-            image.SetOrigin(lps[:3, 3].tolist())
-            SimpleITK.WriteImage(image, str(partial), useCompression=True)
-        else:
-            raise InputError(f"{path} has no ending to write.", "Use .nii.gz, .nrrd or .mha.")
-        os.replace(partial, path)
-    except OSError as error:
-        raise InputError(*explain_unwritable(path, error)) from error
-    finally:
-        partial.unlink(missing_ok=True)
+    writer = {
+        **dict.fromkeys(NIFTI, _write_nifti),
+        ".nrrd": _write_nrrd,
+        ".mha": _write_with_itk,
+    }.get(suffix)
+    if writer is None:
+        raise InputError(f"{path} has no ending to write.", "Use .nii.gz, .nrrd or .mha.")
+    with beside(path) as partial:
+        writer(partial, array, affine, description)
 
 
-def explain_unwritable(path: Path, error: OSError) -> tuple[str, str]:
-    """Message and hint for a file that could not be written."""
-    import errno
+def _write_nifti(path: Path, array: np.ndarray, affine: np.ndarray, description: str) -> None:
+    import nibabel
 
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{path} could not be written: the disk is full.", "Free some space, or choose a folder on another disk."
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"{path} could not be written: the folder is write-protected.", "Choose a folder of your own."
-    return f"{path} could not be written: {error.strerror or error}.", "Choose another folder."
+    image = nibabel.Nifti1Image(array, affine)
+    image.header["descrip"] = description.encode("ascii", "replace")[:79]
+    image.set_sform(affine, 1)
+    # A qform holds rotations alone; where the affine is more than that, readers must take the sform.
+    image.set_qform(affine, 1, strip_shears=True)
+    image.header.set_xyzt_units("mm")
+    nibabel.save(image, path)
+
+
+def _write_nrrd(path: Path, array: np.ndarray, affine: np.ndarray, description: str) -> None:
+    import nrrd
+
+    lps = LPS_TO_RAS @ affine
+    header = {
+        "space": "left-posterior-superior",
+        "space directions": lps[:3, :3].T,
+        "space origin": lps[:3, 3],
+        "kinds": ["domain"] * 3,
+        "encoding": "gzip",
+    }
+    if description:
+        header["content"] = description
+    nrrd.write(str(path), array, header, index_order="F")
+
+
+def _write_with_itk(path: Path, array: np.ndarray, affine: np.ndarray, description: str) -> None:
+    import SimpleITK
+
+    lps = LPS_TO_RAS @ affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(array.T))
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((lps[:3, :3] / spacing).flatten().tolist())
+    image.SetOrigin(lps[:3, 3].tolist())
+    if description:
+        image.SetMetaData("Comment", description)
+    SimpleITK.WriteImage(image, str(path), useCompression=True)

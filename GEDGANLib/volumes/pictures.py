@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ..errors import InputError
 from .case import Case
-from .files import explain_unwritable
 from .geometry import spacing_of, to_closest_ras
+from .writing import beside
 
 PLANES = (("axial", 2), ("coronal", 1), ("sagittal", 0))
 
@@ -86,11 +84,5 @@ def save_figure(figure, path: Path) -> None:
 
     :raises InputError: the file cannot be written.
     """
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
-    try:
+    with beside(path) as partial:
         figure.savefig(partial, dpi=100, format="png", facecolor=figure.get_facecolor())
-        os.replace(partial, path)
-    except OSError as error:
-        raise InputError(*explain_unwritable(path, error)) from error
-    finally:
-        partial.unlink(missing_ok=True)

@@ -1,0 +1,87 @@
+"""Files are written beside their place and renamed, so that a kill or a full disk never leaves half a file."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ..errors import InputError
+
+PROBE_BYTES = 1_000_000
+
+
+def explain_unwritable(path: Path, error: OSError) -> InputError:
+    """What to tell a person about a file that could not be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        reason, hint = "the disk is full", "Free some space, or choose a folder on another disk."
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        reason, hint = "the folder is write-protected", "Choose a folder of your own."
+    else:
+        reason, hint = error.strerror or str(error), "Choose another folder."
+    return InputError(f"{path} could not be written: {reason}.", hint)
+
+
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """Give the path of a file to write; when the block ends well it takes the place of ``path``.
+
+    :raises InputError: it could not be written; what was at ``path`` before is still there.
+    """
+    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    except OSError as error:
+        raise explain_unwritable(path, error) from error
+    finally:
+        with suppress(OSError):  # where nothing could be written there is nothing to remove
+            partial.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file that is on the disk, not in a cache, when this returns.
+
+    :raises InputError: it could not be written.
+    """
+    with beside(path) as partial, open(partial, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def claim_empty_folder(folder: Path) -> None:
+    """Make sure that a job may write into ``folder``, and create it.
+
+    :raises InputError: it is a file, holds something already, or cannot be written.
+    """
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder} is a file.", "Give the name of a new folder.")
+        if folder.exists() and any(folder.iterdir()):
+            raise InputError(
+                f"{folder} already holds files.", "Give a new folder, so that nothing of yours is overwritten."
+            )
+        probe(folder)
+    except OSError as error:
+        raise explain_unwritable(folder, error) from error
+
+
+def probe(folder: Path) -> None:
+    """Create ``folder`` and write a file there for a moment; the folder is removed again if that fails.
+
+    :raises OSError: no permission, no room.
+    """
+    existed = folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f".partial-{os.getpid()}"
+    try:
+        file.write_bytes(b"\0" * PROBE_BYTES)
+    except OSError:
+        file.unlink(missing_ok=True)
+        if not existed:
+            folder.rmdir()
+        raise
+    file.unlink()

@@ -1,0 +1,81 @@
+"""Generator and discriminator: shapes, ranges, what an unlabelled case means, no checkerboard at the start."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from GEDGANLib.networks.discriminator import Discriminator
+from GEDGANLib.networks.generator import Generator
+
+
+@pytest.mark.parametrize("shape", [(16, 24), (8, 16, 24)])
+@pytest.mark.parametrize(
+    ("image_channels", "label_count", "class_count"), [(1, 0, 0), (1, 2, 0), (3, 5, 4), (8, 32, 2)]
+)
+def test_shapes_and_ranges(shape, image_channels, label_count, class_count):
+    torch.manual_seed(0)
+    dims = len(shape)
+    generator = Generator(dims, shape, image_channels, label_count, (16, 8), 12, class_count)
+    field_channels = 5
+    discriminator = Discriminator(dims, shape, image_channels, label_count, field_channels, (8, 16), class_count)
+    classes = torch.eye(class_count)[torch.zeros(2, dtype=torch.long)] if class_count else None
+    case = generator(torch.randn(2, 12), classes)
+    channels = image_channels + (label_count + 1 if label_count else 0)
+    assert case.shape == (2, channels, *shape)
+    assert case[:, :image_channels].abs().max() <= 1
+    if label_count:
+        torch.testing.assert_close(case[:, image_channels:].sum(1), torch.ones(2, *shape))
+    field = torch.randn(2, field_channels, *(side // 2 for side in shape))
+    logits = discriminator(case, field, class_weights=classes)
+    assert logits.shape == (2,)
+    assert torch.isfinite(logits).all()
+
+
+def test_sides_must_fit_the_stride():
+    with pytest.raises(ValueError, match="multiple of 4"):
+        Generator(3, (8, 10, 8), 1, 0, (8, 8), 4)
+    with pytest.raises(ValueError, match="multiple of 4"):
+        Discriminator(3, (8, 10, 8), 1, 0, 0, (8, 8))
+
+
+def test_an_unlabelled_case_is_judged_by_its_image_alone():
+    torch.manual_seed(0)
+    discriminator = Discriminator(3, (8, 8, 8), 1, 2, 0, (8,))
+    case = torch.randn(3, 4, 8, 8, 8)
+    other_labels = torch.cat([case[:, :1], torch.randn(3, 3, 8, 8, 8)], 1)
+    labelled = torch.tensor([True, False, False])
+    first, second = discriminator(case, labelled=labelled), discriminator(other_labels, labelled=labelled)
+    assert first[0] != second[0]
+    torch.testing.assert_close(first[1:], second[1:])
+
+
+def test_features_are_reachable_by_name():
+    generator = Generator(3, (8, 8, 8), 1, 0, (16, 8), 4)
+    maps = generator.features(torch.randn(1, 4))
+    assert {name: tuple(value.shape[1:]) for name, value in maps.items()} == {
+        "stage0": (16, 2, 2, 2),
+        "stage1": (8, 4, 4, 4),
+    }
+
+
+def test_no_checkerboard_before_training():
+    """Energy at the Nyquist frequency of the output is small: upsampling itself makes no pattern."""
+    torch.manual_seed(0)
+    image = Generator(3, (32, 32, 32), 1, 0, (16, 16, 8), 8)(torch.randn(4, 8))[:, 0]
+    spectrum = torch.fft.fftn(image - image.mean((1, 2, 3), keepdim=True), dim=(1, 2, 3)).abs().square()
+    assert spectrum[:, 16].mean() < 0.05 * spectrum[:, 1:8].mean()
+
+
+def test_every_weight_gets_a_gradient():
+    torch.manual_seed(0)
+    generator = Generator(3, (8, 8, 8), 1, 2, (16, 8), 4)
+    discriminator = Discriminator(3, (8, 8, 8), 1, 2, 3, (8, 16))
+    for network in (generator, discriminator):
+        for block in network.stages.modules():
+            if hasattr(block, "second"):  # residual branches start at 0; move them off it to see through
+                torch.nn.init.normal_(block.second.weight, std=0.1)
+    discriminator(generator(torch.randn(2, 4)), torch.randn(2, 3, 4, 4, 4)).sum().backward()
+    for network in (generator, discriminator):
+        for name, weight in network.named_parameters():
+            assert weight.grad is not None and weight.grad.abs().sum() > 0 or name == "logit.bias", name

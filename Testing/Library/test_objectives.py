@@ -1,0 +1,44 @@
+"""The objectives against what they are defined to be."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from GEDGANLib.training.objectives import discriminator_loss, generator_loss
+
+
+def linear_judge(weights):
+    return lambda inputs: sum((part * weight).flatten(1).sum(1) for part, weight in zip(inputs, weights))
+
+
+def test_penalty_of_a_linear_judge_is_its_squared_weights():
+    weights = (torch.randn(1, 2, 3, 3, 3, dtype=torch.float64), torch.randn(1, 4, 2, 2, 2, dtype=torch.float64))
+    real = tuple(torch.randn(5, *weight.shape[1:], dtype=torch.float64) for weight in weights)
+    fake = tuple(torch.randn(5, *weight.shape[1:], dtype=torch.float64) for weight in weights)
+    loss = discriminator_loss(linear_judge(weights), real, fake, penalty_weight=3.0)
+    squared = sum(weight.square().sum() for weight in weights)
+    torch.testing.assert_close(loss.penalty, 2 * squared)
+    torch.testing.assert_close(loss.total, loss.pairing + 1.5 * 2 * squared)
+
+
+def test_players_are_even_at_log_two():
+    same = (torch.randn(4, 1, 2, 2, 2),)
+    judge = linear_judge((torch.randn(1, 1, 2, 2, 2),))
+    assert math.isclose(float(discriminator_loss(judge, same, same, 0).pairing), math.log(2), rel_tol=1e-6)
+    assert math.isclose(float(generator_loss(judge, same, same)), math.log(2), rel_tol=1e-6)
+
+
+def test_generator_learns_through_the_field():
+    case = torch.randn(2, 1, 4, 4, 4, requires_grad=True)
+    judge = linear_judge((torch.zeros(1, 1, 4, 4, 4), torch.randn(1, 1, 4, 4, 4)))
+    generator_loss(judge, (case.detach(), case.detach() ** 2), (case, case**2)).backward()
+    assert case.grad.abs().sum() > 0
+
+
+def test_a_better_generator_has_the_smaller_loss():
+    judge = linear_judge((torch.ones(1, 1, 2, 2, 2),))
+    real = (torch.ones(2, 1, 2, 2, 2),)
+    near, far = (torch.full((2, 1, 2, 2, 2), 0.9),), (torch.zeros(2, 1, 2, 2, 2),)
+    assert generator_loss(judge, real, near) < generator_loss(judge, real, far)

@@ -1,0 +1,44 @@
+"""Fixtures of all tests: small data sets of the embedded cohort, and a plan that trains in a second."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from GEDGANLib.exchange.nnunet import write_dataset
+from GEDGANLib.plan import Plan, make_plan
+from GEDGANLib.volumes.cohort import make_case
+from GEDGANLib.volumes.dataset import find_dataset
+from GEDGANLib.volumes.pipeline import WorkingCase, check_dataset, load_working_cases
+
+torch.set_num_threads(2)
+
+SMALL_SHAPE = (16, 24, 16)
+
+
+@pytest.fixture(scope="session")
+def cohort_folder(tmp_path_factory) -> Path:
+    """Six cases of the cohort as an nnU-Net data set, 16x24x16 voxels of 10 mm."""
+    folder = tmp_path_factory.mktemp("cohort") / "data"
+    write_dataset(folder, (make_case(i, 0, SMALL_SHAPE, 9.0) for i in range(6)), "test cohort", integer=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_plan(cohort_folder) -> Plan:
+    """The plan of ``cohort_folder`` for the CPU."""
+    return make_plan(check_dataset(find_dataset(cohort_folder)), "cpu")
+
+
+@pytest.fixture(scope="session")
+def small_cases(cohort_folder, small_plan) -> list[WorkingCase]:
+    """The cases of ``cohort_folder`` on the grid of ``small_plan``."""
+    return list(load_working_cases(find_dataset(cohort_folder), small_plan))
+
+
+@pytest.fixture
+def random() -> np.random.Generator:
+    return np.random.default_rng(0)
