@@ -16,15 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
-from .case import Case, Label, default_color
 from .files import SEGMENTATION_SUFFIX, Volume, dicom_series, read_volume, stem_of, suffix_of
-from .geometry import same_grid, to_closest_ras
+from .geometry import same_grid
 
 IMAGE_FOLDERS = ("imagesTr", "images", "image", "volumes", "scans")
 LABEL_FOLDERS = ("labelsTr", "labels", "label", "segmentations", "segmentation", "masks", "mask")
 LABEL_ENDINGS = ("_seg", "_label", "_labels", "_mask", "-label", "-seg")
 CHANNEL = re.compile(r"(.+)_(\d{4})$")
-MAXIMUM_LABELS = 32
 
 
 @dataclass(frozen=True)
@@ -208,11 +206,10 @@ def _find_dicom(folder: Path) -> Dataset | None:
 
 @dataclass(frozen=True)
 class RawCase:
-    """A case as the files have it, in the order closest to RAS, its labels not yet renumbered.
+    """A case as the files have it, in their own order of axes, its labels not yet renumbered.
 
     :param label_values: (I, J, K) non-negative integers, or None.
     :param segment_names: value -> (name, colour, terminology), where the segmentation file itself names them.
-    :param original_affine: of the image file, before reordering; with ``original_shape`` the grid to go back to.
     """
 
     name: str
@@ -220,8 +217,6 @@ class RawCase:
     label_values: np.ndarray | None
     segment_names: dict[int, tuple[str, tuple[float, float, float], str]]
     affine: np.ndarray
-    original_affine: np.ndarray
-    original_shape: tuple[int, ...]
     integer: bool
 
 
@@ -248,12 +243,8 @@ def read_case(files: CaseFiles, dataset: Dataset) -> RawCase:
     labels, segment_names = None, {}
     if files.label is not None:
         labels, segment_names = _read_labels(files, first)
-    original_shape = image.shape[1:]
     integer = bool(np.issubdtype(image.dtype, np.integer))
-    ras_image, affine = to_closest_ras(image.astype(np.float32), first.affine)
-    if labels is not None:
-        labels, _ = to_closest_ras(labels, first.affine)
-    return RawCase(files.name, ras_image, labels, segment_names, affine, first.affine, original_shape, integer)
+    return RawCase(files.name, image.astype(np.float32), labels, segment_names, first.affine, integer)
 
 
 def _same_grid_or_fail(first: Volume, files: CaseFiles, other: Volume, index: int) -> np.ndarray:
@@ -334,83 +325,3 @@ def _place_on_lattice(array: np.ndarray, affine: np.ndarray, image: Volume) -> n
 def _grid_words(affine: np.ndarray, shape: tuple[int, ...]) -> str:
     spacing = " x ".join(f"{side:.3g}" for side in np.linalg.norm(affine[:3, :3], axis=0))
     return f"{' x '.join(map(str, shape))} voxels of {spacing} mm at {np.round(affine[:3, 3], 1).tolist()}"
-
-
-class LabelTable:
-    """Collects the labels of all cases and numbers them consecutively.
-
-    Segments are one label when they have one name; plain label maps when they have one value.
-    """
-
-    def __init__(self, dataset: Dataset) -> None:
-        self._dataset = dataset
-        self._found: dict[str, tuple[int, tuple[float, float, float] | None, str]] = {
-            name: (value, None, "") for value, name in dataset.label_names.items()
-        }
-
-    def add(self, case: RawCase, path: Path | None) -> None:
-        """Take the labels of a case in.
-
-        :raises InputError: a value that ``dataset.json`` does not name, or too many labels.
-        """
-        if case.label_values is None:
-            return
-        for value in np.unique(case.label_values):
-            if value == 0:
-                continue
-            name, color, terminology = self._name_of(int(value), case)
-            if name is None:
-                known = ", ".join(f"{v} ({n})" for v, n in sorted(self._dataset.label_names.items()))
-                raise InputError(
-                    f"{path} has the label {value}, which dataset.json does not name (it names {known}).",
-                    "Name it there, or correct the segmentation.",
-                )
-            if name not in self._found:
-                self._found[name] = (int(value), color, terminology)
-            elif color is not None and self._found[name][1] is None:
-                self._found[name] = (self._found[name][0], color, terminology)
-        if len(self._found) > MAXIMUM_LABELS:
-            raise InputError(
-                f"{path} brings the number of different labels to {len(self._found)}, more than {MAXIMUM_LABELS}.",
-                "Merge labels, or check that it is a segmentation and not an image.",
-            )
-
-    def _name_of(self, value: int, case: RawCase):
-        if value in case.segment_names:
-            return case.segment_names[value]
-        name = self._dataset.label_names.get(value)
-        if name is None and not self._dataset.names_are_complete:
-            name = f"label {value}"
-        return name, None, ""
-
-    def labels(self) -> tuple[Label, ...]:
-        """The labels found so far, in the order of their values."""
-        from .terminology import terminology_of
-
-        ordered = sorted(self._found.items(), key=lambda item: (item[1][0], item[0]))
-        return tuple(
-            Label(
-                index,
-                value if len({v for v, _, _ in self._found.values()}) == len(self._found) else index,
-                name,
-                color or default_color(index),
-                terminology or terminology_of(name),
-            )
-            for index, (name, (value, color, terminology)) in enumerate(ordered, start=1)
-        )
-
-    def renumber(self, case: RawCase, labels: tuple[Label, ...]) -> np.ndarray | None:
-        """Label values of ``case`` as consecutive indices, uint8, or None where it has no segmentation."""
-        if case.label_values is None:
-            return None
-        index_of = {label.name: label.index for label in labels}
-        lookup = np.zeros(int(case.label_values.max()) + 1, dtype=np.uint8)
-        for value in np.unique(case.label_values):
-            if value:
-                lookup[value] = index_of[self._name_of(int(value), case)[0]]
-        return lookup[case.label_values]
-
-
-def to_case(raw: RawCase, indices: np.ndarray | None, labels: tuple[Label, ...], dataset: Dataset) -> Case:
-    """The case in its own (closest to RAS) grid with consecutive labels."""
-    return Case(raw.name, raw.image, indices, raw.affine, labels, dataset.channel_names, dataset.description)

@@ -9,8 +9,9 @@ import numpy as np
 
 from ..errors import InputError
 from .case import Case, Label
-from .dataset import CaseFiles, Dataset, LabelTable, RawCase, read_case
-from .geometry import directions_of, resample, spacing_of, working_affine
+from .dataset import CaseFiles, Dataset, RawCase, read_case
+from .geometry import centre_of, directions_of, resample, spacing_of, to_closest_ras, working_affine
+from .labels import LabelTable
 
 Progress = Callable[[int, int, str], None]
 """Called with cases done, cases in all, name of the next."""
@@ -80,7 +81,7 @@ def check_dataset(dataset: Dataset, progress: Progress = _quiet) -> Fingerprint:
             )
         facts.append(_facts(case, table))
         if case.label_values is not None:
-            names = {table._name_of(int(v), case)[0] for v in np.unique(case.label_values) if v}
+            names = {table.name_of(int(v), case)[0] for v in np.unique(case.label_values) if v}
             value_sets[files.name] = frozenset(names)
     progress(len(dataset.cases), len(dataset.cases), "")
     if len(dataset.cases) < 2:
@@ -95,23 +96,23 @@ def check_dataset(dataset: Dataset, progress: Progress = _quiet) -> Fingerprint:
 
 
 def _facts(case: RawCase, table: LabelTable) -> CaseFacts:
-    spacing = spacing_of(case.affine)
+    image, affine = to_closest_ras(case.image, case.affine)
+    spacing = spacing_of(affine)
     reach, voxels = np.zeros(3), {}
     if case.label_values is not None and case.label_values.any():
-        where = np.argwhere(case.label_values)
-        middle = (np.array(case.label_values.shape) - 1) / 2
+        where = np.argwhere(to_closest_ras(case.label_values, case.affine)[0])
+        middle = (np.array(image.shape[1:]) - 1) / 2
         reach = np.abs(np.stack([where.min(0) - middle, where.max(0) - middle])).max(0) * spacing
         values, counts = np.unique(case.label_values[case.label_values > 0], return_counts=True)
-        voxels = {str(table._name_of(int(v), case)[0]): int(n) for v, n in zip(values, counts)}
-    centre = (case.affine @ [*((np.array(case.image.shape[1:]) - 1) / 2), 1.0])[:3]
+        voxels = {str(table.name_of(int(v), case)[0]): int(n) for v, n in zip(values, counts)}
     return CaseFacts(
         name=case.name,
-        shape=tuple(int(side) for side in case.image.shape[1:]),
+        shape=tuple(int(side) for side in image.shape[1:]),
         spacing=tuple(float(side) for side in spacing),
-        directions=tuple(tuple(float(x) for x in row) for row in directions_of(case.affine)),
-        centre=tuple(float(x) for x in centre),
-        percentiles=tuple(tuple(float(p) for p in np.percentile(channel, (0.5, 99.5))) for channel in case.image),
-        minimum=float(case.image.min()),
+        directions=tuple(tuple(float(x) for x in row) for row in directions_of(affine)),
+        centre=tuple(float(x) for x in centre_of(affine, image.shape[1:])),
+        percentiles=tuple(tuple(float(p) for p in np.percentile(channel, (0.5, 99.5))) for channel in image),
+        minimum=float(image.min()),
         integer=case.integer,
         labelled=case.label_values is not None,
         label_voxels=voxels,
@@ -201,8 +202,6 @@ def to_working(case: Case, plan) -> WorkingCase:
     :param case: in any orientation; its affine says which.
     :param plan: a :class:`GEDGANLib.plan.Plan`.
     """
-    from .geometry import to_closest_ras
-
     image, affine = to_closest_ras(case.image, case.affine)
     target = working_affine(affine, image.shape[1:], plan.grid.shape, plan.grid.spacing)
     ranges = [channel.range_of(voxels) for channel, voxels in zip(plan.channels, image)]

@@ -78,4 +78,4 @@ def test_every_weight_gets_a_gradient():
     discriminator(generator(torch.randn(2, 4)), torch.randn(2, 3, 4, 4, 4)).sum().backward()
     for network in (generator, discriminator):
         for name, weight in network.named_parameters():
-            assert weight.grad is not None and weight.grad.abs().sum() > 0 or name == "logit.bias", name
+            assert (weight.grad is not None and weight.grad.abs().sum() > 0) or name == "logit.bias", name

@@ -1,0 +1,88 @@
+"""Labels of all cases of a data set -> one table with consecutive indices, names, colours and terminology."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InputError
+from .case import Label, default_color
+from .dataset import Dataset, RawCase
+from .terminology import terminology_of
+
+MAXIMUM_LABELS = 32
+
+
+class LabelTable:
+    """Collects the labels of all cases and numbers them consecutively.
+
+    Segments are one label when they have one name; plain label maps when they have one value.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self._found: dict[str, tuple[int, tuple[float, float, float] | None, str]] = {
+            name: (value, None, "") for value, name in dataset.label_names.items()
+        }
+
+    def add(self, case: RawCase, path: Path | None) -> None:
+        """Take the labels of a case in.
+
+        :raises InputError: a value that ``dataset.json`` does not name, or too many labels.
+        """
+        if case.label_values is None:
+            return
+        for value in np.unique(case.label_values):
+            if value == 0:
+                continue
+            name, color, terminology = self.name_of(int(value), case)
+            if name is None:
+                known = ", ".join(f"{v} ({n})" for v, n in sorted(self._dataset.label_names.items()))
+                raise InputError(
+                    f"{path} has the label {value}, which dataset.json does not name (it names {known}).",
+                    "Name it there, or correct the segmentation.",
+                )
+            if name not in self._found:
+                self._found[name] = (int(value), color, terminology)
+            elif color is not None and self._found[name][1] is None:
+                self._found[name] = (self._found[name][0], color, terminology)
+        if len(self._found) > MAXIMUM_LABELS:
+            raise InputError(
+                f"{path} brings the number of different labels to {len(self._found)}, more than {MAXIMUM_LABELS}.",
+                "Merge labels, or check that it is a segmentation and not an image.",
+            )
+
+    def name_of(self, value: int, case: RawCase) -> tuple[str | None, tuple[float, float, float] | None, str]:
+        """Name, colour and terminology of a label value of ``case``; no name where ``dataset.json`` should have one."""
+        if value in case.segment_names:
+            return case.segment_names[value]
+        name = self._dataset.label_names.get(value)
+        if name is None and not self._dataset.names_are_complete:
+            name = f"label {value}"
+        return name, None, ""
+
+    def labels(self) -> tuple[Label, ...]:
+        """The labels found so far, in the order of their values."""
+        ordered = sorted(self._found.items(), key=lambda item: (item[1][0], item[0]))
+        return tuple(
+            Label(
+                index,
+                value if len({v for v, _, _ in self._found.values()}) == len(self._found) else index,
+                name,
+                color or default_color(index),
+                terminology or terminology_of(name),
+            )
+            for index, (name, (value, color, terminology)) in enumerate(ordered, start=1)
+        )
+
+    def renumber(self, case: RawCase, labels: tuple[Label, ...]) -> np.ndarray | None:
+        """Label values of ``case`` as consecutive indices, uint8, or None where it has no segmentation."""
+        if case.label_values is None:
+            return None
+        index_of = {label.name: label.index for label in labels}
+        lookup = np.zeros(int(case.label_values.max()) + 1, dtype=np.uint8)
+        for value in np.unique(case.label_values):
+            if value:
+                lookup[value] = index_of[self.name_of(int(value), case)[0]]
+        return lookup[case.label_values]
