@@ -151,7 +151,8 @@ def _print_fingerprint(fingerprint, folder: Path) -> None:
 
 
 def _make_plan(arguments: argparse.Namespace, dataset, events: Events):
-    from .plan import choose_device, make_plan
+    from .plan import choose_device
+    from .planning import make_plan
     from .volumes.pipeline import check_dataset
 
     device = choose_device(arguments.device)

@@ -1,13 +1,11 @@
 """The plan: every decision between a data set and a training, in one file that a person can read and edit.
 
-``make_plan`` looks at the fingerprint of the data and at the device; training and synthesis read the plan alone.
+``planning`` makes it from the data and the device; training and synthesis read nothing else.
 """
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -17,12 +15,9 @@ import numpy as np
 from .errors import InputError
 from .volumes.case import Label
 from .volumes.geometry import compose
-from .volumes.pipeline import Fingerprint
 from .volumes.writing import explain_unwritable, write_bytes
 
 FORMAT_VERSION = 1
-WHOLE_VOLUME_VOXELS = {"cpu": 64**3, "mps": 96**3, "cuda": 128**3}
-"""Voxels up to which whole volumes are trained on each kind of device; above, the plan takes larger voxels."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +95,7 @@ class Training:
 
     :param penalty_weight: γ of R1 and R2.
     :param learning_rate: of both players at the start; falls to a tenth along a cosine.
+    :param statistics_weight: of the distance from the data's mean case and field in the generator's objective.
     :param ema_share: half-life of the averaged generator as a share of the cases seen so far.
     """
 
@@ -107,6 +103,7 @@ class Training:
     learning_rate: float
     beta2: float
     penalty_weight: float
+    statistics_weight: float
     ema_share: float
     precision: str
     volume: str
@@ -251,156 +248,3 @@ def choose_device(wanted: str = "auto") -> str:
         reason = "" if wanted != "cuda" or torch.version.cuda else " (this PyTorch was built without CUDA)"
         raise InputError(f"No {wanted} device can be used here{reason}.", "Use --device auto, or repair the driver.")
     return wanted
-
-
-def make_plan(
-    fingerprint: Fingerprint,
-    device: str = "cpu",
-    grid_shape: Sequence[int] | None = None,
-    spacing: Sequence[float] | None = None,
-) -> Plan:
-    """Decide everything that training needs.
-
-    :param device: ``cuda``, ``mps`` or ``cpu``.
-    :param grid_shape: voxels of the working grid, instead of a choice; rounded up to what the networks take.
-    :param spacing: voxel size in mm, instead of a choice.
-    """
-    reasons: list[str] = []
-    grid, stages = _choose_grid(fingerprint, device, grid_shape, spacing, reasons)
-    channels = tuple(_choose_mapping(fingerprint, index, reasons) for index in range(len(fingerprint.channel_names)))
-    base = {"cpu": 16, "mps": 24, "cuda": 32}[device]
-    widths = tuple(min(base * 2**stage, 8 * base) for stage in range(stages))
-    batch = {"cpu": 4, "mps": 8, "cuda": 16}[device]
-    reasons.append(
-        f"Widths from {widths[0]} to {widths[-1]} and batches of {batch}: what a {device} trains in reasonable time."
-    )
-    networks = Networks(widths[::-1], widths, 1, 128)
-    step = float(min(grid.spacing))
-    # A gradient over about a voxel, averaged over about two: finer is noise, coarser blurs neighbouring surfaces.
-    scales = Field(sigma=step, rho=2 * step)
-    training = Training(
-        batch=batch,
-        learning_rate=5e-4,
-        beta2=0.9,
-        penalty_weight=_penalty_weight(grid.shape),
-        ema_share=0.05,
-        precision="float32",
-        volume="whole",
-    )
-    plan = Plan(
-        grid=grid,
-        channels=channels,
-        labels=fingerprint.labels,
-        networks=networks,
-        field=scales,
-        training=training,
-        prediction=Prediction(device, 0.0, 0.0),
-        description=fingerprint.description,
-        data={
-            "cases": len(fingerprint.cases),
-            "labelled": sum(case.labelled for case in fingerprint.cases),
-            "median_shape": tuple(int(x) for x in np.median([case.shape for case in fingerprint.cases], axis=0)),
-            "median_spacing": tuple(
-                round(float(x), 4) for x in np.median([case.spacing for case in fingerprint.cases], axis=0)
-            ),
-        },
-        reasons=tuple(reasons),
-    )
-    from dataclasses import replace
-
-    from .networks.cost import predict
-
-    memory_gb, minutes = predict(plan, device)
-    return replace(plan, prediction=Prediction(device, round(memory_gb, 2), round(minutes, 1)))
-
-
-def _penalty_weight(shape: Sequence[int]) -> float:
-    """γ for a grid: 100 at 32x40x32, where it was found to train steadily, and in proportion to the voxels."""
-    return float(f"{100 * math.prod(shape) / (32 * 40 * 32):.2g}")
-
-
-def _choose_grid(
-    fingerprint: Fingerprint,
-    device: str,
-    grid_shape: Sequence[int] | None,
-    wanted_spacing: Sequence[float] | None,
-    reasons: list[str],
-) -> tuple[Grid, int]:
-    cases = fingerprint.cases
-    extents = np.array([np.array(case.shape) * np.array(case.spacing) for case in cases])
-    # All of the labels, and the field of view of the median case.
-    extent = np.maximum(np.median(extents, axis=0), 2 * np.max([case.label_reach for case in cases], axis=0))
-    spacing = np.median([case.spacing for case in cases], axis=0)
-    if wanted_spacing is not None:
-        spacing = np.array(wanted_spacing, dtype=float)
-        reasons.append(f"Spacing {_words(spacing)} mm, as asked for.")
-    else:
-        budget = WHOLE_VOLUME_VOXELS[device]
-        if np.prod(extent / spacing) > budget * 1.05:
-            finest = spacing.copy()
-            # Larger voxels along the finest axes first, so that thick slices keep their in-plane resolution longest.
-            low, high = spacing.min(), (np.prod(extent) / budget) ** (1 / 3) * 4
-            for _ in range(60):
-                middle = (low + high) / 2
-                low, high = (middle, high) if np.prod(extent / np.maximum(spacing, middle)) > budget else (low, middle)
-            spacing = np.maximum(spacing, math.ceil(high * 100) / 100)
-            reasons.append(
-                f"Spacing {_words(spacing)} mm instead of the data's {_words(finest)} mm, so that a whole volume fits "
-                f"what a {device} trains."
-            )
-        else:
-            spacing = np.round(spacing, 4)
-            reasons.append(f"Spacing {_words(spacing)} mm: that of the median case.")
-    voxels = np.array(grid_shape) if grid_shape is not None else np.ceil(extent / spacing - 0.05)
-    stages = int(np.clip(math.floor(math.log2(max(voxels.min(), 8) / 4)), 1, 5))
-    if grid_shape is None:
-        # A coarser stride would pad more than an eighth of the volume: take fewer stages then.
-        while stages > 2 and np.prod(_round_up(voxels, 2**stages) / voxels) > 1.5:
-            stages -= 1
-    shape = _round_up(voxels, 2**stages)
-    reasons.append(
-        f"Grid {' x '.join(map(str, shape))}: "
-        + ("as asked for" if grid_shape is not None else "holds the median field of view and every label")
-        + f", rounded up to multiples of {2**stages} for networks of {stages} stages."
-    )
-    directions = np.array(cases[_medoid([np.array(case.directions) for case in cases])].directions)
-    centre = np.median([case.centre for case in cases], axis=0)
-    origin = centre - directions @ ((np.array(shape) - 1) / 2 * spacing)
-    grid = Grid(
-        shape=tuple(int(side) for side in shape),
-        spacing=tuple(float(side) for side in spacing),
-        directions=tuple(tuple(float(x) for x in row) for row in directions),
-        origin=tuple(float(x) for x in origin),
-    )
-    return grid, stages
-
-
-def _round_up(voxels: np.ndarray, stride: int) -> np.ndarray:
-    return (np.ceil(np.asarray(voxels) / stride) * stride).astype(int)
-
-
-def _words(values: Sequence[float]) -> str:
-    return " x ".join(f"{value:.4g}" for value in values)
-
-
-def _medoid(matrices: list[np.ndarray]) -> int:
-    """Index of the matrix nearest to all others (an existing case's directions, so always a rotation)."""
-    stack = np.stack(matrices).reshape(len(matrices), -1)
-    return int(np.abs(stack[:, None] - stack[None]).sum((1, 2)).argmin())
-
-
-def _choose_mapping(fingerprint: Fingerprint, index: int, reasons: list[str]) -> Channel:
-    name = fingerprint.channel_names[index]
-    lows, highs = zip(*(case.percentiles[index] for case in fingerprint.cases))
-    integer = all(case.integer for case in fingerprint.cases)
-    is_ct = name.strip().lower() in ("ct", "computed tomography") or (
-        integer and np.median([case.minimum for case in fingerprint.cases]) <= -900
-    )
-    if is_ct:
-        window = (math.floor(np.median(lows) / 10) * 10.0, math.ceil(np.median(highs) / 10) * 10.0)
-        reasons.append(
-            f"Channel {name}: one window for all, {window[0]:g} to {window[1]:g}, since CT numbers are absolute."
-        )
-        return Channel(name, "window", window, integer)
-    reasons.append(f"Channel {name}: each case by its own 0.5th and 99.5th percentile, since its scale is arbitrary.")
-    return Channel(name, "percentiles", (float(np.median(lows)), float(np.median(highs))), integer)

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from GEDGANLib.exchange.nnunet import write_dataset
-from GEDGANLib.plan import Plan, make_plan
+from GEDGANLib.plan import Plan
+from GEDGANLib.planning import make_plan
 from GEDGANLib.volumes.cohort import make_case
 from GEDGANLib.volumes.dataset import find_dataset
 from GEDGANLib.volumes.pipeline import WorkingCase, check_dataset, load_working_cases

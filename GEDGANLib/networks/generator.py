@@ -16,9 +16,10 @@ class Generator(nn.Module):
     """Norm-free residual generator for 2D and 3D.
 
     A learned coarse pattern, one a channel, is weighted by a linear map of the latent; every stage doubles the grid by
-    linear interpolation and refines it with residual blocks. At full resolution there is one
-    narrow convolution, because wide ones there would cost more than all others together. (Moving channels into space
-    instead is cheaper still, but left a checkerboard in every short training, equal initial weights or not.)
+    linear interpolation and refines it with residual blocks. At full resolution there is one narrow convolution,
+    because wide ones there would cost more than all others together. (Moving channels into space instead is cheaper
+    still, but left a checkerboard in every short training, equal initial weights or not.) What comes out is added to a
+    learned mean case.
 
     :param spatial_dims: 2 or 3.
     :param shape: voxels of the output grid, every side a multiple of ``2 ** len(widths)``.
@@ -54,7 +55,7 @@ class Generator(nn.Module):
 
         self.basis = nn.Parameter(torch.randn(1, widths[0], *coarse_shape))
         self.latent_to_basis = nn.Linear(latent_size + class_count, widths[0])
-        nn.init.normal_(self.latent_to_basis.weight, std=1 / math.sqrt(latent_size + class_count))
+        nn.init.normal_(self.latent_to_basis.weight, std=0.5 / math.sqrt(latent_size + class_count))
         nn.init.ones_(self.latent_to_basis.bias)
         self.transitions = nn.ModuleList(
             convolution(spatial_dims, before, after, 1) for before, after in zip([widths[0], *widths], widths)
@@ -67,9 +68,22 @@ class Generator(nn.Module):
         narrow = max(widths[-1] // 2, 2 * (image_channels + label_channels))
         self.narrow = convolution(spatial_dims, widths[-1], narrow, 1)
         self.output = convolution(spatial_dims, narrow, image_channels + label_channels, 3, padding=1)
+        # What the output is without any latent, before tanh and softmax; see start_from.
+        self.mean_case = nn.Parameter(torch.zeros(1, image_channels + label_channels, *shape))
         with torch.no_grad():
-            # Small, so that training starts from mid-grey rather than from saturated intensities.
-            self.output.weight.mul_(0.3)
+            # Small, so that a training starts close to the mean case.
+            self.output.weight.mul_(0.03)
+
+    @torch.no_grad()
+    def start_from(self, mean_case: Tensor) -> None:
+        """Let every case start as the data's mean, from which the training moves on.
+
+        :param mean_case: (image_channels + label_count + 1, *shape), images in [-1, 1], then shares of the labels.
+        """
+        image, labels = mean_case[: self.image_channels], mean_case[self.image_channels :]
+        # Short of the ends of tanh and softmax, where gradients vanish.
+        start = torch.cat([image.clamp(-0.97, 0.97).atanh(), (labels + 0.01).log()])
+        self.mean_case.copy_(start[None])
 
     def features(self, latent: Tensor, class_weights: Tensor | None = None) -> dict[str, Tensor]:
         """Return the maps of every stage by name, coarsest first: ``stage0`` ..., each (N, width, *spatial).
@@ -99,7 +113,7 @@ class Generator(nn.Module):
         """
         finest = list(self.features(latent, class_weights).values())[-1]
         full = upsample(self.narrow(functional.leaky_relu(finest, SLOPE)))
-        output = self.output(functional.leaky_relu(full, SLOPE))
+        output = self.mean_case + self.output(functional.leaky_relu(full, SLOPE))
         image, labels = output[:, : self.image_channels], output[:, self.image_channels :]
         image = torch.tanh(image)
         return torch.cat([image, labels.softmax(1)], 1) if labels.shape[1] else image

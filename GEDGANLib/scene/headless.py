@@ -6,6 +6,7 @@ Inside Slicer none of this is needed; there ``slicer.mrmlScene`` exists already.
 from __future__ import annotations
 
 import os
+import shutil
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -97,9 +98,7 @@ def save_scene(application: Any, path: Path) -> None:
     except OSError as error:
         raise explain_unwritable(path, error) from error
     finally:
-        partial.unlink(missing_ok=True)
-        if partial.parent.exists():
-            partial.parent.rmdir()
+        shutil.rmtree(partial.parent, ignore_errors=True)
 
 
 def load_scene(application: Any, path: Path) -> None:

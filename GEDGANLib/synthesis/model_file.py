@@ -47,7 +47,19 @@ def save_model(path: Path, generator, plan: Plan, about: dict[str, Any]) -> None
         "plan": json.dumps(plan.to_dict()),
         "about": json.dumps({**about, "library_version": __version__}),
     }
-    write_bytes(path, save(tensors, header))
+    write_bytes(path, _with_sorted_header(save(tensors, header)))
+
+
+def _with_sorted_header(content: bytes) -> bytes:
+    """The same safetensors file with the entries of its header sorted: the same model is then the same bytes.
+
+    The format is the header's length (8 bytes, little-endian), the header (JSON, padded by blanks to a multiple of 8)
+    and the tensors, whose offsets count from the end of the header.
+    """
+    length = int.from_bytes(content[:8], "little")
+    text = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode("utf-8")
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[8 + length :]
 
 
 def load_model(path: Path, device: str = "cpu") -> Model:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,7 @@ from ..plan import Plan
 from ..structure.field import EigenDirectionalField, median_trace
 from ..volumes.pipeline import WorkingCase
 from .objectives import Inputs, discriminator_loss, generator_loss
+from .statistics import DataStatistics
 
 FINAL_RATE = 0.1
 """Learning rate at the end of the run as a share of that at its start."""
@@ -32,12 +33,14 @@ class StepFigures:
 
     :param gap: mean of D(real) - D(generated); near 0 the players are even.
     :param penalty: R1 + R2, before its weight.
+    :param distance: of the generated batch from the data's mean case and field; wavers around its expectation.
     """
 
     discriminator_loss: float
     generator_loss: float
     penalty: float
     gap: float
+    distance: float
 
     def finite(self) -> bool:
         return all(math.isfinite(value) for value in vars(self).values())
@@ -57,18 +60,7 @@ class Trainer:
         self.seed = seed
         self.step_count = 0
         torch.manual_seed(seed)
-        self.generator = build_generator(plan).to(self.device)
-        self.discriminator = build_discriminator(plan).to(self.device)
-        self.average = copy.deepcopy(self.generator).requires_grad_(False)
         self.random = torch.Generator().manual_seed(seed)
-
-        def adam(network: torch.nn.Module) -> torch.optim.Adam:
-            # β1 = 0.0: momentum hurts games. Both floats: PyTorch 2.13 refuses a mixture of int and float.
-            return torch.optim.Adam(network.parameters(), plan.training.learning_rate, betas=(0.0, plan.training.beta2))
-
-        self.generator_optimizer = adam(self.generator)
-        self.discriminator_optimizer = adam(self.discriminator)
-
         self.images = torch.stack([torch.from_numpy(case.image) for case in cases])
         grid = tuple(plan.grid.shape)
         blank = torch.zeros(grid, dtype=torch.uint8)
@@ -82,10 +74,31 @@ class Trainer:
             stride=2,
         )
 
+        self.generator = build_generator(plan).to(self.device)
+        self.discriminator = build_discriminator(plan).to(self.device)
+        with torch.no_grad():
+            self.statistics = DataStatistics.of(self._whole_data(), len(plan.channels))
+        self.generator.start_from(self.statistics.means[0])
+        self.average = copy.deepcopy(self.generator).requires_grad_(False)
+
+        def adam(network: torch.nn.Module) -> torch.optim.Adam:
+            # β1 = 0.0: momentum hurts games. Both floats: PyTorch 2.13 refuses a mixture of int and float.
+            return torch.optim.Adam(network.parameters(), plan.training.learning_rate, betas=(0.0, plan.training.beta2))
+
+        self.generator_optimizer = adam(self.generator)
+        self.discriminator_optimizer = adam(self.discriminator)
+
+    def _whole_data(self) -> Iterator[tuple[Inputs, Tensor]]:
+        """All cases once, in batches, as the discriminator sees them."""
+        for chosen in torch.arange(len(self.images)).split(self.plan.training.batch):
+            case, labelled = self._cases(chosen)
+            yield self._see(case), labelled
+
     def _real(self) -> tuple[Tensor, Tensor]:
         """A batch of real cases (N, C + labels, *grid) and which of them are labelled (N,)."""
-        count = len(self.images)
-        chosen = torch.randint(count, (self.plan.training.batch,), generator=self.random)
+        return self._cases(torch.randint(len(self.images), (self.plan.training.batch,), generator=self.random))
+
+    def _cases(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
         case = self.images[chosen]
         if self.plan.labels:
             classes = functional.one_hot(self.labels[chosen].long(), len(self.plan.labels) + 1)
@@ -124,9 +137,11 @@ class Trainer:
         self.discriminator_optimizer.step()
 
         self.discriminator.requires_grad_(False)
-        generator_total = generator_loss(judge, seen_real, self._see(self.generator(self._latents())))
+        generated = self._see(self.generator(self._latents()))
+        pairing = generator_loss(judge, seen_real, generated)
+        distance = self.statistics.distance(generated)
         self.generator_optimizer.zero_grad(set_to_none=True)
-        generator_total.backward()
+        (pairing + self.plan.training.statistics_weight * distance).backward()
         self.generator_optimizer.step()
         self.discriminator.requires_grad_(True)
 
@@ -134,9 +149,10 @@ class Trainer:
         self._update_average()
         return StepFigures(
             discriminator_loss=float(loss.pairing),
-            generator_loss=float(generator_total.detach()),
+            generator_loss=float(pairing.detach()),
             penalty=float(loss.penalty),
             gap=float((loss.real - loss.generated).mean()),
+            distance=float(distance.detach()),
         )
 
     @torch.no_grad()

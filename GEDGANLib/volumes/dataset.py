@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,11 +138,12 @@ def _image_files(folder: Path) -> list[Path]:
     )
 
 
-def _label_of(folder: Path, name: str) -> Path | None:
+def _label_of(folder: Path, name: str, images: Sequence[Path] = ()) -> Path | None:
+    """The segmentation of case ``name`` in ``folder``, which may hold the ``images`` too."""
     if not folder.is_dir():
         return None
     for path in sorted(folder.iterdir()):
-        if suffix_of(path) and not path.name.startswith("."):
+        if suffix_of(path) and not path.name.startswith(".") and path not in images:
             stem = stem_of(path)
             if stem == name or any(stem.lower() == (name + ending).lower() for ending in LABEL_ENDINGS):
                 return path
@@ -153,13 +155,13 @@ def _find_plain(folder: Path) -> Dataset | None:
     files = _image_files(image_folder)
     if not files:
         return None
-    home = image_folder if image_folder != folder else folder
-    label_folders = [home.parent / name for name in LABEL_FOLDERS] + [home / name for name in LABEL_FOLDERS] + [home]
+    places = (image_folder.parent, image_folder)
+    label_folders = [place / name for place in places for name in LABEL_FOLDERS] + [image_folder]
     groups = _group_channels(files)
     cases = []
     for name, paths in sorted(groups.items()):
-        candidates = (_label_of(label_folder, name) for label_folder in label_folders)
-        label = next((path for path in candidates if path is not None and path not in paths), None)
+        candidates = (_label_of(label_folder, name, paths) for label_folder in label_folders)
+        label = next((path for path in candidates if path is not None), None)
         cases.append(CaseFiles(name, paths, label))
     channels = max(len(case.images) for case in cases)
     names = tuple(f"channel {index}" for index in range(channels)) if channels > 1 else ("image",)

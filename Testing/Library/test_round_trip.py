@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from landmark import ORIENTATIONS, asymmetric_case, landmark_of
 
-from GEDGANLib.plan import make_plan
+from GEDGANLib.planning import make_plan
 from GEDGANLib.volumes.dataset import find_dataset
 from GEDGANLib.volumes.files import read_volume, write_volume
 from GEDGANLib.volumes.geometry import directions_of, spacing_of, to_closest_ras
@@ -88,7 +88,7 @@ def plan_like(case, shape, spacing):
         labels=case.label_table,
         networks=Networks((8, 8, 8), (8, 8, 8), 1, 8),
         field=Field(1.0, 2.0),
-        training=Training(2, 1e-3, 0.9, 1.0, 0.05, "float32", "whole"),
+        training=Training(2, 1e-3, 0.9, 1.0, 1.0, 0.05, "float32", "whole"),
         prediction=Prediction("cpu", 0.0, 0.0),
         description=dataclasses.asdict(case)["description"],
     )

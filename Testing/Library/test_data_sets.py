@@ -1,0 +1,243 @@
+"""The kinds of folder a user may have, each read into the same cases."""
+
+from __future__ import annotations
+
+import json
+
+import nibabel
+import nrrd
+import numpy as np
+import pytest
+from landmark import asymmetric_case, landmark_of
+
+from GEDGANLib.errors import InputError
+from GEDGANLib.planning import make_plan
+from GEDGANLib.volumes.dataset import find_dataset, read_case
+from GEDGANLib.volumes.files import LPS_TO_RAS, read_volume, write_volume
+from GEDGANLib.volumes.geometry import same_grid
+from GEDGANLib.volumes.pipeline import check_dataset, load_working_cases
+
+NAMES = ("patient_1", "patient_2", "patient_3")
+
+
+def write_nifti(path, array, affine=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(array, np.eye(4) if affine is None else affine), path)
+
+
+def image(seed=0, shape=(18, 20, 22)):
+    return np.random.default_rng(seed).integers(1, 900, shape).astype(np.int16)
+
+
+def blocks(values):
+    """A label map with one slab a value."""
+    array = np.zeros((18, 20, 22), np.uint8)
+    for position, value in enumerate(values):
+        array[2 + 3 * position : 5 + 3 * position, 4:10, 4:10] = value
+    return array
+
+
+def test_nnunet_folder_with_two_channels(tmp_path):
+    for name in NAMES:
+        write_nifti(tmp_path / "imagesTr" / f"{name}_0000.nii.gz", image(0))
+        write_nifti(tmp_path / "imagesTr" / f"{name}_0001.nii.gz", image(1))
+        write_nifti(tmp_path / "labelsTr" / f"{name}.nii.gz", blocks((1, 2)))
+    described = {
+        "channel_names": {"0": "T1", "1": "FLAIR"},
+        "labels": {"background": 0, "edema": 2, "core": 1},
+        "numTraining": 3,
+        "file_ending": ".nii.gz",
+    }
+    (tmp_path / "dataset.json").write_text(json.dumps(described))
+    dataset = find_dataset(tmp_path)
+    assert dataset.channel_names == ("T1", "FLAIR")
+    assert [case.name for case in dataset.cases] == list(NAMES)
+    fingerprint = check_dataset(dataset)
+    assert [(label.index, label.value, label.name) for label in fingerprint.labels] == [(1, 1, "core"), (2, 2, "edema")]
+    assert "Edema" in fingerprint.labels[1].terminology
+    plan = make_plan(fingerprint)
+    working = next(iter(load_working_cases(dataset, plan)))
+    assert working.image.shape == (2, *plan.grid.shape)
+    assert not np.array_equal(working.image[0], working.image[1])
+
+
+def test_medical_decathlon_folder_with_four_dimensional_images(tmp_path):
+    """The Decathlon puts channels on a fourth axis, and names values the other way round."""
+    for name in NAMES:
+        write_nifti(tmp_path / "imagesTr" / f"{name}.nii.gz", np.stack([image(0), image(1)], -1))
+        write_nifti(tmp_path / "labelsTr" / f"{name}.nii.gz", blocks((4, 9)))
+        write_nifti(tmp_path / "imagesTr" / f"._{name}.nii.gz", image())  # what macOS leaves behind
+    described = {"modality": {"0": "T2", "1": "ADC"}, "labels": {"0": "background", "4": "PZ", "9": "TZ"}}
+    (tmp_path / "dataset.json").write_text(json.dumps(described))
+    dataset = find_dataset(tmp_path)
+    assert len(dataset.cases) == 3 and dataset.channel_names == ("T2", "ADC")
+    labels = check_dataset(dataset).labels
+    assert [(label.index, label.value, label.name) for label in labels] == [(1, 4, "PZ"), (2, 9, "TZ")]
+    case = read_case(dataset.cases[0], dataset)
+    np.testing.assert_array_equal(case.image[1], image(1))
+
+
+def test_decathlon_names_that_end_in_numbers_are_not_channels(tmp_path):
+    for number in ("0003", "0011"):
+        write_nifti(tmp_path / "imagesTr" / f"la_{number}.nii.gz", image())
+        write_nifti(tmp_path / "labelsTr" / f"la_{number}.nii.gz", blocks((1,)))
+    (tmp_path / "dataset.json").write_text(json.dumps({"modality": {"0": "MRI"}, "labels": {"0": "b", "1": "atrium"}}))
+    dataset = find_dataset(tmp_path)
+    assert [case.name for case in dataset.cases] == ["la_0003", "la_0011"]
+    assert all(case.label is not None for case in dataset.cases)
+
+
+@pytest.mark.parametrize("label_folder", ["labels", "segmentations", "masks"])
+def test_images_with_a_sibling_folder_of_labels(tmp_path, label_folder):
+    for name in NAMES:
+        write_nifti(tmp_path / "images" / f"{name}.nii.gz", image())
+    for name in NAMES[:2]:
+        write_nifti(tmp_path / label_folder / f"{name}.nii.gz", blocks((1, 3)))
+    for given in (tmp_path, tmp_path / "images"):
+        dataset = find_dataset(given)
+        assert [case.label is not None for case in dataset.cases] == [True, True, False]
+    fingerprint = check_dataset(dataset)
+    assert [(label.index, label.value, label.name) for label in fingerprint.labels] == [
+        (1, 1, "label 1"), (2, 3, "label 3")
+    ]  # fmt: skip
+    assert any("1 of 3 cases have no segmentation" in warning for warning in fingerprint.warnings)
+
+
+def test_labels_beside_their_images(tmp_path):
+    for name in NAMES:
+        write_nifti(tmp_path / f"{name}.nii.gz", image())
+        write_nifti(tmp_path / f"{name}_seg.nii.gz", blocks((1,)))
+    dataset = find_dataset(tmp_path)
+    assert [case.name for case in dataset.cases] == list(NAMES)
+    assert [case.label.name for case in dataset.cases] == [f"{name}_seg.nii.gz" for name in NAMES]
+
+
+def test_images_alone(tmp_path):
+    for name in NAMES:
+        write_nifti(tmp_path / f"{name}.nii", image())
+    dataset = find_dataset(tmp_path)
+    plan = make_plan(check_dataset(dataset))
+    assert plan.labels == ()
+    assert all(case.labels is None for case in load_working_cases(dataset, plan))
+
+
+def test_the_same_name_twice_is_refused(tmp_path):
+    write_nifti(tmp_path / "a.nii", image())
+    write_nifti(tmp_path / "a.nii.gz", image())
+    with pytest.raises(InputError, match="same name"):
+        find_dataset(tmp_path)
+
+
+def slicer_segmentation(path, case, corner, extent):
+    """What Slicer writes: two segments, cropped to their extent, named, coloured, one of them with terminology."""
+    lps = LPS_TO_RAS @ case.affine
+    origin = (lps @ [*corner, 1])[:3]
+    array = np.zeros(extent, np.uint8)
+    array[2:6, 2:6, 2:6] = 1
+    array[7:9, 2:6, 2:6] = 2
+    header = {
+        "space": "left-posterior-superior",
+        "space directions": lps[:3, :3].T,
+        "space origin": origin,
+        "kinds": ["domain"] * 3,
+        "Segment0_ID": "Segment_1",
+        "Segment0_Name": "liver",
+        "Segment0_Color": "0.8 0.4 0.3",
+        "Segment0_LabelValue": "1",
+        "Segment0_Layer": "0",
+        "Segment0_Tags": "TerminologyEntry:Seg~SCT^123^Anatomy~SCT^10200004^Liver~^^~~^^~^^|Segmentation.Status:done|",
+        "Segment1_ID": "Segment_2",
+        "Segment1_Name": "vessels",
+        "Segment1_Color": "0 0.5 1",
+        "Segment1_LabelValue": "2",
+        "Segment1_Layer": "0",
+    }
+    nrrd.write(str(path), array, header, index_order="F")
+
+
+def test_slicer_segmentations_keep_names_colours_and_place(tmp_path):
+    case, _ = asymmetric_case("oblique LPS")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "segmentations").mkdir()
+    corner = (5, 8, 3)
+    for name in NAMES:
+        write_volume(tmp_path / "images" / f"{name}.nrrd", case.image[0], case.affine)
+        slicer_segmentation(tmp_path / "segmentations" / f"{name}.seg.nrrd", case, corner, (12, 10, 9))
+    dataset = find_dataset(tmp_path)
+    fingerprint = check_dataset(dataset)
+    assert [label.name for label in fingerprint.labels] == ["liver", "vessels"]
+    assert fingerprint.labels[0].color == (0.8, 0.4, 0.3)
+    assert "10200004" in fingerprint.labels[0].terminology
+    raw = read_case(dataset.cases[0], dataset)
+    inside = np.zeros(case.image.shape[1:], bool)
+    inside[7:11, 10:14, 5:9] = True
+    np.testing.assert_array_equal(raw.label_values == 1, inside)
+
+
+def test_segmentation_on_another_lattice_is_refused(tmp_path):
+    case, _ = asymmetric_case("RAS")
+    other, _ = asymmetric_case("oblique")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    for name in NAMES:
+        write_volume(tmp_path / "images" / f"{name}.nrrd", case.image[0], case.affine)
+        slicer_segmentation(tmp_path / "labels" / f"{name}.seg.nrrd", other, (5, 8, 3), (12, 10, 9))
+    with pytest.raises(InputError, match="different grids"):
+        check_dataset(find_dataset(tmp_path))
+
+
+def write_dicom(folder, case, series="1.2.826.0.1.3680043.2.1125.1", transfer="1.2.840.10008.1.2.1"):
+    """One file a slice, in shuffled order, as a scanner's export has them."""
+    import pydicom
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.uid import MRImageStorage
+
+    folder.mkdir(parents=True)
+    lps = LPS_TO_RAS @ case.affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    directions = lps[:3, :3] / spacing
+    for number in np.random.default_rng(0).permutation(case.image.shape[3]):
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID = MRImageStorage
+        meta.MediaStorageSOPInstanceUID = f"{series}.{number + 1}"
+        meta.TransferSyntaxUID = transfer
+        slice_file = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
+        slice_file.SOPClassUID, slice_file.SOPInstanceUID = MRImageStorage, meta.MediaStorageSOPInstanceUID
+        slice_file.Modality, slice_file.PatientID, slice_file.PatientName = "MR", "anonymous", "anonymous"
+        slice_file.StudyInstanceUID, slice_file.SeriesInstanceUID = series + ".9", series
+        slice_file.InstanceNumber = int(number) + 1
+        slice_file.ImagePositionPatient = [float(x) for x in (lps @ [0, 0, number, 1])[:3]]
+        slice_file.ImageOrientationPatient = [float(x) for x in (*directions[:, 0], *directions[:, 1])]
+        slice_file.PixelSpacing = [float(spacing[1]), float(spacing[0])]
+        slice_file.SliceThickness = float(spacing[2])
+        slice_file.Rows, slice_file.Columns = case.image.shape[2], case.image.shape[1]
+        slice_file.SamplesPerPixel, slice_file.PhotometricInterpretation = 1, "MONOCHROME2"
+        slice_file.BitsAllocated, slice_file.BitsStored, slice_file.HighBit = 16, 16, 15
+        slice_file.PixelRepresentation = 0
+        slice_file.PixelData = np.round(case.image[0, :, :, number]).astype(np.uint16).T.tobytes()
+        pydicom.dcmwrite(folder / f"IM{number * 7 % 26:04d}_{number}", slice_file, enforce_file_format=True)
+
+
+@pytest.mark.parametrize("orientation", ["RAS", "LPS", "oblique"])
+def test_dicom_series_folders(tmp_path, orientation):
+    case, landmark = asymmetric_case(orientation)
+    for name in NAMES[:2]:
+        write_dicom(tmp_path / name / "T1", case)
+    dataset = find_dataset(tmp_path)
+    assert [files.name for files in dataset.cases] == ["patient_1_T1", "patient_2_T1"]
+    volume = read_volume(dataset.cases[0].images[0])
+    assert np.linalg.norm(landmark_of(volume.array.astype(float), volume.affine) - landmark) < 0.6
+    assert sorted(volume.array.shape) == sorted(case.image.shape[1:])
+    if np.linalg.det(case.affine) * np.linalg.det(volume.affine) > 0:
+        assert same_grid(volume.affine, volume.array.shape, case.affine, case.image.shape[1:])
+    assert make_plan(check_dataset(dataset)).channels[0].integer
+
+
+def test_two_dicom_series_in_one_folder_are_refused(tmp_path):
+    case, _ = asymmetric_case("RAS")
+    write_dicom(tmp_path / "scan", case)
+    write_dicom(tmp_path / "other", case, series="1.2.826.0.1.3680043.2.1125.2")
+    for path in (tmp_path / "other").iterdir():
+        path.rename(tmp_path / "scan" / f"b{path.name}")
+    with pytest.raises(InputError, match="2 DICOM series"):
+        find_dataset(tmp_path)

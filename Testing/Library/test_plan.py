@@ -1,0 +1,137 @@
+"""The plan: readable, editable, and right for the data and the device."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from GEDGANLib.errors import InputError
+from GEDGANLib.plan import Plan
+from GEDGANLib.planning import WHOLE_VOLUME_VOXELS, make_plan
+from GEDGANLib.volumes.case import Label
+from GEDGANLib.volumes.pipeline import CaseFacts, Fingerprint
+
+
+def facts(
+    shape=(40, 48, 40), spacing=(3.0, 3.0, 3.0), percentiles=(0.0, 900.0), minimum=0.0, integer=True, reach=(0, 0, 0)
+) -> CaseFacts:
+    return CaseFacts(
+        name="case",
+        shape=shape,
+        spacing=spacing,
+        directions=((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)),
+        centre=(0.0, -10.0, 20.0),
+        percentiles=(percentiles,),
+        minimum=minimum,
+        integer=integer,
+        labelled=True,
+        label_reach=reach,
+    )
+
+
+def fingerprint(*cases: CaseFacts, channel: str = "T1") -> Fingerprint:
+    labels = (Label(1, 1, "a", (1.0, 0.0, 0.0)), Label(2, 5, "b", (0.0, 1.0, 0.0), "terminology"))
+    return Fingerprint(cases or (facts(),) * 3, labels, (channel,), "scans", ())
+
+
+def test_a_plan_is_the_same_after_saving_and_loading(tmp_path):
+    plan = make_plan(fingerprint())
+    plan.save(tmp_path / "plan.json")
+    assert Plan.load(tmp_path / "plan.json") == plan
+
+
+def test_an_edit_counts(tmp_path):
+    path = tmp_path / "plan.json"
+    make_plan(fingerprint()).save(path)
+    values = json.loads(path.read_text())
+    values["training"]["batch"] = 3
+    values["networks"]["generator_widths"] = [24, 16, 8]
+    path.write_text(json.dumps(values))
+    plan = Plan.load(path)
+    assert plan.training.batch == 3 and plan.networks.generator_widths == (24, 16, 8)
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (lambda plan: plan["grid"].update(shape=[40, 47, 40]), "multiple of"),
+        (lambda plan: plan["networks"].update(generator_widths=[8, 8]), "equally many"),
+        (lambda plan: plan["training"].update(batch=0), "above 0"),
+        (lambda plan: plan["training"].update(bach=4), "bach"),
+        (lambda plan: plan.pop("grid"), "grid"),
+        (lambda plan: plan.update(format_version=99), "newer GED-GAN"),
+    ],
+)
+def test_an_edit_that_cannot_be_is_refused(tmp_path, edit, words):
+    path = tmp_path / "plan.json"
+    make_plan(fingerprint()).save(path)
+    values = json.loads(path.read_text())
+    edit(values)
+    path.write_text(json.dumps(values))
+    with pytest.raises(InputError, match=words) as caught:
+        Plan.load(path)
+    assert "plan.json" in str(caught.value)
+
+
+def test_the_data_that_fit_keep_their_spacing():
+    plan = make_plan(fingerprint())
+    assert plan.grid.spacing == (3.0, 3.0, 3.0)
+    assert all(side >= wanted for side, wanted in zip(plan.grid.shape, (40, 48, 40)))
+    stride = 2 ** len(plan.networks.generator_widths)
+    assert all(side % stride == 0 for side in plan.grid.shape)
+
+
+def test_the_grid_holds_every_label():
+    """One case reaches further than the median field of view."""
+    small, large = facts(), facts(shape=(60, 70, 60), reach=(80.0, 100.0, 70.0))
+    plan = make_plan(fingerprint(small, small, small, large))
+    assert all(n * s >= 2 * r for n, s, r in zip(plan.grid.shape, plan.grid.spacing, (80.0, 100.0, 70.0)))
+
+
+@pytest.mark.parametrize("device", ["cpu", "mps", "cuda"])
+def test_large_scans_get_larger_voxels(device):
+    plan = make_plan(fingerprint(*[facts(shape=(512, 512, 300), spacing=(0.7, 0.7, 1.0))] * 3), device)
+    assert np.prod(plan.grid.shape) < 1.6 * WHOLE_VOLUME_VOXELS[device]
+    assert any("instead of the data's" in reason for reason in plan.reasons)
+
+
+def test_thick_slices_keep_their_resolution_within_the_slice_longest():
+    plan = make_plan(fingerprint(*[facts(shape=(160, 160, 24), spacing=(1.2, 1.2, 6.0))] * 3))
+    assert plan.grid.spacing[2] == 6.0
+    assert plan.grid.spacing[0] == plan.grid.spacing[1] < 3.0
+
+
+def test_spacing_and_grid_as_asked_for():
+    plan = make_plan(fingerprint(), grid_shape=(30, 32, 30), spacing=(4.0, 4.0, 4.0))
+    assert plan.grid.shape == (32, 32, 32) and plan.grid.spacing == (4.0, 4.0, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("channel", "minimum", "mapping"), [("CT", 0.0, "window"), ("image", -1024.0, "window"), ("T1", 0.0, "percentiles")]
+)
+def test_ct_gets_one_window_for_all(channel, minimum, mapping):
+    cases = [facts(percentiles=(-1000.0, 800.0 + 10 * i), minimum=minimum) for i in range(3)]
+    plan = make_plan(fingerprint(*cases, channel=channel))
+    assert plan.channels[0].mapping == mapping
+    voxels = np.array([-1000.0, 0.0, 3000.0])
+    if mapping == "window":
+        assert plan.channels[0].range_of(voxels) == (-1000.0, 810.0)
+
+
+def test_it_says_why():
+    reasons = " ".join(make_plan(fingerprint()).reasons)
+    for word in ("Spacing", "Grid", "Channel", "Widths"):
+        assert word in reasons
+
+
+def test_prediction_grows_with_grid_and_batch():
+    from dataclasses import replace
+
+    from GEDGANLib.networks.cost import predict
+
+    small = make_plan(fingerprint())
+    large = replace(small, training=replace(small.training, batch=4 * small.training.batch))
+    assert predict(large, "cuda")[0] > 1.5 * predict(small, "cuda")[0]
+    assert predict(large, "cuda")[1] == pytest.approx(4 * predict(small, "cuda")[1])

@@ -1,0 +1,198 @@
+"""Trainings as whole: the same seed gives the same weights, stopping and killing lose nothing, events tell all."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from GEDGANLib.cli import main
+from GEDGANLib.errors import InputError, StoppedOnRequest
+from GEDGANLib.synthesis.model_file import load_model
+from GEDGANLib.training.checkpoint import KEPT, checkpoints, load_checkpoint, save_checkpoint
+from GEDGANLib.training.run import Limit, claim_run_folder, train
+from GEDGANLib.training.trainer import Trainer
+
+
+def quiet(event, **fields):
+    pass
+
+
+def weights(run: Path) -> bytes:
+    return (run / "model.safetensors").read_bytes()
+
+
+def train_steps(plan, cases, run, steps, seed=0, **options):
+    claim_run_folder(run, options.get("resume", False))
+    return train(plan, cases, run, Limit(steps=steps), "cpu", seed, quiet, **options)
+
+
+@pytest.fixture
+def same_clock(monkeypatch):
+    """Seconds of training stand in the model file; hold them still where files are compared byte for byte."""
+    monkeypatch.setattr("GEDGANLib.training.run.time.monotonic", lambda: 0.0)
+
+
+def test_same_seed_same_model_file(small_plan, small_cases, tmp_path, same_clock):
+    for name, seed in (("first", 1), ("again", 1), ("other", 2)):
+        train_steps(small_plan, small_cases, tmp_path / name, 3, seed)
+    assert weights(tmp_path / "first") == weights(tmp_path / "again")
+    assert weights(tmp_path / "first") != weights(tmp_path / "other")
+
+
+def test_weights_move_and_losses_stay_numbers(small_plan, small_cases):
+    trainer = Trainer(small_plan, small_cases, "cpu", 0)
+    before = [weight.clone() for weight in trainer.generator.parameters()]
+    figures = [trainer.step() for _ in range(3)]
+    assert all(figure.finite() for figure in figures)
+    moved = [bool((now != then).any()) for now, then in zip(trainer.generator.parameters(), before)]
+    assert all(moved)
+
+
+def test_the_discriminator_learns_to_tell_when_the_generator_stands_still(small_plan, small_cases):
+    trainer = Trainer(small_plan, small_cases, "cpu", 0)
+    trainer.generator_optimizer.step = lambda: None
+    gaps = [trainer.step().gap for _ in range(30)]
+    assert sum(gaps[-5:]) / 5 > max(sum(gaps[:3]) / 3, 0.0) + 0.05
+
+
+def test_the_field_reaches_the_generator(small_plan, small_cases):
+    """With the discriminator blind to the case itself, gradients still come to G through its eigen-directions."""
+    trainer = Trainer(small_plan, small_cases, "cpu", 0)
+    with torch.no_grad():
+        trainer.discriminator.pack.weight.zero_()
+    generated = trainer.generator(trainer._latents())
+    trainer.discriminator(*trainer._see(generated)).sum().backward()
+    assert trainer.generator.output.weight.grad[:1].abs().sum() > 0
+
+
+def test_cases_without_labels_teach_the_image_alone(small_plan, small_cases):
+    from dataclasses import replace
+
+    cases = [replace(case, labels=None) if index % 2 else case for index, case in enumerate(small_cases)]
+    trainer = Trainer(small_plan, cases, "cpu", 0)
+    assert trainer.labelled.tolist() == [True, False] * 3
+    assert trainer.step().finite()
+
+
+def test_stopping_keeps_everything_and_resuming_goes_on_bit_for_bit(small_plan, small_cases, tmp_path, same_clock):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train_steps(small_plan, small_cases, whole, 5)
+
+    def stop_at_two(event, **fields):
+        if event == "progress" and fields["step"] == 2:
+            (parts / "STOP").touch()
+
+    claim_run_folder(parts, False)
+    with pytest.raises(StoppedOnRequest, match="step 2"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("GEDGANLib.training.run.PROGRESS_SECONDS", -1.0)
+        train(small_plan, small_cases, parts, Limit(steps=5), "cpu", 0, stop_at_two)
+    assert (parts / "model.safetensors").exists() and not (parts / "STOP").exists()
+    train_steps(small_plan, small_cases, parts, 5, resume=True)
+    assert weights(parts) == weights(whole)
+
+
+def test_resuming_with_another_plan_is_refused(small_plan, small_cases, tmp_path):
+    from dataclasses import replace
+
+    train_steps(small_plan, small_cases, tmp_path / "run", 1)
+    wider = replace(small_plan, networks=replace(small_plan.networks, latent_size=32))
+    with pytest.raises(InputError, match="another plan"):
+        train_steps(wider, small_cases, tmp_path / "run", 2, resume=True)
+
+
+def test_a_run_folder_holds_what_people_look_for(small_plan, small_cases, tmp_path):
+    run = tmp_path / "run"
+    train_steps(small_plan, small_cases, run, 2)
+    for name in ("plan.json", "run.json", "log.jsonl", "losses.png", "preview.png", "model.safetensors"):
+        assert (run / name).stat().st_size > 0, name
+    model = load_model(run / "model.safetensors")
+    assert model.plan == small_plan
+    assert model.about["cases"] == 6 and model.about["steps"] == 2 and model.about["description"] == "test cohort"
+
+
+def test_only_the_last_checkpoints_are_kept_and_a_damaged_one_is_passed_over(tmp_path):
+    for step in range(4):
+        save_checkpoint(tmp_path, step, {"weight": torch.full((2,), float(step))}, {"seconds": 1.0})
+    assert len(checkpoints(tmp_path)) == KEPT
+    newest = checkpoints(tmp_path)[-1] / "state.safetensors"
+    newest.write_bytes(newest.read_bytes()[:20])
+    tensors, state = load_checkpoint(tmp_path)
+    assert state["step"] == 2 and tensors["weight"].tolist() == [2.0, 2.0]
+
+
+def start_worker(cohort: Path, run: Path, *options: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "GEDGANLib", "train", str(cohort), "-o", str(run), "--events", "-", *options]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def events_of(worker: subprocess.Popen) -> list[dict]:
+    output, errors = worker.communicate(timeout=120)
+    assert "Traceback" not in errors
+    return [json.loads(line) for line in output.splitlines()]
+
+
+def test_a_worker_tells_its_events(cohort_folder, tmp_path):
+    worker = start_worker(cohort_folder, tmp_path / "run", "--steps", "4")
+    events = events_of(worker)
+    assert worker.returncode == 0
+    kinds = [event["event"] for event in events]
+    for kind in ("started", "progress", "checkpoint", "finished"):
+        assert kind in kinds
+    last = [event for event in events if event["event"] == "progress" and "losses" in event][-1]
+    assert last["step"] == last["total"] == 4 and last["progress"] == 1.0 and last["seconds_left"] == 0.0
+    assert set(last["losses"]) == {"discriminator_loss", "generator_loss", "penalty", "gap", "distance"}
+    assert Path(events[-1]["model"]).exists()
+    logged = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert logged[-1] == {key: value for key, value in last.items() if key != "event"}
+
+
+def test_a_worker_that_fails_says_why(cohort_folder, tmp_path):
+    worker = start_worker(tmp_path / "nowhere", tmp_path / "run", "--steps", "1")
+    events = events_of(worker)
+    assert worker.returncode == 2
+    assert events[-1]["event"] == "failed"
+    assert "nowhere" in events[-1]["message"] and events[-1]["hint"]
+
+
+def test_a_stop_file_ends_a_worker_with_status_three(cohort_folder, tmp_path):
+    run = tmp_path / "run"
+    worker = start_worker(cohort_folder, run, "--minutes", "5")
+    for line in worker.stdout:
+        if json.loads(line)["event"] == "progress" and "losses" in line:
+            (run / "STOP").touch()
+            break
+    events = events_of(worker)
+    assert worker.returncode == 3
+    assert events[-1]["event"] == "stopped"
+    assert (run / "model.safetensors").exists()
+
+
+def test_a_killed_worker_is_resumed_from_its_last_checkpoint(cohort_folder, small_plan, small_cases, tmp_path):
+    """SIGKILL while it trains and saves as often as it can; what is on the disk then resumes to the same weights."""
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    code = (
+        "import GEDGANLib.training.run as run; run.CHECKPOINT_SECONDS = 0.0; run.PROGRESS_SECONDS = 0.0\n"
+        "from GEDGANLib.cli import main; raise SystemExit(main())"
+    )
+    command = [sys.executable, "-c", code, "train", str(cohort_folder), "-o", str(run), "--steps", "12"]
+    worker = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while len(checkpoints(run)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.wait()
+    _, state = load_checkpoint(run)
+    assert 0 < state["step"] < 12
+    assert main(["train", str(cohort_folder), "-o", str(run), "--steps", "12", "--resume"]) == 0
+    assert main(["train", str(cohort_folder), "-o", str(whole), "--steps", "12"]) == 0
+    resumed, straight = load_file(run / "model.safetensors"), load_file(whole / "model.safetensors")
+    assert all(torch.equal(resumed[name], straight[name]) for name in straight)
