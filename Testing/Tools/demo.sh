@@ -11,7 +11,7 @@ say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 run() { printf '\033[2m$ gedgan %s\033[0m\n' "$*"; "$gedgan" "$@"; }
 
 say "1 of 4: forty variations of one average brain to learn from"
-run cohort -n 40 -o "$folder/cohort" --shape 32 40 32 --spacing 5
+run cohort -n 40 -o "$folder/cohort" --shape 24 32 24 --spacing 6.5
 say "2 of 4: three minutes of training"
 run train "$folder/cohort" -o "$folder/run" --minutes 3
 say "3 of 4: four new brains, each with its segmentation"
