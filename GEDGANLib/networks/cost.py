@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -51,23 +53,44 @@ def convolution_rate() -> float:
     return 3 * 2.0 * x.numel() * 16 * 27 / best
 
 
-def predict(plan, device: str) -> tuple[float, float]:
-    """Peak memory in GB (1e9 bytes) and minutes per 1000 steps of training ``plan`` on ``device``."""
+class StepCosts(NamedTuple):
+    """What :func:`step_costs` counts.
+
+    :param operations: floating-point operations of the convolutions of a step.
+    :param kept: values that stay allocated at the fullest moment of a step.
+    :param weights: parameters of both networks.
+    """
+
+    operations: float
+    kept: float
+    weights: int
+
+
+def step_costs(plan) -> StepCosts:
+    """Count one training step of ``plan`` on networks without data."""
+    voxels, batch = math.prod(plan.grid.shape), plan.training.batch
+    case_channels = len(plan.channels) + (len(plan.labels) + 1 if plan.labels else 0)
+    field_channels = FIELD_CHANNELS[plan.spatial_dims] * len(plan.channels)
     with torch.device("meta"):
         generator, discriminator = build_generator(plan), build_discriminator(plan)
-        batch = plan.training.batch
-        label_channels = len(plan.labels) + 1 if plan.labels else 0
-        case = torch.empty(batch, len(plan.channels) + label_channels, *plan.grid.shape)
-        field_channels = FIELD_CHANNELS[plan.spatial_dims] * len(plan.channels)
+        case = torch.empty(batch, case_channels, *plan.grid.shape)
         field = torch.empty(batch, field_channels, *(side // 2 for side in plan.grid.shape))
-        latent = torch.empty(batch, plan.networks.latent_size)
-        generator_operations, generator_kept = count(generator, latent)
+        generator_operations, generator_kept = count(generator, torch.empty(batch, plan.networks.latent_size))
         discriminator_operations, discriminator_kept = count(discriminator, case, field)
-    operations = GENERATOR_PASSES * generator_operations + DISCRIMINATOR_PASSES * discriminator_operations
+    kept = max(4 * discriminator_kept, generator_kept + discriminator_kept)
+    kept += 4 * batch * voxels * (case_channels + field_channels / 2**plan.spatial_dims)
+    return StepCosts(
+        GENERATOR_PASSES * generator_operations + DISCRIMINATOR_PASSES * discriminator_operations,
+        kept,
+        sum(weight.numel() for network in (generator, discriminator) for weight in network.parameters()),
+    )
+
+
+def predict(plan, device: str) -> tuple[float, float]:
+    """Peak memory in GB (1e9 bytes) and minutes per 1000 steps of training ``plan`` on ``device``."""
+    costs = step_costs(plan)
     rate = RATES.get(device) or convolution_rate()
-    seconds = operations / (rate * EFFICIENCY)
-    kept = max(2 * discriminator_kept * 2.0, generator_kept + discriminator_kept) + 4 * case.numel() + 4 * field.numel()
-    weights = sum(p.numel() for net in (generator, discriminator) for p in net.parameters())
-    memory = PROCESS_MEMORY + kept * ACTIVATION_COPIES + weights * 4 * 6
-    memory += plan.data.get("cases", 0) * case[0].numel() * 4
+    seconds = costs.operations / (rate * EFFICIENCY)
+    data = plan.data.get("cases", 0) * (4 * len(plan.channels) + 1) * math.prod(plan.grid.shape)
+    memory = PROCESS_MEMORY + costs.kept * ACTIVATION_COPIES + costs.weights * 4 * 6 + data
     return memory / 1e9, seconds * 1000 / 60
