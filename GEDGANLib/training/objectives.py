@@ -1,16 +1,31 @@
 r"""The objectives of the two players.
 
-With :math:`\tilde x = G(z)`, inputs :math:`u=[x,\mathcal E(x)]`, :math:`\tilde u=[\tilde x,\mathcal E(\tilde x)]` and
-:math:`\Delta = D(u) - D(\tilde u)`,
+With :math:`\tilde x = G(z)`, inputs :math:`u=[x,\mathcal E(x)]`, :math:`\tilde u=[\tilde x,\mathcal E(\tilde x)]`,
+logits :math:`D(u)` and :math:`\Delta = D(u) - D(\tilde u)`, both players minimise
 
-.. math::
-   L_D = \mathbb E\,\mathrm{softplus}(-\Delta)
-         + \tfrac{\gamma}{2}\,\mathbb E\left(\|\nabla_u D(u)\|^2 + \|\nabla_{\tilde u} D(\tilde u)\|^2\right), \qquad
-   L_G = \mathbb E\,\mathrm{softplus}(\Delta).
+============  =====================================================================  ===========================
+objective     :math:`L_D`, expectation over the batch                                :math:`L_G`
+============  =====================================================================  ===========================
+relativistic  :math:`\mathrm{softplus}(-\Delta)`                                     :math:`\mathrm{softplus}(\Delta)`
+bce           :math:`\mathrm{softplus}(-D(u)) + \mathrm{softplus}(D(\tilde u))`       :math:`\mathrm{softplus}(-D(\tilde u))`
+hinge         :math:`\max(0, 1 - D(u)) + \max(0, 1 + D(\tilde u))`                   :math:`-D(\tilde u)`
+wasserstein   :math:`-\Delta`                                                        :math:`-D(\tilde u)`
+article       :math:`p(u) + 1 - p(\tilde u)`                                         :math:`p(\tilde u) - 1`
+============  =====================================================================  ===========================
 
-Relativistic pairing: Jolicoeur-Martineau, ICLR 2019, and Sun et al., ICML 2020. Zero-centred penalties R1 and R2:
-Mescheder et al., ICML 2018. Both together: Huang et al., NeurIPS 2024. The penalties take case and field as
-independent inputs (leaves), which is a metric on the joint input and spares a third derivative of the field.
+and the discriminator also a penalty on its gradient: R1 and R2,
+:math:`\tfrac{\gamma}{2}(\|\nabla_u D(u)\|^2 + \|\nabla_{\tilde u} D(\tilde u)\|^2)`, or, with ``wasserstein``,
+:math:`\gamma(\|\nabla_{\hat u}D(\hat u)\|-1)^2` at a random point :math:`\hat u` between a real and a generated case.
+
+Relativistic pairing: Jolicoeur-Martineau, ICLR 2019, and Sun et al., ICML 2020. R1 and R2: Mescheder et al., ICML
+2018. Both together: Huang et al., NeurIPS 2024. bce: Goodfellow et al., NeurIPS 2014, with the generator's loss that
+does not saturate. hinge: Lim and Ye 2017. wasserstein: Gulrajani et al., NeurIPS 2017. article: the objective of the
+article that names the method, as printed, :math:`\max_G\min_D E[D(x)] + E[1-D(G(z))]`: it is consistent when D is the
+probability that its input is *generated*, so here :math:`p = 1 - \mathrm{sigmoid}(D)`, with logits that are high for
+real cases as everywhere else.
+
+The penalties take case and field as independent inputs (leaves), which is a metric on the joint input and spares a
+third derivative of the field.
 """
 
 from __future__ import annotations
@@ -24,6 +39,46 @@ from torch.nn import functional
 
 Inputs = tuple[Tensor, ...]
 """What the discriminator sees of a batch: the case (N, C, *spatial) and, unless it has none, its field."""
+
+Judge = Callable[[Inputs], Tensor]
+"""Discriminator, inputs -> logits (N,), higher for cases it takes for real."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Losses of both players from logits of real and of generated cases, each (N,) -> (N,).
+
+    :param interpolated: penalise between real and generated cases instead of at both.
+    """
+
+    discriminator: Callable[[Tensor, Tensor], Tensor]
+    generator: Callable[[Tensor, Tensor], Tensor]
+    interpolated: bool = False
+
+
+OBJECTIVES = {
+    "relativistic": Objective(
+        lambda real, generated: functional.softplus(generated - real),
+        lambda real, generated: functional.softplus(real - generated),
+    ),
+    "bce": Objective(
+        lambda real, generated: functional.softplus(-real) + functional.softplus(generated),
+        lambda real, generated: functional.softplus(-generated),
+    ),
+    "hinge": Objective(
+        lambda real, generated: functional.relu(1 - real) + functional.relu(1 + generated),
+        lambda real, generated: -generated,
+    ),
+    "wasserstein": Objective(
+        lambda real, generated: generated - real,
+        lambda real, generated: -generated,
+        interpolated=True,
+    ),
+    "article": Objective(
+        lambda real, generated: torch.sigmoid(-real) + 1 - torch.sigmoid(-generated),
+        lambda real, generated: torch.sigmoid(-generated) - 1,
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -39,33 +94,61 @@ class DiscriminatorLoss:
 
 def gradient_penalty(logits: Tensor, inputs: Inputs) -> Tensor:
     """Mean over the batch of the squared gradient norm of ``logits`` (N,), summed over all voxels and inputs."""
+    return _squared_gradient(logits, inputs).mean()
+
+
+def _squared_gradient(logits: Tensor, inputs: Inputs) -> Tensor:
     gradients = torch.autograd.grad(logits.sum(), inputs, create_graph=True)
-    return sum(gradient.square().flatten(1).sum(1) for gradient in gradients).mean()
+    return sum(gradient.square().flatten(1).sum(1) for gradient in gradients)
+
+
+def interpolated_penalty(
+    judge: Judge, real: Inputs, generated: Inputs, random: torch.Generator | None = None
+) -> Tensor:
+    """Mean of (gradient norm - 1)² at one random point between each real and its generated case."""
+    share = torch.rand(len(real[0]), generator=random, dtype=real[0].dtype).to(real[0].device)
+    between = tuple(
+        torch.lerp(a, b, share.view(-1, *[1] * (a.ndim - 1))).detach().requires_grad_() for a, b in zip(real, generated)
+    )
+    return ((_squared_gradient(judge(between), between) + 1e-12).sqrt() - 1).square().mean()
 
 
 def discriminator_loss(
-    judge: Callable[[Inputs], Tensor], real: Inputs, generated: Inputs, penalty_weight: float
+    judge: Judge,
+    real: Inputs,
+    generated: Inputs,
+    penalty_weight: float,
+    objective: str = "relativistic",
+    random: torch.Generator | None = None,
 ) -> DiscriminatorLoss:
-    """Relativistic loss of the discriminator with R1 and R2.
+    """Loss of the discriminator with its gradient penalty.
 
-    :param judge: discriminator, inputs -> logits (N,).
+    :param judge: discriminator.
     :param real: inputs of real cases; pair i is compared with generated case i.
     :param generated: inputs of generated cases.
-    :param penalty_weight: γ; 0 leaves both penalties out.
+    :param penalty_weight: γ; 0 leaves the penalty out.
+    :param objective: one of :data:`OBJECTIVES`.
+    :param random: on the CPU; where the interpolated penalty draws its points from.
     """
-    real = tuple(part.detach().requires_grad_(penalty_weight > 0) for part in real)
-    generated = tuple(part.detach().requires_grad_(penalty_weight > 0) for part in generated)
+    players = OBJECTIVES[objective]
+    at_both = penalty_weight > 0 and not players.interpolated
+    real = tuple(part.detach().requires_grad_(at_both) for part in real)
+    generated = tuple(part.detach().requires_grad_(at_both) for part in generated)
     real_logits, generated_logits = judge(real), judge(generated)
-    pairing = functional.softplus(generated_logits - real_logits).mean()
+    pairing = players.discriminator(real_logits, generated_logits).mean()
     penalty = pairing.new_zeros(())
-    if penalty_weight > 0:
+    total = pairing
+    if at_both:
         penalty = gradient_penalty(real_logits, real) + gradient_penalty(generated_logits, generated)
-    total = pairing + 0.5 * penalty_weight * penalty
+        total = pairing + 0.5 * penalty_weight * penalty
+    elif penalty_weight > 0:
+        penalty = interpolated_penalty(judge, real, generated, random)
+        total = pairing + penalty_weight * penalty
     return DiscriminatorLoss(total, pairing.detach(), penalty.detach(), real_logits.detach(), generated_logits.detach())
 
 
-def generator_loss(judge: Callable[[Inputs], Tensor], real: Inputs, generated: Inputs) -> Tensor:
-    """Relativistic loss of the generator, a scalar; gradients reach it through ``generated``, field included."""
+def generator_loss(judge: Judge, real: Inputs, generated: Inputs, objective: str = "relativistic") -> Tensor:
+    """Loss of the generator, a scalar; gradients reach it through ``generated``, field included."""
     with torch.no_grad():
         real_logits = judge(real)
-    return functional.softplus(real_logits - judge(generated)).mean()
+    return OBJECTIVES[objective].generator(real_logits, judge(generated)).mean()

@@ -86,7 +86,8 @@ def test_a_direction_that_does_not_descend_is_dropped(variant):
         optimizer.step()
         direction, gradient = optimizer.state[x]["direction"], optimizer.state[x]["gradient"]
         assert float(direction @ gradient) <= -0.099 * float(gradient @ gradient)
-    assert optimizer.param_groups[0]["restarts"] > 0
+    # HZ descends at least 7/8 as steeply by its own formula (Hager and Zhang 2005, theorem 1.1).
+    assert optimizer.param_groups[0]["restarts"] > 0 or variant == "HZ"
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
