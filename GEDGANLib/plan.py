@@ -18,6 +18,8 @@ from .volumes.geometry import compose
 from .volumes.writing import explain_unwritable, write_bytes
 
 FORMAT_VERSION = 1
+OBJECTIVES = ("relativistic", "bce", "hinge", "wasserstein", "article")
+OPTIMIZERS = ("adam", "PRP+", "FR", "HS", "DY", "HZ")
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,9 @@ class Field:
 class Training:
     """How the game is played.
 
-    :param penalty_weight: γ of R1 and R2.
+    :param objective: one of :data:`OBJECTIVES`, see ``training.objectives``.
+    :param optimizer: ``adam``, or a variant of the conjugate-gradient updates in ``training.conjugate``.
+    :param penalty_weight: γ of the gradient penalty.
     :param learning_rate: of both players at the start; falls to a tenth along a cosine.
     :param statistics_weight: of the distance from the data's mean case and field in the generator's objective.
     :param ema_share: half-life of the averaged generator as a share of the cases seen so far.
@@ -107,6 +111,8 @@ class Training:
     ema_share: float
     precision: str
     volume: str
+    objective: str = "relativistic"
+    optimizer: str = "adam"
 
 
 @dataclass(frozen=True)
@@ -193,6 +199,12 @@ class Plan:
                 f"{len(self.networks.generator_widths)} stages.",
                 f"Every side must be a multiple of {stride}.",
             )
+        for name, value, known in (
+            ("objective", self.training.objective, OBJECTIVES),
+            ("optimizer", self.training.optimizer, OPTIMIZERS),
+        ):
+            if value not in known:
+                raise InputError(f"{source}: there is no {name} called {value}.", f"Choose {', '.join(known)}.")
         numbers = [self.training.batch, self.training.learning_rate, self.field.sigma, *self.grid.spacing]
         if min(numbers) <= 0 or self.training.penalty_weight < 0:
             raise InputError(f"{source}: batch, learning rate, scales and spacing must be above 0.", "Edit them.")

@@ -3,15 +3,15 @@ r"""The objectives of the two players.
 With :math:`\tilde x = G(z)`, inputs :math:`u=[x,\mathcal E(x)]`, :math:`\tilde u=[\tilde x,\mathcal E(\tilde x)]`,
 logits :math:`D(u)` and :math:`\Delta = D(u) - D(\tilde u)`, both players minimise
 
-============  =====================================================================  ===========================
-objective     :math:`L_D`, expectation over the batch                                :math:`L_G`
-============  =====================================================================  ===========================
-relativistic  :math:`\mathrm{softplus}(-\Delta)`                                     :math:`\mathrm{softplus}(\Delta)`
-bce           :math:`\mathrm{softplus}(-D(u)) + \mathrm{softplus}(D(\tilde u))`       :math:`\mathrm{softplus}(-D(\tilde u))`
-hinge         :math:`\max(0, 1 - D(u)) + \max(0, 1 + D(\tilde u))`                   :math:`-D(\tilde u)`
-wasserstein   :math:`-\Delta`                                                        :math:`-D(\tilde u)`
-article       :math:`p(u) + 1 - p(\tilde u)`                                         :math:`p(\tilde u) - 1`
-============  =====================================================================  ===========================
+============  =================================================================  =======================================
+objective     :math:`L_D`, expectation over the batch                            :math:`L_G`
+============  =================================================================  =======================================
+relativistic  :math:`\mathrm{softplus}(-\Delta)`                                 :math:`\mathrm{softplus}(\Delta)`
+bce           :math:`\mathrm{softplus}(-D(u)) + \mathrm{softplus}(D(\tilde u))`  :math:`\mathrm{softplus}(-D(\tilde u))`
+hinge         :math:`\max(0, 1 - D(u)) + \max(0, 1 + D(\tilde u))`               :math:`-D(\tilde u)`
+wasserstein   :math:`-\Delta`                                                    :math:`-D(\tilde u)`
+article       :math:`p(u) + 1 - p(\tilde u)`                                     :math:`p(\tilde u) - 1`
+============  =================================================================  =======================================
 
 and the discriminator also a penalty on its gradient: R1 and R2,
 :math:`\tfrac{\gamma}{2}(\|\nabla_u D(u)\|^2 + \|\nabla_{\tilde u} D(\tilde u)\|^2)`, or, with ``wasserstein``,

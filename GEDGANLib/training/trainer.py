@@ -19,12 +19,15 @@ from ..networks.build import build_discriminator, build_generator
 from ..plan import Plan
 from ..structure.field import EigenDirectionalField, median_trace
 from ..volumes.pipeline import WorkingCase
+from .conjugate import ConjugateGradient
 from .objectives import Inputs, discriminator_loss, generator_loss
 from .statistics import DataStatistics
 
 FINAL_RATE = 0.1
 """Learning rate at the end of the run as a share of that at its start."""
 CASES_FOR_TAU = 16
+RUNNING = {"steps", "squared_norm", "restarts"}
+"""Entries of an optimiser's group that change while it runs, so that resuming needs them."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +84,15 @@ class Trainer:
         self.generator.start_from(self.statistics.means[0])
         self.average = copy.deepcopy(self.generator).requires_grad_(False)
 
-        def adam(network: torch.nn.Module) -> torch.optim.Adam:
-            # β1 = 0.0: momentum hurts games. Both floats: PyTorch 2.13 refuses a mixture of int and float.
-            return torch.optim.Adam(network.parameters(), plan.training.learning_rate, betas=(0.0, plan.training.beta2))
+        self.generator_optimizer = self._optimizer(self.generator)
+        self.discriminator_optimizer = self._optimizer(self.discriminator)
 
-        self.generator_optimizer = adam(self.generator)
-        self.discriminator_optimizer = adam(self.discriminator)
+    def _optimizer(self, network: torch.nn.Module) -> torch.optim.Optimizer:
+        settings = self.plan.training
+        if settings.optimizer == "adam":
+            # β1 = 0.0: momentum hurts games. Both floats: PyTorch 2.13 refuses a mixture of int and float.
+            return torch.optim.Adam(network.parameters(), settings.learning_rate, betas=(0.0, settings.beta2))
+        return ConjugateGradient(network.parameters(), settings.learning_rate, settings.optimizer, beta2=settings.beta2)
 
     def _whole_data(self) -> Iterator[tuple[Inputs, Tensor]]:
         """All cases once, in batches, as the discriminator sees them."""
@@ -131,17 +137,20 @@ class Trainer:
             generated = self.generator(self._latents())
             seen_real = self._see(real)
             seen_generated = self._see(generated)
-        loss = discriminator_loss(judge, seen_real, seen_generated, self.plan.training.penalty_weight)
+        settings = self.plan.training
+        loss = discriminator_loss(
+            judge, seen_real, seen_generated, settings.penalty_weight, settings.objective, self.random
+        )
         self.discriminator_optimizer.zero_grad(set_to_none=True)
         loss.total.backward()
         self.discriminator_optimizer.step()
 
         self.discriminator.requires_grad_(False)
         generated = self._see(self.generator(self._latents()))
-        pairing = generator_loss(judge, seen_real, generated)
+        pairing = generator_loss(judge, seen_real, generated, settings.objective)
         distance = self.statistics.distance(generated)
         self.generator_optimizer.zero_grad(set_to_none=True)
-        (pairing + self.plan.training.statistics_weight * distance).backward()
+        (pairing + settings.statistics_weight * distance).backward()
         self.generator_optimizer.step()
         self.discriminator.requires_grad_(True)
 
@@ -169,8 +178,11 @@ class Trainer:
         for name, network in self._networks().items():
             tensors |= {f"{name}.{key}": value for key, value in network.state_dict().items()}
         for name, optimizer in self._optimizers().items():
-            for index, moments in optimizer.state_dict()["state"].items():
+            values = optimizer.state_dict()
+            for index, moments in values["state"].items():
                 tensors |= {f"{name}.{index}.{key}": torch.as_tensor(value) for key, value in moments.items()}
+            for key in RUNNING & values["param_groups"][0].keys():
+                tensors[f"{name}.group.{key}"] = torch.tensor(values["param_groups"][0][key], dtype=torch.float64)
         return {name: tensor.clone() for name, tensor in tensors.items()}
 
     def load_state(self, tensors: dict[str, Tensor], step_count: int) -> None:
@@ -189,7 +201,9 @@ class Trainer:
             values = optimizer.state_dict()
             state: dict[int, dict[str, Tensor]] = {}
             for key, value in tensors.items():
-                if key.startswith(name + "."):
+                if key.startswith(f"{name}.group."):
+                    values["param_groups"][0][key.split(".")[2]] = value.item()
+                elif key.startswith(name + "."):
                     _, index, moment = key.split(".")
                     state.setdefault(int(index), {})[moment] = value
             optimizer.load_state_dict({**values, "state": state})
@@ -197,5 +211,8 @@ class Trainer:
     def _networks(self) -> dict[str, torch.nn.Module]:
         return {"generator": self.generator, "discriminator": self.discriminator, "average": self.average}
 
-    def _optimizers(self) -> dict[str, torch.optim.Adam]:
-        return {"generator_adam": self.generator_optimizer, "discriminator_adam": self.discriminator_optimizer}
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {
+            "generator_optimizer": self.generator_optimizer,
+            "discriminator_optimizer": self.discriminator_optimizer,
+        }

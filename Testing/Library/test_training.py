@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,11 @@ from safetensors.torch import load_file
 
 from GEDGANLib.cli import main
 from GEDGANLib.errors import InputError, StoppedOnRequest
+from GEDGANLib.plan import OBJECTIVES, OPTIMIZERS
 from GEDGANLib.synthesis.model_file import load_model
+from GEDGANLib.training import objectives
 from GEDGANLib.training.checkpoint import KEPT, checkpoints, load_checkpoint, save_checkpoint
+from GEDGANLib.training.conjugate import VARIANTS
 from GEDGANLib.training.run import Limit, claim_run_folder, train
 from GEDGANLib.training.trainer import Trainer
 
@@ -75,8 +79,6 @@ def test_the_field_reaches_the_generator(small_plan, small_cases):
 
 
 def test_cases_without_labels_teach_the_image_alone(small_plan, small_cases):
-    from dataclasses import replace
-
     cases = [replace(case, labels=None) if index % 2 else case for index, case in enumerate(small_cases)]
     trainer = Trainer(small_plan, cases, "cpu", 0)
     assert trainer.labelled.tolist() == [True, False] * 3
@@ -100,9 +102,27 @@ def test_stopping_keeps_everything_and_resuming_goes_on_bit_for_bit(small_plan, 
     assert weights(parts) == weights(whole)
 
 
-def test_resuming_with_another_plan_is_refused(small_plan, small_cases, tmp_path):
-    from dataclasses import replace
+@pytest.mark.parametrize(("objective", "optimizer"), [*((name, "adam") for name in OBJECTIVES), ("relativistic", "FR")])
+def test_any_objective_and_optimizer_resumes_bit_for_bit(small_plan, small_cases, objective, optimizer):
+    plan = replace(small_plan, training=replace(small_plan.training, objective=objective, optimizer=optimizer))
+    whole = Trainer(plan, small_cases, "cpu", 0)
+    for _ in range(2):
+        whole.step()
+    state = whole.state()
+    resumed = Trainer(plan, small_cases, "cpu", 0)
+    resumed.load_state(state, whole.step_count)
+    for trainer in (whole, resumed):
+        assert trainer.step().finite()
+    assert all(torch.equal(a, b) for a, b in zip(whole.generator.parameters(), resumed.generator.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(whole.discriminator.parameters(), resumed.discriminator.parameters()))
 
+
+def test_the_plan_knows_what_training_offers():
+    assert set(OBJECTIVES) == set(objectives.OBJECTIVES)
+    assert set(OPTIMIZERS) == {"adam", *VARIANTS}
+
+
+def test_resuming_with_another_plan_is_refused(small_plan, small_cases, tmp_path):
     train_steps(small_plan, small_cases, tmp_path / "run", 1)
     wider = replace(small_plan, networks=replace(small_plan.networks, latent_size=32))
     with pytest.raises(InputError, match="another plan"):
