@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
+from .read import case_from_scene
 
 SIZE = 420  # pixels of a view
 VIEWS = ("Red", "Green", "Yellow", "3D")
@@ -52,11 +53,12 @@ def render_scene(application: Any, volume: Any, segmentation: Any | None, path: 
     if segmentation is not None:
         segmentation.GetDisplayNode().SetVisibility(True)
         segmentation.GetDisplayNode().SetVisibility3D(False)
-        segmentation.GetDisplayNode().SetOpacity2DFill(0.25)
+        segmentation.GetDisplayNode().SetVisibility2DFill(False)  # outlines alone, so that the image is seen inside
     _show_volume_rendering(application, volume)
     position = _middle(volume, segmentation)
-    for view, axis in zip(views[:3], (2, 1, 0)):
-        view.set_slice_value(position[axis])
+    for view in views[:3]:
+        # Not by slice offsets: they count along the view's normal, which may point against R, A or S.
+        view.get_view_node().JumpSlice(*position)
     pictures = [_grab(view) for view in views]
     _compose(pictures, path, title)
 
@@ -82,12 +84,11 @@ def _show_volume_rendering(application: Any, volume: Any) -> None:
 
 
 def _middle(volume: Any, segmentation: Any | None) -> np.ndarray:
-    """Centre of all segments in RAS, else of the volume."""
-    bounds = [0.0] * 6
-    (segmentation if segmentation is not None else volume).GetRASBounds(bounds)
-    if bounds[0] > bounds[1]:
-        volume.GetRASBounds(bounds)
-    return np.array([(bounds[2 * axis] + bounds[2 * axis + 1]) / 2 for axis in range(3)])
+    """Centre of all labelled voxels in mm RAS, else of the volume."""
+    case = case_from_scene([volume], segmentation)
+    labelled = np.argwhere(case.labels) if case.labels is not None else np.empty((0, 3))
+    index = labelled.mean(0) if len(labelled) else (np.array(case.image.shape[1:]) - 1) / 2
+    return (case.affine @ [*index, 1.0])[:3]
 
 
 def _grab(view: Any) -> np.ndarray:

@@ -126,7 +126,10 @@ def test_rendered_picture_shows_the_brain_where_it_is(tmp_path, capfd):
     right_front_upper = np.zeros(case.labels.shape, bool)
     right_front_upper[20:, 24:, 20:] = True
     case.image[0][~right_front_upper] = 0
-    case.labels[~right_front_upper] = 0
+    # The planes go through the middle of the labels: hold it near the middle of the volume, yet off the origin.
+    case.labels[:] = 0
+    case.labels[20:26, 24:30, 20:26] = 1
+    case.affine[:3, 3] += (150, 80, -60)
     with headless_application() as application:
         add_cases([case], "one")
         save_scene(application, tmp_path / "scene.mrb")
@@ -140,8 +143,9 @@ def test_rendered_picture_shows_the_brain_where_it_is(tmp_path, capfd):
         "axial": pixels[top : top + height, :width],
         "3D": pixels[top : top + height, width:],
         "coronal": pixels[top + height :, :width],
+        "sagittal": pixels[top + height :, width:],  # the patient looks to the left
     }
-    for name in ("axial", "coronal"):
+    for name in ("axial", "coronal", "sagittal"):
         view = quarter[name][40:]  # below its caption
         middle_row, middle_column = view.shape[0] // 2 - 20, view.shape[1] // 2
         upper_left = view[:middle_row, :middle_column].mean()
