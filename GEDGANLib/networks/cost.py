@@ -15,9 +15,9 @@ from .build import FIELD_CHANNELS, build_discriminator, build_generator
 # backward through it two more. D's step: fakes, then real and fake with penalties; G's: fakes, D on real and fake.
 GENERATOR_PASSES = 1 + 3
 DISCRIMINATOR_PASSES = 2 * (1 + 2 + 4) + 1 + 3
-# Share of a plain convolution's rate that a whole step reaches (measured on two CPU cores: 0.38 to 0.5), and typical
+# Share of a plain convolution's rate that a whole step reaches (measured on two CPU cores: 0.5 to 0.7), and typical
 # rates of devices that are not at hand to be measured.
-EFFICIENCY = 0.42
+EFFICIENCY = 0.62
 RATES = {"cuda": 8e12, "mps": 1.2e12}
 PROCESS_MEMORY = 0.6e9
 # Bytes that stay allocated for one activation between forward and second backward, copies and gradients included.
