@@ -17,7 +17,7 @@ $(READY): pyproject.toml Testing/requirements.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 13) else "Python 3.10 to 3.13 is needed, this is %d.%d: make PYTHON=python3.12 ..." % v)'
 	@echo "Setting up $(VENV): PyTorch, MONAI and Slicer's core, once, a few minutes."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement Testing/requirements.txt
+	@$(BIN)/python -m pip install --disable-pip-version-check --requirement Testing/requirements.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@sh Testing/Tools/ensure_egl.sh
 	@touch $(READY)

@@ -15,6 +15,8 @@ from . import __version__
 from .errors import InputError, StoppedOnRequest
 from .jobs import BAD_INPUT, DONE, STOPPED, Events, JsonEvents, TerminalEvents, with_progress
 
+METHODS = ("ged", "article")  # as in ``plan``, whose numpy would make every answer of this module wait
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
@@ -85,6 +87,7 @@ def _add_plan_options(parser: argparse.ArgumentParser, device: dict) -> None:
     parser.add_argument(
         "--spacing", type=_positive(float), nargs="+", metavar="MM", help="voxel size: one number or three"
     )
+    parser.add_argument("--method", choices=METHODS, help="ged (default), or the article's baseline to compare with")
 
 
 def _positive(kind: type):
@@ -161,7 +164,7 @@ def _make_plan(arguments: argparse.Namespace, dataset, events: Events):
         fingerprint = check_dataset(dataset, show)
     for warning in fingerprint.warnings:
         events.emit("warning", message=warning)
-    return make_plan(fingerprint, device, arguments.grid, spacing), device
+    return make_plan(fingerprint, device, arguments.grid, spacing, arguments.method or METHODS[0]), device
 
 
 def run_plan(arguments: argparse.Namespace, events: Events) -> None:
@@ -188,8 +191,8 @@ def run_train(arguments: argparse.Namespace, events: Events) -> None:
     plan_path = arguments.output / "plan.json" if arguments.resume else arguments.plan
     if plan_path is not None:
         plan, device = Plan.load(plan_path), choose_device(arguments.device)
-        if arguments.grid or arguments.spacing:
-            raise InputError("--grid and --spacing change a plan, but one is given.", "Edit the plan instead.")
+        if arguments.grid or arguments.spacing or arguments.method:
+            raise InputError("--grid, --spacing and --method make a plan, but one is given.", "Edit the plan instead.")
     else:
         _refuse_taken(arguments.output)
         plan, device = _make_plan(arguments, dataset, events)

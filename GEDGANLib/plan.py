@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from .volumes.geometry import compose
 from .volumes.writing import explain_unwritable, write_bytes
 
 FORMAT_VERSION = 1
+METHODS = ("ged", "article")
+ARTICLE_STRIDE = 8
 OBJECTIVES = ("relativistic", "bce", "hinge", "wasserstein", "article")
 OPTIMIZERS = ("adam", "PRP+", "FR", "HS", "DY", "HZ")
 
@@ -69,8 +71,8 @@ class Channel:
 class Networks:
     """Sizes of the two networks.
 
-    :param generator_widths: channels a stage, coarsest first.
-    :param discriminator_widths: channels a stage, finest first.
+    :param generator_widths: channels a stage, coarsest first; empty for the article's, which are fixed.
+    :param discriminator_widths: channels a stage, finest first; empty for the article's.
     """
 
     generator_widths: tuple[int, ...]
@@ -97,7 +99,9 @@ class Training:
 
     :param objective: one of :data:`OBJECTIVES`, see ``training.objectives``.
     :param optimizer: ``adam``, or a variant of the conjugate-gradient updates in ``training.conjugate``.
-    :param penalty_weight: γ of the gradient penalty.
+    :param penalty_weight: γ of the gradient penalty; 0 for none.
+    :param penalty_interval: k; the penalty is taken at every k-th step, k times as heavy.
+    :param beta1: of Adam; above 0 it is momentum.
     :param learning_rate: of both players at the start; falls to a tenth along a cosine.
     :param statistics_weight: of the distance from the data's mean case and field in the generator's objective.
     :param ema_share: half-life of the averaged generator as a share of the cases seen so far.
@@ -113,6 +117,8 @@ class Training:
     volume: str
     objective: str = "relativistic"
     optimizer: str = "adam"
+    beta1: float = 0.0
+    penalty_interval: int = 1
 
 
 @dataclass(frozen=True)
@@ -130,7 +136,11 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Plan:
-    """See the module's text. ``reasons`` says in words why the choices are what they are."""
+    """See the module's text.
+
+    :param method: ``ged``, or ``article`` for the baseline.
+    :param reasons: why the choices are what they are, in words.
+    """
 
     grid: Grid
     channels: tuple[Channel, ...]
@@ -142,6 +152,7 @@ class Plan:
     description: str
     data: dict[str, Any] = field(default_factory=dict)
     reasons: tuple[str, ...] = ()
+    method: str = "ged"
     format_version: int = FORMAT_VERSION
 
     @property
@@ -177,9 +188,9 @@ class Plan:
                 training=Training(**values["training"]),
                 prediction=Prediction(**values["prediction"]),
                 **{
-                    entry.name: _frozen(values[entry.name])
-                    for entry in fields(cls)
-                    if entry.name in ("description", "data", "reasons", "format_version") and entry.name in values
+                    name: _frozen(values[name])
+                    for name in ("description", "data", "reasons", "method", "format_version")
+                    if name in values
                 },
             )
             plan._check(source)
@@ -189,24 +200,30 @@ class Plan:
             ) from error
         return plan
 
+    @property
+    def stride(self) -> int:
+        """Voxels of the grid to one of the coarsest maps of the networks."""
+        return ARTICLE_STRIDE if self.method == "article" else 2 ** len(self.networks.generator_widths)
+
     def _check(self, source: str) -> None:
-        stride = 2 ** len(self.networks.generator_widths)
+        stride = self.stride
         if len(self.networks.discriminator_widths) != len(self.networks.generator_widths):
             raise InputError(f"{source}: the generator and the discriminator need equally many widths.", "Edit them.")
         if any(side % stride or side < stride for side in self.grid.shape):
             raise InputError(
-                f"{source}: the grid {' x '.join(map(str, self.grid.shape))} does not fit networks of "
-                f"{len(self.networks.generator_widths)} stages.",
+                f"{source}: the grid {' x '.join(map(str, self.grid.shape))} does not fit its networks.",
                 f"Every side must be a multiple of {stride}.",
             )
         for name, value, known in (
+            ("method", self.method, METHODS),
             ("objective", self.training.objective, OBJECTIVES),
             ("optimizer", self.training.optimizer, OPTIMIZERS),
         ):
             if value not in known:
                 raise InputError(f"{source}: there is no {name} called {value}.", f"Choose {', '.join(known)}.")
-        numbers = [self.training.batch, self.training.learning_rate, self.field.sigma, *self.grid.spacing]
-        if min(numbers) <= 0 or self.training.penalty_weight < 0:
+        training = self.training
+        numbers = [training.batch, training.penalty_interval, training.learning_rate, self.field.sigma]
+        if min(*numbers, *self.grid.spacing) <= 0 or self.training.penalty_weight < 0:
             raise InputError(f"{source}: batch, learning rate, scales and spacing must be above 0.", "Edit them.")
 
     def save(self, path: Path) -> None:

@@ -20,36 +20,33 @@ def make_plan(
     device: str = "cpu",
     grid_shape: Sequence[int] | None = None,
     spacing: Sequence[float] | None = None,
+    method: str = "ged",
 ) -> Plan:
     """Decide everything that training needs.
 
     :param device: ``cuda``, ``mps`` or ``cpu``.
     :param grid_shape: voxels of the working grid, instead of a choice; rounded up to what the networks take.
     :param spacing: voxel size in mm, instead of a choice.
+    :param method: ``ged``, or ``article`` for the baseline.
     """
     reasons: list[str] = []
-    grid, stages = _choose_grid(fingerprint, device, grid_shape, spacing, reasons)
+    grid, stages = _choose_grid(fingerprint, device, grid_shape, spacing, 3 if method == "article" else None, reasons)
     channels = tuple(_choose_mapping(fingerprint, index, reasons) for index in range(len(fingerprint.channel_names)))
-    base = {"cpu": 16, "mps": 24, "cuda": 32}[device]
-    widths = tuple(min(base * 2**stage, 8 * base) for stage in range(stages))
-    batch = {"cpu": 4, "mps": 8, "cuda": 16}[device]
-    reasons.append(
-        f"Widths from {widths[0]} to {widths[-1]} and batches of {batch}: what a {device} trains in reasonable time."
-    )
-    networks = Networks(widths[::-1], widths, 1, 128)
     step = float(min(grid.spacing))
     # A gradient over about a voxel, averaged over about two: finer is noise, coarser blurs neighbouring surfaces.
     scales = Field(sigma=step, rho=2 * step)
-    training = Training(
-        batch=batch,
-        learning_rate=5e-4,
-        beta2=0.9,
-        penalty_weight=_penalty_weight(grid.shape),
-        statistics_weight=1.0,
-        ema_share=0.05,
-        precision="float32",
-        volume="whole",
-    )
+    if method == "article":
+        reasons.append("Networks, objective and optimiser are the article's, as a baseline to compare with.")
+        networks, training = Networks((), (), 1, 100), ARTICLE_TRAINING
+    else:
+        base = {"cpu": 16, "mps": 24, "cuda": 32}[device]
+        widths = tuple(min(base * 2**stage, 8 * base) for stage in range(stages))
+        networks = Networks(widths[::-1], widths, 1, 128)
+        training = _choose_training(device, grid.shape)
+        reasons.append(
+            f"Widths from {widths[0]} to {widths[-1]} and batches of {training.batch}: what a {device} trains in "
+            "reasonable time."
+        )
     plan = Plan(
         grid=grid,
         channels=channels,
@@ -68,11 +65,40 @@ def make_plan(
             ),
         },
         reasons=tuple(reasons),
+        method=method,
     )
     from .networks.cost import predict
 
     memory_gb, minutes = predict(plan, device)
     return replace(plan, prediction=Prediction(device, round(memory_gb, 2), round(minutes, 1)))
+
+
+ARTICLE_TRAINING = Training(
+    batch=16,
+    learning_rate=1e-4,
+    beta2=0.999,
+    penalty_weight=0.0,
+    statistics_weight=0.0,
+    ema_share=0.0,
+    precision="float32",
+    volume="whole",
+    objective="bce",
+    beta1=0.9,
+)
+"""What the article trains with; its code minimises the binary cross-entropy."""
+
+
+def _choose_training(device: str, shape: Sequence[int]) -> Training:
+    return Training(
+        batch={"cpu": 4, "mps": 8, "cuda": 16}[device],
+        learning_rate=5e-4,
+        beta2=0.9,
+        penalty_weight=_penalty_weight(shape),
+        statistics_weight=1.0,
+        ema_share=0.05,
+        precision="float32",
+        volume="whole",
+    )
 
 
 def _penalty_weight(shape: Sequence[int]) -> float:
@@ -85,6 +111,7 @@ def _choose_grid(
     device: str,
     grid_shape: Sequence[int] | None,
     wanted_spacing: Sequence[float] | None,
+    fixed_stages: int | None,
     reasons: list[str],
 ) -> tuple[Grid, int]:
     cases = fingerprint.cases
@@ -113,8 +140,8 @@ def _choose_grid(
             spacing = np.round(spacing, 4)
             reasons.append(f"Spacing {_words(spacing)} mm: that of the median case.")
     voxels = np.array(grid_shape) if grid_shape is not None else np.ceil(extent / spacing - 0.05)
-    stages = int(np.clip(math.floor(math.log2(max(voxels.min(), 8) / 4)), 1, 5))
-    if grid_shape is None:
+    stages = fixed_stages or int(np.clip(math.floor(math.log2(max(voxels.min(), 8) / 4)), 1, 5))
+    if grid_shape is None and fixed_stages is None:
         # A coarser stride would pad more than an eighth of the volume: take fewer stages then.
         while stages > 2 and np.prod(_round_up(voxels, 2**stages) / voxels) > 1.5:
             stages -= 1

@@ -81,8 +81,9 @@ class Trainer:
         self.discriminator = build_discriminator(plan).to(self.device)
         with torch.no_grad():
             self.statistics = DataStatistics.of(self._whole_data(), len(plan.channels))
-        self.generator.start_from(self.statistics.means[0])
-        self.average = copy.deepcopy(self.generator).requires_grad_(False)
+        if plan.method != "article":
+            self.generator.start_from(self.statistics.means[0])
+        self.average = copy.deepcopy(self.generator).requires_grad_(False).eval()
 
         self.generator_optimizer = self._optimizer(self.generator)
         self.discriminator_optimizer = self._optimizer(self.discriminator)
@@ -90,8 +91,9 @@ class Trainer:
     def _optimizer(self, network: torch.nn.Module) -> torch.optim.Optimizer:
         settings = self.plan.training
         if settings.optimizer == "adam":
-            # β1 = 0.0: momentum hurts games. Both floats: PyTorch 2.13 refuses a mixture of int and float.
-            return torch.optim.Adam(network.parameters(), settings.learning_rate, betas=(0.0, settings.beta2))
+            return torch.optim.Adam(
+                network.parameters(), settings.learning_rate, betas=(settings.beta1, settings.beta2)
+            )
         return ConjugateGradient(network.parameters(), settings.learning_rate, settings.optimizer, beta2=settings.beta2)
 
     def _whole_data(self) -> Iterator[tuple[Inputs, Tensor]]:
@@ -117,6 +119,9 @@ class Trainer:
         return torch.randn(shape, generator=self.random).to(self.device)
 
     def _see(self, case: Tensor) -> Inputs:
+        """What the discriminator sees of a case: it and, but for the article's, its field."""
+        if self.plan.method == "article":
+            return (case,)
         return case, self.field(case[:, : len(self.plan.channels)])
 
     def set_progress(self, progress: float) -> None:
@@ -138,9 +143,9 @@ class Trainer:
             seen_real = self._see(real)
             seen_generated = self._see(generated)
         settings = self.plan.training
-        loss = discriminator_loss(
-            judge, seen_real, seen_generated, settings.penalty_weight, settings.objective, self.random
-        )
+        penalised = self.step_count % settings.penalty_interval == 0
+        weight = settings.penalty_weight * settings.penalty_interval if penalised else 0.0
+        loss = discriminator_loss(judge, seen_real, seen_generated, weight, settings.objective, self.random)
         self.discriminator_optimizer.zero_grad(set_to_none=True)
         loss.total.backward()
         self.discriminator_optimizer.step()
@@ -167,14 +172,16 @@ class Trainer:
     @torch.no_grad()
     def _update_average(self) -> None:
         """Exponential average of the generator's weights, its half-life a share of the steps taken so far."""
-        half_life = max(self.plan.training.ema_share * self.step_count, 1.0)
-        keep = 0.5 ** (1 / half_life)
+        share = self.plan.training.ema_share
+        keep = 0.5 ** (1 / max(share * self.step_count, 1.0)) if share else 0.0
         for averaged, current in zip(self.average.parameters(), self.generator.parameters()):
             averaged.lerp_(current, 1 - keep)
+        for averaged, current in zip(self.average.buffers(), self.generator.buffers()):
+            averaged.copy_(current)
 
     def state(self) -> dict[str, Tensor]:
         """All tensors that resuming needs: weights, average, optimisers, random state."""
-        tensors = {"random": self.random.get_state()}
+        tensors = {"random": self.random.get_state(), "global_random": torch.get_rng_state()}
         for name, network in self._networks().items():
             tensors |= {f"{name}.{key}": value for key, value in network.state_dict().items()}
         for name, optimizer in self._optimizers().items():
@@ -191,7 +198,8 @@ class Trainer:
         :raises KeyError, RuntimeError: it belongs to another plan.
         """
         self.step_count = step_count
-        self.random.set_state(tensors["random"].to(torch.uint8))
+        self.random.set_state(tensors["random"])
+        torch.set_rng_state(tensors["global_random"])  # of dropout, in the article's discriminator
         for name, network in self._networks().items():
             prefix = name + "."
             network.load_state_dict(

@@ -104,3 +104,9 @@ def test_readme_names_commands_that_exist():
     targets = set(re.findall(r"\bmake (\w+)", readme)) & {"demo", "test", "lint", "setup", "clean"}
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert all(f"\n{target}:" in makefile for target in targets)
+
+
+def test_the_command_line_offers_the_methods_of_the_plan():
+    from GEDGANLib import cli, plan
+
+    assert cli.METHODS == plan.METHODS
