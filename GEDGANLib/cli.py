@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -275,7 +276,7 @@ def _write_contact_sheet(path: Path, made: list, model, beside: Path | None) -> 
     if beside is not None:
         dataset = find_dataset(beside)
         rows.insert(0, ("real", _real_cases(dataset, model.plan, len(made))))
-    contact_sheet(path, rows, model.plan.description[:100])
+    contact_sheet(path, rows, textwrap.shorten(model.plan.description, 100, placeholder=" …"))
 
 
 def _real_cases(dataset, plan, count: int) -> list:
@@ -331,7 +332,7 @@ def run_render(arguments: argparse.Namespace, events: Events) -> None:
         segmentation = next((node for node in segmentations if node.GetName().startswith(volume.GetName())), None)
         for node in segmentations:
             node.GetDisplayNode().SetVisibility(node is segmentation)
-        title = f"{volume.GetName()} · {volume.GetDescription() or ''}"[:120]
+        title = textwrap.shorten(f"{volume.GetName()} · {volume.GetDescription() or ''}", 110, placeholder=" …")
         render_scene(application, volume, segmentation, arguments.output, title)
     print(f"{arguments.output} shows case {arguments.case} of {arguments.scene}.")
 
