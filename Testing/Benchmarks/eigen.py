@@ -75,8 +75,8 @@ def accuracy(side: int = 48) -> list[list[str]]:
     exact = torch.linalg.eigvalsh(matrices(tensor).double()).flip(-1)
     largest = exact[:, :1].clamp_min(1e-30)
     ours = symmetric_eigen(tensor)[0].flatten(2)[0].T
-    rival_order = (0, 1, 2, 3, 4, 5)  # xx, yy, zz, xy, xz, yz in both
-    rival = torch.from_numpy(eig_special_3d(tensor[0, list(rival_order)].numpy(), full=True)[0]).flatten(1).T.flip(-1)
+    rival_values = eig_special_3d(tensor[0].numpy().copy(), full=True)[0]  # the same order of components
+    rival = torch.from_numpy(np.sort(rival_values.reshape(3, -1).T)[:, ::-1].copy())
     lapack = torch.linalg.eigvalsh(matrices(tensor)).flip(-1)
     return [
         [name, f"{float(((values.double() - exact).abs() / largest).max()):.1e}"]
