@@ -26,7 +26,6 @@ from .tensor import COMPONENTS
 RELATIVE_GAP = 1e-3
 """Gaps below this share of the matrix's largest entry count as meeting when an eigenvector is differentiated."""
 
-
 BLOCK = 65536
 """Matrices decomposed at a time: their intermediate results stay in the processor's cache, and memory stays small."""
 
@@ -34,7 +33,7 @@ BLOCK = 65536
 def _dot(a: Sequence[Tensor] | Tensor, b: Sequence[Tensor] | Tensor) -> Tensor:
     total = a[0] * b[0]
     for x, y in zip(a[1:], b[1:]):
-        total = total + x * y
+        total = torch.addcmul(total, x, y)
     return total
 
 
@@ -50,139 +49,147 @@ def _as_rows(entries: Tensor, spatial_dims: int) -> list[list[Tensor]]:
     return rows
 
 
-def _choose(condition: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    """``torch.where`` for finite values, several times as fast on a CPU: exact, as ``lerp`` is at both its ends."""
-    return torch.lerp(no, yes, condition.to(no.dtype))
+def _rotate_plane(a: Tensor, b: Tensor, c: Tensor, sign: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of the angle that diagonalises [[a, c], [c, b]], the larger value first; where ``sign`` is -1
+    the smaller one."""
+    twice, difference = 2 * c, a - b
+    if sign is not None:
+        twice, difference = twice.mul_(sign), difference.mul_(sign)
+    angle = torch.atan2(twice, difference).mul_(0.5)
+    return angle.cos(), angle.sin_()
 
 
-def _rotate_plane(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of the angle that diagonalises [[a, c], [c, b]], the larger value first."""
-    angle = 0.5 * torch.atan2(2 * c, a - b)
-    return angle.cos(), angle.sin()
+def _plane_value(a: Tensor, b: Tensor, c: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Rayleigh quotient of [[a, c], [c, b]] for the vector (cosine, sine)."""
+    return (cosine * torch.addcmul(cosine * a, sine, c)).addcmul_(sine, torch.addcmul(cosine * c, sine, b))
 
 
-def _plane_values(a: Tensor, b: Tensor, c: Tensor, cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor]:
-    """Rayleigh quotients of [[a, c], [c, b]] for the vectors (cosine, sine) and (-sine, cosine)."""
-    along, across = torch.addcmul(cosine * a, sine, c), torch.addcmul(cosine * c, sine, b)
-    larger = torch.addcmul(cosine * along, sine, across)
-    along, across = torch.addcmul(cosine * c, sine, a, value=-1), torch.addcmul(cosine * b, sine, c, value=-1)
-    return larger, torch.addcmul(cosine * across, sine, along, value=-1)
-
-
-def _decompose_2d(entries: Tensor) -> tuple[Tensor, Tensor]:
-    """(3, n) with largest entry 1 -> values (2, n), vectors (2, 2, n)."""
+def _decompose_2d(entries: Tensor, values: Tensor, vectors: Tensor) -> None:
+    """(3, n) with largest entry 1 -> values (2, n), vectors (2, 2, n), written in place."""
     a, b, c = entries
     cosine, sine = _rotate_plane(a, b, c)
-    vectors = torch.stack([torch.stack([cosine, sine]), torch.stack([-sine, cosine])])
-    return torch.stack(_plane_values(a, b, c, cosine, sine)), vectors
+    values[0] = _plane_value(a, b, c, cosine, sine)
+    values[1] = _plane_value(a, b, c, -sine, cosine)
+    vectors[0, 0] = vectors[1, 1] = cosine
+    vectors[0, 1] = sine
+    vectors[1, 0] = -sine
 
 
-def _isolated_value(a: Tensor, b: Tensor, c: Tensor, off_square: Tensor, entries: Tensor) -> tuple[Tensor, Tensor]:
-    """The extreme eigenvalue on the side that stands alone, and where that is the largest one (Smith 1961)."""
-    d, e, f = entries[3:]
-    mean = (a + b + c) / 3
-    x, y, z = a - mean, b - mean, c - mean
-    # Without cancellation: differences of the diagonal, not squares of the trace.
-    half_norm = ((a - b).square_() + (b - c).square_() + (c - a).square_()).div_(6).add_(off_square)
-    radius = half_norm.div_(3).sqrt_()
-    determinant = torch.addcmul(x * y * z, d * e, f, value=2)
-    determinant.addcmul_(x, f * f, value=-1).addcmul_(y, e * e, value=-1).addcmul_(z, d * d, value=-1)
-    cosine = determinant.div_((radius * radius * radius).mul_(2).clamp_min_(1e-30)).clamp_(-1, 1)
-    is_largest = cosine >= 0
-    distance = cosine.abs_().acos_().div_(3).cos_().mul_(radius).mul_(2)
-    return _choose(is_largest, mean + distance, mean - distance), is_largest
+def _isolated_value(entries: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
+    """The extreme eigenvalue on the side that stands alone, and 1 where that is the largest one, else -1.
 
-
-def _decompose_3d(entries: Tensor) -> tuple[Tensor, Tensor]:
-    """(6, n) with largest entry 1 -> values (3, n), vectors (3, 3, n)."""
+    Smith (CACM 4(4), 1961). A first estimate: a Rayleigh quotient takes its place once there is a vector.
+    """
     a, b, c, d, e, f = entries
-    dd, ee, ff = d * d, e * e, f * f
-    isolated, is_largest = _isolated_value(a, b, c, dd + ee + ff, entries)
+    mean = (a + b).add_(c).div_(3)
+    x, y, z = centred = entries[:3] - mean
+    # Without cancellation: the centred diagonal, not squares of the trace.
+    radius = squares.sum(0).add_(centred.square().sum(0), alpha=0.5).div_(3).sqrt_()
+    determinant = (x * y).mul_(z).addcmul_(d * e, f, value=2)
+    determinant.addcmul_(x, squares[2], value=-1).addcmul_(y, squares[1], value=-1).addcmul_(z, squares[0], value=-1)
+    cosine = determinant.div_((radius * radius).mul_(radius).mul_(2).clamp_min_(1e-30)).clamp_(-1, 1)
+    side = torch.ones_like(cosine).copysign_(cosine)
+    distance = cosine.abs_().acos_().div_(3).cos_().mul_(radius).mul_(side)
+    return mean.add_(distance, alpha=2), side
+
+
+def _decompose_3d(entries: Tensor, values: Tensor, vectors: Tensor) -> None:
+    """(6, n) with largest entry 1 -> values (3, n), vectors (3, 3, n), written in place.
+
+    Products are written out entry by entry and results into their place: memory traffic is what costs here.
+    """
+    a, b, c, d, e, f = entries
+    squares = entries[3:].square()
+    isolated, side = _isolated_value(entries, squares)
 
     # The adjugate of S - λ is a multiple of v vᵀ: any column is v, the one with the largest diagonal entry best.
-    x, y, z = a - isolated, b - isolated, c - isolated
-    first = torch.stack([y * z - ff, e * f - d * z, d * f - e * y])
-    second = torch.stack([first[1], x * z - ee, d * e - x * f])
-    third = torch.stack([first[2], second[2], x * y - dd])
-    sizes = first[0].abs(), second[1].abs(), third[2].abs()
-    axis = _choose(sizes[0] >= sizes[1], first, second)
-    axis = _choose(sizes[2] > torch.maximum(sizes[0], sizes[1]), third, axis)
+    x, y, z = entries[:3] - isolated
+    diagonal = (y * z).sub_(squares[2]), (x * z).sub_(squares[1]), (x * y).sub_(squares[0])
+    upper = (e * f).addcmul_(d, z, value=-1)
+    corner = (d * f).addcmul_(e, y, value=-1)
+    lower = (d * e).addcmul_(x, f, value=-1)
+    first_is_best = (diagonal[0] >= diagonal[1]).to(entries.dtype)
+    third_is_best = (diagonal[2] > torch.maximum(diagonal[0], diagonal[1])).to(entries.dtype)
+    axis = torch.empty_like(vectors[0])
+    columns_of = ((diagonal[0], upper, corner), (upper, diagonal[1], lower), (corner, lower, diagonal[2]))
+    for out, columns in zip(axis, columns_of):
+        # lerp is torch.where for finite values: exact at both ends, and several times as fast on a CPU.
+        torch.lerp(torch.lerp(columns[1], columns[0], first_is_best), columns[2], third_is_best, out=out)
     length = axis.square().sum(0)
     # A multiple of the identity has no isolated direction; any will do, the x axis then.
     degenerate = length <= 1e-24
-    axis = axis * length.masked_fill(degenerate, 1.0).rsqrt_()
+    axis.mul_(length.masked_fill_(degenerate, 1.0).rsqrt_())
     axis[0].masked_fill_(degenerate, 1.0)
     axis[1:].masked_fill_(degenerate, 0.0)
 
     # Orthonormal basis across the axis (Duff et al., JCGT 6(1), 2017), then one Jacobi rotation in that plane.
     sign = torch.ones_like(a).copysign_(axis[2])
-    scale = -(sign + axis[2]).reciprocal_()
-    mixed = axis[0] * axis[1] * scale
+    scale = (sign + axis[2]).reciprocal_().neg_()
     signed = sign * axis[0]
-    first = torch.stack([(signed * axis[0]).mul_(scale).add_(1), sign * mixed, -signed])
-    second = torch.stack([mixed, torch.addcmul(sign, axis[1] * axis[1], scale), -axis[1]])
-    rows = entries[[0, 3, 4, 3, 1, 5, 4, 5, 2]].unflatten(0, (3, 3))
+    mixed = (axis[0] * axis[1]).mul_(scale)
+    first = ((signed * axis[0]).mul_(scale).add_(1), sign * mixed, signed.neg_())
+    second = (mixed, (axis[1] * axis[1]).mul_(scale).add_(sign), -axis[1])
+    image = _image(entries, first)
+    plane_a, plane_c = _dot(first, image), _dot(second, image)
+    plane_b = _dot(second, _image(entries, second))
+    # Rotated so that the middle eigenvector comes first, whichever side the isolated one is on.
+    cosine, sine = _rotate_plane(plane_a, plane_b, plane_c, side)
+    alone = (a + b).add_(c).sub_(plane_a).sub_(plane_b)
+    far_value = _plane_value(plane_a, plane_b, plane_c, -sine, cosine)
+    is_largest = side.add_(1).mul_(0.5)
+    values[1] = _plane_value(plane_a, plane_b, plane_c, cosine, sine)
+    torch.lerp(far_value, alone, is_largest, out=values[0])
+    torch.lerp(alone, far_value, is_largest, out=values[2])
+    for index in range(3):
+        torch.addcmul(cosine * first[index], sine, second[index], out=vectors[1, index])
+        far = (cosine * second[index]).addcmul_(sine, first[index], value=-1)
+        torch.lerp(far, axis[index], is_largest, out=vectors[0, index])
+        torch.lerp(axis[index], far, is_largest, out=vectors[2, index])
 
-    def image_of(vector: Tensor) -> Tensor:
-        return torch.addcmul(rows[:, 0] * vector[0], rows[:, 1], vector[1]).addcmul_(rows[:, 2], vector[2])
 
-    image_first = image_of(first)
-    plane = (
-        (first * image_first).sum(0),
-        (second * image_of(second)).sum(0),
-        (second * image_first).sum(0),
+def _image(entries: Tensor, vector: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    a, b, c, d, e, f = entries
+    u, v, w = vector
+    return (
+        (a * u).addcmul_(d, v).addcmul_(e, w),
+        (d * u).addcmul_(b, v).addcmul_(f, w),
+        (e * u).addcmul_(f, v).addcmul_(c, w),
     )
-    cosine, sine = _rotate_plane(*plane)
-    larger, smaller = _plane_values(*plane, cosine, sine)
-    alone = (axis * image_of(axis)).sum(0)
-    larger_vector = torch.addcmul(cosine * first, sine, second)
-    smaller_vector = torch.addcmul(cosine * second, sine, first, value=-1)
-    values = [
-        _choose(is_largest, alone, larger),
-        _choose(is_largest, larger, smaller),
-        _choose(is_largest, smaller, alone),
-    ]
-    vectors = [
-        _choose(is_largest, axis, larger_vector),
-        _choose(is_largest, larger_vector, smaller_vector),
-        _choose(is_largest, smaller_vector, axis),
-    ]
-    return torch.stack(values), torch.stack(vectors)
 
 
-def _decompose_block(entries: Tensor) -> tuple[Tensor, Tensor]:
-    """(components, n) -> values (D, n), descending, and vectors (D, D, n)."""
+def _decompose_block(entries: Tensor, values: Tensor, vectors: Tensor) -> None:
+    """(components, n) -> values (D, n), descending, and vectors (D, D, n), written in place."""
     # Structure tensors live anywhere between 1e-12 and 1e6: work on a matrix whose largest entry is 1.
     size = entries.abs().amax(0)
-    scaled = entries / torch.where(size > 0, size, 1.0)
-    values, vectors = (_decompose_3d if len(entries) == 6 else _decompose_2d)(scaled)
+    scaled = entries / size.masked_fill(size == 0, 1.0)
+    (_decompose_3d if len(entries) == 6 else _decompose_2d)(scaled, values, vectors)
     for k in range(1, len(values)):  # values that are equal but for rounding may come out in the wrong order
         torch.minimum(values[k - 1], values[k], out=values[k])
-    return values.mul_(size), vectors
+    values.mul_(size)
 
 
-def _blockwise(entries: Tensor, function: Callable[[Tensor], tuple[Tensor, ...]]) -> list[Tensor]:
-    """Apply ``function``, (components, n) -> tensors (..., n), to a field (N, components, *spatial), in blocks.
+def _by_blocks(entries: Tensor, results: Sequence[Tensor], function: Callable[..., None]) -> list[Tensor]:
+    """Apply ``function`` to a field in blocks of :data:`BLOCK` matrices.
 
-    :returns: one tensor (N, ..., *spatial) for each of the function's.
+    :param entries: (N, components, *spatial).
+    :param results: memory for what comes out, each (..., number of matrices).
+    :param function: (components, n) and a block (..., n) of each result, which it fills.
+    :returns: the results as (N, ..., *spatial).
     """
-    results: list[Tensor] = []
-    for sample in range(len(entries)):
-        flat = entries[sample].reshape(entries.shape[1], -1)
-        for start in range(0, flat.shape[1], BLOCK):
-            part = slice(start, start + BLOCK)
-            outputs = function(flat[:, part])
-            if not results:
-                results = [o.new_empty(len(entries), *o.shape[:-1], flat.shape[1]) for o in outputs]
-            for result, output in zip(results, outputs):
-                result[sample, ..., part] = output
-    return [result.reshape(*result.shape[:-1], *entries.shape[2:]) for result in results]
+    # All samples in one row: a view for one sample, one copy for several.
+    flat = entries.reshape(*entries.shape[:2], -1).transpose(0, 1).reshape(entries.shape[1], -1)
+    for start in range(0, flat.shape[1], BLOCK):
+        part = slice(start, start + BLOCK)
+        function(flat[:, part], *(result[..., part] for result in results))
+    by_sample = [result.unflatten(-1, (len(entries), -1)).movedim(-2, 0) for result in results]
+    return [result.reshape(*result.shape[:-1], *entries.shape[2:]) for result in by_sample]
 
 
 def _decompose(entries: Tensor) -> tuple[Tensor, Tensor]:
-    """Values (N, D, ...) in descending order and vectors (N, D, D, ...), vector k at [:, k]. Not differentiable."""
-    values, vectors = _blockwise(entries, _decompose_block)
-    return values, vectors
+    """Values (N, D, *spatial), descending, and vectors (N, D, D, *spatial), vector k at [:, k]. Not differentiable."""
+    size, count = (3 if entries.shape[1] == 6 else 2), entries[:, 0].numel()
+    results = entries.new_empty(size, count), entries.new_empty(size, size, count)
+    return tuple(_by_blocks(entries, results, _decompose_block))
 
 
 def _to_basis(matrix: list[list[Tensor]], vectors: Tensor) -> list[list[Tensor]]:
@@ -252,8 +259,8 @@ class _GapWeightedDyads(torch.autograd.Function):
     @staticmethod
     def forward(ctx, entries: Tensor) -> Tensor:
         ctx.save_for_backward(entries)
-        (dyads,) = _blockwise(entries, lambda block: (_dyads(*_decompose_block(block)),))
-        return dyads
+        channels = 3 if entries.shape[1] == 3 else 12
+        return _by_blocks(entries, [entries.new_empty(channels, entries[:, 0].numel())], _fill_dyads)[0]
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:
@@ -284,13 +291,16 @@ class _GapWeightedDyads(torch.autograd.Function):
         return _from_basis(total, vectors)
 
 
-def _dyads(values: Tensor, vectors: Tensor) -> Tensor:
-    """Values (D, n) and vectors (D, D, n) -> gap-weighted dyads (3 or 12, n)."""
-    size = len(values)
-    weighted = [((values[0] - values[1]) * vectors[0], vectors[0])]
-    if size == 3:
-        weighted.append(((values[1] - values[2]) * vectors[2], vectors[2]))
-    return torch.stack([left[i] * right[j] for left, right in weighted for i, j in COMPONENTS[size]])
+def _fill_dyads(entries: Tensor, dyads: Tensor) -> None:
+    """(components, n) -> gap-weighted dyads (3 or 12, n), written in place."""
+    size = 3 if len(entries) == 6 else 2
+    values, vectors = entries.new_empty(size, entries.shape[1]), entries.new_empty(size, size, entries.shape[1])
+    _decompose_block(entries, values, vectors)
+    channels = iter(dyads)
+    for upper, lower, vector in ((0, 1, vectors[0]), (1, 2, vectors[-1]))[: size - 1]:
+        weighted = (values[upper] - values[lower]) * vector
+        for i, j in COMPONENTS[size]:
+            torch.mul(weighted[i], vector[j], out=next(channels))
 
 
 def gap_weighted_dyads(entries: Tensor) -> Tensor:
