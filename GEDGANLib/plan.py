@@ -21,6 +21,7 @@ FORMAT_VERSION = 1
 METHODS = ("ged", "article")
 ARTICLE_STRIDE = 8
 OBJECTIVES = ("relativistic", "bce", "hinge", "wasserstein", "article")
+FIELD_KINDS = ("eigen-directional", "tensor", "gradient", "none")
 OPTIMIZERS = ("adam", "PRP+", "FR", "HS", "DY", "HZ")
 
 
@@ -83,14 +84,23 @@ class Networks:
 
 @dataclass(frozen=True)
 class Field:
-    """Scales of the eigen-directional field.
+    """What the discriminator sees beside the case.
 
-    :param sigma: of the gradient, mm.
-    :param rho: of the average, mm.
+    :param sigma: scale of the gradient, mm.
+    :param rho: scale of the average, mm.
+    :param kind: one of :data:`FIELD_KINDS`, see ``structure.field``.
+    :param stage: of the discriminator, at which it enters; stage s has 1/2^(s+1) of the grid's resolution.
     """
 
     sigma: float
     rho: float
+    kind: str = "eigen-directional"
+    stage: int = 0
+
+    @property
+    def stride(self) -> int:
+        """Voxels of the grid to one of the field, along each axis."""
+        return 2 ** (self.stage + 1)
 
 
 @dataclass(frozen=True)
@@ -218,9 +228,12 @@ class Plan:
             ("method", self.method, METHODS),
             ("objective", self.training.objective, OBJECTIVES),
             ("optimizer", self.training.optimizer, OPTIMIZERS),
+            ("kind of field", self.field.kind, FIELD_KINDS),
         ):
             if value not in known:
                 raise InputError(f"{source}: there is no {name} called {value}.", f"Choose {', '.join(known)}.")
+        if self.method != "article" and not 0 <= self.field.stage < len(self.networks.discriminator_widths):
+            raise InputError(f"{source}: the field enters at stage {self.field.stage}, which is not there.", "Edit it.")
         training = self.training
         numbers = [training.batch, training.penalty_interval, training.learning_rate, self.field.sigma]
         if min(*numbers, *self.grid.spacing) <= 0 or self.training.penalty_weight < 0:

@@ -1,14 +1,35 @@
-"""Networks from a plan."""
+"""Networks, and the field that they meet in, from a plan."""
 
 from __future__ import annotations
 
+from ..structure.field import FIELDS, StructureField
 from .article import ArticleDiscriminator, ArticleGenerator
 from .blocks import channels_last
 from .discriminator import Discriminator
 from .generator import Generator
 
-FIELD_CHANNELS = {2: 4, 3: 13}
-"""Channels of the eigen-directional field for one image channel."""
+
+def field_channels(plan) -> int:
+    """Channels of what the discriminator of a :class:`GEDGANLib.plan.Plan` sees beside the case; 0 for nothing."""
+    if plan.method == "article" or plan.field.kind == "none":
+        return 0
+    return FIELDS[plan.field.kind].CHANNELS[plan.spatial_dims] * len(plan.channels)
+
+
+def build_field(plan, tau: float) -> StructureField | None:
+    """What the discriminator sees beside the case, as a function of its image; None for nothing.
+
+    :param tau: see :func:`GEDGANLib.structure.field.median_trace`.
+    """
+    if not field_channels(plan):
+        return None
+    return FIELDS[plan.field.kind](
+        spacing=tuple(plan.grid.spacing),
+        sigma=plan.field.sigma,
+        rho=plan.field.rho,
+        tau=tau,
+        stride=plan.field.stride,
+    )
 
 
 def build_generator(plan) -> Generator | ArticleGenerator:
@@ -40,8 +61,9 @@ def build_discriminator(plan) -> Discriminator | ArticleDiscriminator:
         shape=plan.grid.shape,
         image_channels=len(plan.channels),
         label_count=len(plan.labels),
-        field_channels=FIELD_CHANNELS[plan.spatial_dims] * len(plan.channels),
+        field_channels=field_channels(plan),
         widths=plan.networks.discriminator_widths,
+        field_stage=plan.field.stage,
         blocks=plan.networks.blocks,
     )
     return discriminator.to(memory_format=channels_last(plan.spatial_dims))

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from .build import FIELD_CHANNELS, build_discriminator, build_generator
+from .build import build_discriminator, build_generator, field_channels
 
 # Products of one step in units of one forward pass of one case. A backward pass costs two forward ones, a second
 # backward through it two more. D's step: fakes, then real and fake with penalties; G's: fakes, D on real and fake.
@@ -70,15 +70,15 @@ def step_costs(plan) -> StepCosts:
     """Count one training step of ``plan`` on networks without data."""
     voxels, batch = math.prod(plan.grid.shape), plan.training.batch
     case_channels = len(plan.channels) + (len(plan.labels) + 1 if plan.labels else 0)
-    field_channels = FIELD_CHANNELS[plan.spatial_dims] * len(plan.channels)
+    beside = field_channels(plan)
     with torch.device("meta"):
         generator, discriminator = build_generator(plan), build_discriminator(plan)
         case = torch.empty(batch, case_channels, *plan.grid.shape)
-        field = torch.empty(batch, field_channels, *(side // 2 for side in plan.grid.shape))
+        field = torch.empty(batch, beside, *(side // plan.field.stride for side in plan.grid.shape)) if beside else None
         generator_operations, generator_kept = count(generator, torch.empty(batch, plan.networks.latent_size))
         discriminator_operations, discriminator_kept = count(discriminator, case, field)
     kept = max(4 * discriminator_kept, generator_kept + discriminator_kept)
-    kept += 4 * batch * voxels * (case_channels + field_channels / 2**plan.spatial_dims)
+    kept += 4 * batch * voxels * (case_channels + beside / plan.field.stride**plan.spatial_dims)
     return StepCosts(
         GENERATOR_PASSES * generator_operations + DISCRIMINATOR_PASSES * discriminator_operations,
         kept,

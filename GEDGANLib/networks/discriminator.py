@@ -16,15 +16,16 @@ class Discriminator(nn.Module):
     """Norm-free residual discriminator for 2D and 3D.
 
     Image and label channels are packed to half resolution by one overlapping strided convolution: more than one at
-    full resolution would cost more than all others together. The field arrives at half resolution already (its
-    averaging makes it band-limited). Labels can be shut for a case, which then is judged by its image alone, through
-    the same network: an all-zero label vector, not even background, says so.
+    full resolution would cost more than all others together. The field arrives at the resolution of the stage that it
+    enters (its averaging makes it band-limited). Labels can be shut for a case, which then is judged by its image
+    alone, through the same network: an all-zero label vector, not even background, says so.
 
     :param spatial_dims: 2 or 3.
     :param shape: voxels of the input grid, every side a multiple of ``2 ** len(widths)``.
     :param image_channels: image channels of the input.
     :param label_count: labels without background; 0 for none.
-    :param field_channels: channels of the field at half resolution; 0 for none.
+    :param field_channels: channels of the field; 0 for none.
+    :param field_stage: which stage the field enters.
     :param widths: channels a stage, finest first; the first stage has half the resolution of the input.
     :param class_count: classes to condition on (projection, Miyato and Koyama, ICLR 2018); 0 for none.
     :param blocks: residual blocks a stage.
@@ -40,6 +41,7 @@ class Discriminator(nn.Module):
         field_channels: int,
         widths: Sequence[int],
         class_count: int = 0,
+        field_stage: int = 0,
         blocks: int = 1,
     ) -> None:
         super().__init__()
@@ -50,8 +52,9 @@ class Discriminator(nn.Module):
         total_blocks = blocks * len(widths)
         case_channels = image_channels + (label_count + 1 if label_count else 0)
         self.pack = convolution(spatial_dims, case_channels, widths[0], 4, stride=2, padding=1)
+        self.field_stage = field_stage
         self.enter_field = (
-            convolution(spatial_dims, field_channels, widths[0], 1, bias=False) if field_channels else None
+            convolution(spatial_dims, field_channels, widths[field_stage], 1, bias=False) if field_channels else None
         )
         self.stages = nn.ModuleList(
             nn.Sequential(*(ResidualBlock(spatial_dims, width, total_blocks) for _ in range(blocks)))
@@ -76,7 +79,7 @@ class Discriminator(nn.Module):
         """Return how real each case is, shape (N,); only differences mean something in the relativistic objective.
 
         :param case: (N, image_channels + label_count + 1, *shape), as the generator returns it.
-        :param field: (N, field_channels, *shape / 2).
+        :param field: (N, field_channels, *shape / 2 ** (field_stage + 1)).
         :param labelled: (N,), 1 where the labels count and 0 where the image alone is judged; all 1 when not given.
         :param class_weights: (N, class_count), one-hot.
         """
@@ -84,11 +87,12 @@ class Discriminator(nn.Module):
             shown = labelled.reshape(-1, *[1] * (case.ndim - 1)).to(case.dtype)
             case = torch.cat([case[:, : self.image_channels], case[:, self.image_channels :] * shown], 1)
         x = self.pack(case)
-        if self.enter_field is not None:
-            x = x + self.enter_field(field)
-        x = self.stages[0](x)
-        for transition, stage in zip(self.transitions, self.stages[1:]):
-            x = stage(transition(downsample(x)))
+        for index, stage in enumerate(self.stages):
+            if index:
+                x = self.transitions[index - 1](downsample(x))
+            if self.enter_field is not None and index == self.field_stage:
+                x = x + self.enter_field(field)
+            x = stage(x)
         pooled = (functional.leaky_relu(x, SLOPE) * self.basis).flatten(2).sum(2)
         logit = self.logit(pooled).squeeze(1)
         if self.class_embedding is not None:

@@ -8,23 +8,30 @@ For every image channel, with :math:`t = \mathrm{tr}\,S` and :math:`\tau` the da
 
 The eigen-directions of S are conjugate with respect to it, :math:`e_i^TSe_j=0`: these are the gradient's conjugate
 directions. The field never holds a raw eigenvector, which has no sign and no bounded derivative in flat regions.
+
+Two plainer fields stand beside it, to measure it against: :math:`S/(t+\tau)` and :math:`\sqrt{t/\tau}`.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from .eigen import gap_weighted_dyads
-from .tensor import structure_tensor
+from .tensor import COMPONENTS, axis_filters, check_image, filtered_structure_tensor, structure_tensor
+
+BLOCK_SIDE = 64
+"""Voxels along each axis of the blocks that a large volume is cut into."""
 
 
 @dataclass(frozen=True)
-class EigenDirectionalField:
-    """Callable image -> field with fixed scales.
+class StructureField:
+    """Callable image -> field with fixed scales; the kinds differ in what they make of the structure tensor.
 
     :param spacing: voxel size in mm, one entry a spatial axis.
     :param sigma: scale of the gradient, mm.
@@ -39,18 +46,82 @@ class EigenDirectionalField:
     tau: float
     stride: int = 1
 
-    def channels(self, image_channels: int) -> int:
-        """Channels of the field of an image with ``image_channels`` channels: 13 each in 3D, 4 in 2D."""
-        return image_channels * (13 if len(self.spacing) == 3 else 4)
+    CHANNELS: ClassVar[dict[int, int]]
+    """Channels of the field of one image channel, for 2 and 3 spatial dimensions."""
+
+    def from_tensor(self, tensor: Tensor, trace: Tensor) -> Tensor:
+        """Field (N, CHANNELS, *spatial) of structure tensors (N, 3 or 6, *spatial) with their ``trace`` (N, 1, ...)."""
+        raise NotImplementedError
 
     def __call__(self, image: Tensor) -> Tensor:
-        """Return the field of ``image`` (N, C, *spatial), shape (N, channels, *ceil(spatial/stride))."""
-        tensor = structure_tensor(image, self.sigma, self.rho, self.spacing, self.stride)
+        """Return the field of ``image`` (N, C, *spatial), shape (N, C * CHANNELS, *ceil(spatial/stride)).
+
+        :raises ValueError: the image does not have as many spatial axes as ``spacing`` entries.
+        """
+        return self._of(structure_tensor(image, self.sigma, self.rho, self.spacing, self.stride))
+
+    def _of(self, tensor: Tensor) -> Tensor:
         batch, image_channels = tensor.shape[:2]
         tensor = tensor.flatten(0, 1)
         trace = tensor[:, : len(self.spacing)].sum(1, keepdim=True)
-        field = torch.cat([gap_weighted_dyads(tensor) / (trace + self.tau), torch.log1p(trace / self.tau)], 1)
-        return field.unflatten(0, (batch, image_channels)).flatten(1, 2)
+        return self.from_tensor(tensor, trace).unflatten(0, (batch, image_channels)).flatten(1, 2)
+
+    @torch.no_grad()
+    def by_blocks(self, image: Tensor, side: int = BLOCK_SIDE) -> Tensor:
+        """The same field of a large volume, computed block by block with as wide a halo as the filters reach.
+
+        Memory beside the result is that of a block, and time grows with the voxels alone. Not differentiable.
+
+        :param side: voxels of a block of the result along each axis.
+        """
+        check_image(image, self.spacing)
+        image = image if image.dtype in (torch.float32, torch.float64) else image.float()
+        filters = axis_filters(image, self.sigma, self.rho, self.spacing, self.stride)
+        shape = [axis_filter.average.shape[0] for axis_filter in filters]
+        field = image.new_empty(len(image), image.shape[1] * self.CHANNELS[len(shape)], *shape)
+        cuts = [[slice(start, min(start + side, size)) for start in range(0, size, side)] for size in shape]
+        with torch.autocast(image.device.type, enabled=False):
+            for block in itertools.product(*cuts):
+                block_filters, seen = zip(*(f.only(cut) for f, cut in zip(filters, block)))
+                tensor = filtered_structure_tensor(image[(..., *seen)].contiguous(), block_filters)
+                field[(..., *block)] = self._of(tensor)
+        return field
+
+
+class EigenDirectionalField(StructureField):
+    """See the module's text. The default."""
+
+    CHANNELS: ClassVar[dict[int, int]] = {2: 4, 3: 13}
+
+    def from_tensor(self, tensor: Tensor, trace: Tensor) -> Tensor:
+        return torch.cat([gap_weighted_dyads(tensor) / (trace + self.tau), torch.log1p(trace / self.tau)], 1)
+
+
+class RelativeTensorField(StructureField):
+    """S / (t + τ): the same directions, not told apart into surfaces and tubes."""
+
+    CHANNELS: ClassVar[dict[int, int]] = {dims: len(parts) for dims, parts in COMPONENTS.items()}
+
+    def from_tensor(self, tensor: Tensor, trace: Tensor) -> Tensor:
+        return tensor / (trace + self.tau)
+
+
+class GradientMagnitudeField(StructureField):
+    """√(t/τ): how steep the image is, no directions."""
+
+    CHANNELS: ClassVar[dict[int, int]] = {2: 1, 3: 1}
+
+    def from_tensor(self, tensor: Tensor, trace: Tensor) -> Tensor:
+        # √(x + ε) - √ε has a bounded derivative where the image is flat.
+        return (trace / self.tau + 1e-2).sqrt() - 1e-1
+
+
+FIELDS: dict[str, type[StructureField]] = {
+    "eigen-directional": EigenDirectionalField,
+    "tensor": RelativeTensorField,
+    "gradient": GradientMagnitudeField,
+}
+"""Fields by the names that a plan has for them."""
 
 
 def median_trace(images: Sequence[Tensor], sigma: float, rho: float, spacing: Sequence[float]) -> float:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -63,6 +64,58 @@ def _apply_along(image: Tensor, matrix: Tensor, axis: int) -> Tensor:
     return torch.matmul(matrix, image.reshape(before, matrix.shape[1], after)).reshape(shape)
 
 
+class AxisFilters(NamedTuple):
+    """The three filters along one axis, as matrices: smoothing and derivative at scale σ, average at scale ρ."""
+
+    smoothing: Tensor
+    derivative: Tensor
+    average: Tensor
+
+    def only(self, outputs: slice) -> tuple[AxisFilters, slice]:
+        """What is needed for some rows of the average: the filters cut to it, and the voxels that they look at."""
+        inner = _columns_used(self.average[outputs])
+        outer = _columns_used(self.smoothing[inner])
+        return (
+            AxisFilters(
+                self.smoothing[inner, outer], self.derivative[inner, outer], self.average[outputs, inner].contiguous()
+            ),
+            outer,
+        )
+
+
+def _columns_used(rows: Tensor) -> slice:
+    used = rows.abs().sum(0).nonzero()
+    return slice(int(used.min()), int(used.max()) + 1)
+
+
+def axis_filters(
+    image: Tensor, sigma: float, rho: float, spacing: Sequence[float], stride: int = 1
+) -> list[AxisFilters]:
+    """The filters of :func:`structure_tensor` for each spatial axis of ``image``; parameters as there."""
+
+    def matrix(axis: int, scale: float, derivative: bool, stride: int) -> Tensor:
+        size, device = image.shape[axis + 2], str(image.device)
+        return _filter_matrix(size, float(spacing[axis]), float(scale), derivative, stride, device, image.dtype)
+
+    return [
+        AxisFilters(matrix(axis, sigma, False, 1), matrix(axis, sigma, True, 1), matrix(axis, rho, False, stride))
+        for axis in range(image.ndim - 2)
+    ]
+
+
+def _gradient(image: Tensor, filters: Sequence[AxisFilters]) -> list[Tensor]:
+    """Components of the gradient, each (N, C, *spatial)."""
+    # Smooth along each axis but the one that is derived, sharing the products: 8 instead of 9 in 3D.
+    components: list[Tensor] = []
+    smoothed = image
+    for axis, axis_filter in enumerate(filters):
+        components = [_apply_along(component, axis_filter.smoothing, axis) for component in components]
+        components.append(_apply_along(smoothed, axis_filter.derivative, axis))
+        if axis + 1 < len(filters):
+            smoothed = _apply_along(smoothed, axis_filter.smoothing, axis)
+    return components
+
+
 def gaussian_gradient(image: Tensor, sigma: float, spacing: Sequence[float]) -> Tensor:
     """Gradient of ``image`` at scale ``sigma``.
 
@@ -71,22 +124,7 @@ def gaussian_gradient(image: Tensor, sigma: float, spacing: Sequence[float]) -> 
     :param spacing: voxel size of each spatial axis in mm.
     :returns: shape (N, C, D, *spatial), intensity per mm, D the number of spatial axes.
     """
-    spatial_dims = image.ndim - 2
-
-    def matrix(axis: int, derivative: bool) -> Tensor:
-        return _filter_matrix(
-            image.shape[axis + 2], float(spacing[axis]), float(sigma), derivative, 1, str(image.device), image.dtype
-        )
-
-    # Smooth along each axis but the one that is derived, sharing the products: 8 instead of 9 in 3D.
-    components: list[Tensor] = []
-    smoothed = image
-    for axis in range(spatial_dims):
-        components = [_apply_along(component, matrix(axis, False), axis) for component in components]
-        components.append(_apply_along(smoothed, matrix(axis, True), axis))
-        if axis + 1 < spatial_dims:
-            smoothed = _apply_along(smoothed, matrix(axis, False), axis)
-    return torch.stack(components, dim=2)
+    return torch.stack(_gradient(image, axis_filters(image, sigma, sigma, spacing)), dim=2)
 
 
 def structure_tensor(image: Tensor, sigma: float, rho: float, spacing: Sequence[float], stride: int = 1) -> Tensor:
@@ -100,19 +138,29 @@ def structure_tensor(image: Tensor, sigma: float, rho: float, spacing: Sequence[
     :returns: shape (N, C, 3, ...) in 2D and (N, C, 6, ...) in 3D, in the order of :data:`COMPONENTS`, (intensity/mm)².
     :raises ValueError: the image is not 2D or 3D, or ``spacing`` does not fit it.
     """
+    check_image(image, spacing)
+    with torch.autocast(image.device.type, enabled=False):
+        image = image if image.dtype in (torch.float32, torch.float64) else image.float()
+        return filtered_structure_tensor(image, axis_filters(image, sigma, rho, spacing, stride))
+
+
+def check_image(image: Tensor, spacing: Sequence[float]) -> None:
+    """:raises ValueError: ``image`` is not (N, C, X, Y) or (N, C, X, Y, Z), or ``spacing`` does not fit it."""
     spatial_dims = image.ndim - 2
     if spatial_dims not in COMPONENTS:
         raise ValueError(f"image must have shape (N, C, X, Y) or (N, C, X, Y, Z), got {tuple(image.shape)}")
     if len(spacing) != spatial_dims:
         raise ValueError(f"spacing must have {spatial_dims} entries, got {len(spacing)}")
-    with torch.autocast(image.device.type, enabled=False):
-        image = image if image.dtype in (torch.float32, torch.float64) else image.float()
-        gradient = gaussian_gradient(image, sigma, spacing)
-        products = torch.stack([gradient[:, :, i] * gradient[:, :, j] for i, j in COMPONENTS[spatial_dims]], dim=2)
-        products = products.flatten(1, 2)
-        for axis in range(spatial_dims):
-            matrix = _filter_matrix(
-                image.shape[axis + 2], float(spacing[axis]), float(rho), False, stride, str(image.device), image.dtype
-            )
-            products = _apply_along(products, matrix, axis)
-        return products.unflatten(1, (image.shape[1], len(COMPONENTS[spatial_dims])))
+
+
+def filtered_structure_tensor(image: Tensor, filters: Sequence[AxisFilters]) -> Tensor:
+    """Structure tensor of ``image``, float32 or float64, with ready filters; shapes as :func:`structure_tensor`."""
+    gradient = _gradient(image, filters)
+    averages = []
+    for i, j in COMPONENTS[len(filters)]:
+        # One component after the other: a large volume's then stays in the cache from product to average.
+        component = gradient[i] * gradient[j]
+        for axis, axis_filter in enumerate(filters):
+            component = _apply_along(component, axis_filter.average, axis)
+        averages.append(component)
+    return torch.stack(averages, dim=2)

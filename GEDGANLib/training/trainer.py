@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..networks.blocks import channels_last
-from ..networks.build import build_discriminator, build_generator
+from ..networks.build import build_discriminator, build_field, build_generator
 from ..plan import Plan
-from ..structure.field import EigenDirectionalField, median_trace
+from ..structure.field import median_trace
 from ..volumes.pipeline import WorkingCase
 from .conjugate import ConjugateGradient
 from .objectives import Inputs, discriminator_loss, generator_loss
@@ -69,13 +69,8 @@ class Trainer:
         blank = torch.zeros(grid, dtype=torch.uint8)
         self.labels = torch.stack([blank if case.labels is None else torch.from_numpy(case.labels) for case in cases])
         self.labelled = torch.tensor([case.labels is not None for case in cases])
-        self.field = EigenDirectionalField(
-            spacing=tuple(plan.grid.spacing),
-            sigma=plan.field.sigma,
-            rho=plan.field.rho,
-            tau=median_trace(list(self.images[:CASES_FOR_TAU]), plan.field.sigma, plan.field.rho, plan.grid.spacing),
-            stride=2,
-        )
+        tau = median_trace(list(self.images[:CASES_FOR_TAU]), plan.field.sigma, plan.field.rho, plan.grid.spacing)
+        self.field = build_field(plan, tau)
 
         self.generator = build_generator(plan).to(self.device)
         self.discriminator = build_discriminator(plan).to(self.device)
@@ -119,8 +114,8 @@ class Trainer:
         return torch.randn(shape, generator=self.random).to(self.device)
 
     def _see(self, case: Tensor) -> Inputs:
-        """What the discriminator sees of a case: it and, but for the article's, its field."""
-        if self.plan.method == "article":
+        """What the discriminator sees of a case: it and its field, if the plan has one."""
+        if self.field is None:
             return (case,)
         return case, self.field(case[:, : len(self.plan.channels)])
 
