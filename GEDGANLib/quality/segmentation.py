@@ -1,0 +1,129 @@
+"""A small U-Net that learns from pairs of image and segmentation: what the pairs teach is what they are worth.
+
+The network is MONAI's ``DynUNet``, the U-Net of nnU-Net. Pairs are turned, scaled, moved and re-contrasted at random,
+the same way whatever they are, and training is counted in steps, so that more pairs do not mean more training.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+WIDTHS = (8, 16, 32)
+BATCH = 8
+LEARNING_RATE = 5e-3
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Images with their segmentations.
+
+    :param images: (N, C, *grid) float32 in [-1, 1].
+    :param labels: (N, *grid) uint8, 0 background.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, chosen) -> Pairs:
+        return Pairs(self.images[chosen], self.labels[chosen])
+
+
+def small_unet(spatial_dims: int, image_channels: int, label_count: int, normalisation: str) -> nn.Module:
+    """U-Net of three levels, (N, C, *grid) -> logits (N, label_count + 1, *grid); sides must be multiples of 4.
+
+    :param normalisation: ``instance`` for segmentation; ``batch`` keeps how bright a case is in the features.
+    """
+    from monai.networks.nets import DynUNet
+
+    levels = len(WIDTHS)
+    network = DynUNet(
+        spatial_dims=spatial_dims,
+        in_channels=image_channels,
+        out_channels=label_count + 1,
+        kernel_size=[3] * levels,
+        strides=[1] + [2] * (levels - 1),
+        upsample_kernel_size=[2] * (levels - 1),
+        filters=WIDTHS,
+        norm_name=normalisation,
+    )
+    return network.to(memory_format=torch.channels_last_3d if spatial_dims == 3 else torch.channels_last)
+
+
+def augment(pairs: Pairs, random: torch.Generator) -> Pairs:
+    """Turn by up to 15°, scale by up to 15 %, move by up to 8 %, change contrast and brightness and add noise."""
+    count, dims = len(pairs), pairs.images.ndim - 2
+
+    def draw(*shape: int, reach: float = 1.0) -> Tensor:
+        return (2 * torch.rand(count, *shape, generator=random) - 1) * reach
+
+    turn = draw(dims, dims, reach=math.radians(15))
+    matrix = torch.linalg.matrix_exp((turn - turn.mT) / 2) * torch.exp(draw(1, 1, reach=0.15))
+    sides = torch.tensor(pairs.images.shape[:1:-1], dtype=torch.float32)
+    # affine_grid counts in halves of each side: turn in voxels, or the grid's shape would shear the case.
+    matrix = matrix * sides[None, None, :] / sides[None, :, None]
+    grid = functional.affine_grid(
+        torch.cat([matrix, draw(dims, 1, reach=0.16)], 2), list(pairs.images.shape), align_corners=False
+    )
+    images = functional.grid_sample(pairs.images, grid, padding_mode="border", align_corners=False)
+    labels = functional.grid_sample(pairs.labels[:, None].float(), grid, mode="nearest", align_corners=False)
+    tail = [1] * (dims + 1)
+    images = images * (1 + draw(*tail, reach=0.2)) + draw(*tail, reach=0.1)
+    images = images + torch.randn(images.shape, generator=random) * draw(*tail).abs() * 0.1
+    return Pairs(images, labels[:, 0].to(torch.uint8))
+
+
+def train_segmenter(
+    pairs: Pairs, label_count: int, steps: int, seed: int, device: str = "cpu", normalisation: str = "instance"
+) -> nn.Module:
+    """Train a U-Net on ``pairs`` with cross-entropy and soft Dice, its rate falling along a cosine.
+
+    :raises ValueError: there are no pairs.
+    """
+    from monai.losses import DiceCELoss
+
+    if not len(pairs):
+        raise ValueError("there are no pairs to learn from")
+    torch.manual_seed(seed)
+    random = torch.Generator().manual_seed(seed)
+    network = small_unet(pairs.images.ndim - 2, pairs.images.shape[1], label_count, normalisation).to(device)
+    loss = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False)
+    optimizer = torch.optim.AdamW(network.parameters(), LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    network.train()
+    for _ in range(steps):
+        batch = augment(pairs[torch.randint(len(pairs), (BATCH,), generator=random)], random)
+        optimizer.zero_grad(set_to_none=True)
+        loss(network(batch.images.to(device)), batch.labels[:, None].to(device)).backward()
+        optimizer.step()
+        schedule.step()
+    return network.eval()
+
+
+@torch.inference_mode()
+def dice(network: nn.Module, pairs: Pairs, label_count: int) -> list[float]:
+    """Mean Dice coefficient of each label, 1 to ``label_count``, over the cases that have it; NaN if none has."""
+    device = next(network.parameters()).device
+    overlaps: list[list[float]] = [[] for _ in range(label_count)]
+    for index in range(len(pairs)):
+        predicted = network(pairs.images[index : index + 1].to(device))[0].argmax(0).cpu()
+        for label in range(1, label_count + 1):
+            truth, guess = pairs.labels[index] == label, predicted == label
+            if truth.any():
+                both = float((truth & guess).sum())
+                overlaps[label - 1].append(2 * both / float(truth.sum() + guess.sum()))
+    return [float(sum(values) / len(values)) if values else math.nan for values in overlaps]
+
+
+def mean_dice(network: nn.Module, pairs: Pairs, label_count: int) -> float:
+    """Mean of :func:`dice` over the labels that occur."""
+    values: Sequence[float] = [value for value in dice(network, pairs, label_count) if not math.isnan(value)]
+    return sum(values) / max(len(values), 1)
