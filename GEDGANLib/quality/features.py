@@ -3,7 +3,8 @@
 No weights are downloaded: networks trained on photographs judge medical volumes unreliably (Woodland et al., MICCAI
 2024), and many users work without a network. The encoder is the descending half of a U-Net that has learned to segment
 the real training cases; mean and standard deviation of its maps over the voxels, at every level, are the features,
-standardised and projected to the principal components of the real training cases.
+standardised and projected to the first principal components of the real training cases. The components keep their
+variances: scaled to equal ones, the smallest, which are hardly more than rounding, would count like the first.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Encoder:
         standard = (raw - self._mean) / self._scale
         _, values, components = np.linalg.svd(standard, full_matrices=False)
         kept = min(COMPONENTS, len(reference) // 4 + 1, len(components))
-        self._components = components[:kept].T / (values[:kept] / np.sqrt(len(reference)))
+        self._components = components[:kept].T / np.sqrt((values[:kept] ** 2).mean() / len(reference))
 
     @classmethod
     def train(cls, pairs: Pairs, label_count: int, steps: int = 400, seed: int = 0, device: str = "cpu") -> Encoder:
@@ -42,7 +43,7 @@ class Encoder:
         return cls(network, pairs.images)
 
     def __call__(self, images: Tensor) -> np.ndarray:
-        """Features of ``images`` (N, C, *grid), (N, d) float64, each of variance 1 over the real training cases."""
+        """Features of ``images`` (N, C, *grid), (N, d) float64, of mean variance 1 over the real training cases."""
         return (self._raw(images) - self._mean) / self._scale @ self._components
 
     @torch.inference_mode()

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from GEDGANLib.structure.eigen import gap_weighted_dyads, symmetric_eigen
-from GEDGANLib.structure.field import EigenDirectionalField
 from GEDGANLib.structure.tensor import COMPONENTS
 
 SPECTRA = {
@@ -99,40 +98,3 @@ def test_float32_inside_autocast():
     entries = entries_of(matrices("generic", count=10)).to(torch.bfloat16)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert gap_weighted_dyads(entries).dtype == torch.float32
-
-
-def shape_image(kind: str) -> torch.Tensor:
-    """A sheet across x, a tube along z or a ball, soft-edged, 33 voxels a side."""
-    axis = torch.arange(33, dtype=torch.float32) - 16
-    x, y, z = torch.meshgrid(axis, axis, axis, indexing="ij")
-    radius = {"sheet": x.abs(), "tube": (x**2 + y**2).sqrt(), "ball": (x**2 + y**2 + z**2).sqrt()}[kind]
-    return torch.sigmoid(4 - radius)[None, None]
-
-
-def test_sheet_tube_and_ball_look_like_what_they_are():
-    field = EigenDirectionalField(spacing=(1.0,) * 3, sigma=1.0, rho=4.0, tau=1e-9)
-    share = {}
-    for kind in ("sheet", "tube", "ball"):
-        centre = field(shape_image(kind))[0, :, 16, 16, 16]
-        share[kind] = (centre[:6], centre[6:12])
-    surface, tube = share["sheet"]
-    torch.testing.assert_close(surface, torch.tensor([1.0, 0, 0, 0, 0, 0]), atol=1e-3, rtol=0)
-    assert tube.abs().max() < 1e-3
-    surface, tube = share["tube"]  # gradients point every way across z: two equal values, direction z stands out
-    torch.testing.assert_close(tube, torch.tensor([0, 0, 0.5, 0, 0, 0]), atol=1e-3, rtol=0)
-    assert surface.abs().max() < 1e-3
-    assert max(part.abs().max() for part in share["ball"]) < 1e-3
-
-
-def test_axis_rotations_rotate_the_field_exactly(random):
-    image = torch.from_numpy(random.standard_normal((1, 1, 10, 10, 10)))
-    field = EigenDirectionalField(spacing=(1.0,) * 3, sigma=1.0, rho=2.0, tau=0.1)
-    plain = field(image)[0]
-    # 90 degrees about z: new x is old y reversed; the tensors turn with it.
-    turned = field(torch.rot90(image, 1, (2, 3)))[0]
-    expected = torch.rot90(plain, 1, (1, 2))
-    order, sign = [1, 0, 2, 3, 5, 4], torch.tensor([1.0, 1, 1, -1, -1, 1], dtype=torch.float64)
-    for start in (0, 6):
-        rotated = expected[start : start + 6][order] * sign[:, None, None, None]
-        torch.testing.assert_close(turned[start : start + 6], rotated, rtol=1e-5, atol=1e-7)
-    torch.testing.assert_close(turned[12], expected[12])
