@@ -1,4 +1,4 @@
-"""The command line: ``gedgan check | plan | train | synthesize | cohort | render``.
+"""The command line: ``gedgan check | plan | train | synthesize | explain | cohort | render``.
 
 Every command ends with status 0, with 2 after bad input (one sentence says which file, what is wrong and what to do)
 or with 3 when it was stopped on request. Heavy packages are imported by the command that needs them.
@@ -65,6 +65,18 @@ def build_parser() -> argparse.ArgumentParser:
     synthesize.add_argument("--beside", type=Path, metavar="DATA", help="show cases of DATA above in the contact sheet")
     synthesize.add_argument("--device", **device)
     synthesize.set_defaults(run=run_synthesize)
+
+    explain = commands.add_parser("explain", help="show which way a volume's structure runs, and what a model doubts")
+    explain.add_argument("volume", type=Path, metavar="VOLUME", help="an image file, or a folder with a DICOM series")
+    explain.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="new folder for the maps")
+    explain.add_argument(
+        "--model", type=Path, help="show too where its discriminator finds the volume unlike real ones"
+    )
+    explain.add_argument("--sigma", type=_positive(float), metavar="MM", help="scale of edges (default: a voxel)")
+    explain.add_argument("--rho", type=_positive(float), metavar="MM", help="scale of averages (default: two voxels)")
+    explain.add_argument("--scene", type=Path, help="write all maps as a Slicer scene too (.mrb)")
+    explain.add_argument("--device", **device)
+    explain.set_defaults(run=run_explain)
 
     cohort = commands.add_parser("cohort", help="write the embedded cohort: variations of one average brain")
     cohort.add_argument("-n", "--number", type=_positive(int), default=40, help="cases (default: 40)")
@@ -226,8 +238,7 @@ def run_synthesize(arguments: argparse.Namespace, events: Events) -> None:
     from .volumes.writing import claim_empty_folder
 
     model = load_model(arguments.model, choose_device(arguments.device))
-    if arguments.scene is not None and arguments.scene.suffix != ".mrb":
-        raise InputError(f"{arguments.scene} has no ending of a Slicer scene.", "Name it with .mrb at the end.")
+    _check_scene_name(arguments.scene)
     claim_empty_folder(arguments.output)
     synthesizer = Synthesizer(model)
     integer = all(channel.integer for channel in model.plan.channels)
@@ -301,6 +312,57 @@ def _write_scene(path: Path, cases: list, model) -> None:
     with headless_application() as application:
         add_cases(cases, f"Synthesized by {model.path.parent.name or model.path.stem}")
         save_scene(application, path)
+
+
+def run_explain(arguments: argparse.Namespace, events: Events) -> None:
+    import numpy as np
+
+    from .plan import choose_device
+    from .synthesis.explain import colour_maps, draw_explanation, scalar_maps, structure_maps, unlikeness_map
+    from .synthesis.model_file import load_model
+    from .volumes.case import Case
+    from .volumes.dataset import check_voxels
+    from .volumes.files import read_volume, stem_of, write_colours, write_volume
+    from .volumes.writing import claim_empty_folder
+
+    _check_scene_name(arguments.scene)
+    model = None
+    if arguments.model is not None:
+        model = load_model(arguments.model, choose_device(arguments.device), with_critic=True)
+    volume = read_volume(arguments.volume, 1 if model is None else len(model.plan.channels))
+    image = np.asarray(volume.array, dtype=np.float32)
+    image = image if image.ndim == 4 else image[None]
+    check_voxels(arguments.volume, image)
+    case = Case(stem_of(arguments.volume), image, None, volume.affine)
+    with events.bar("explaining") as show:
+        show(0, 2, "structure")
+        maps = structure_maps(case.image[0], case.affine, arguments.sigma, arguments.rho)
+        show(1, 2, "discriminator")
+        unlikeness = None if model is None else unlikeness_map(model, case)
+        show(2, 2, "")
+    claim_empty_folder(arguments.output)
+    about = f"GED-GAN {__version__}, explanation of {case.name}"
+    for name, array in scalar_maps(maps, unlikeness):
+        write_volume(arguments.output / f"{name}.nrrd", array, case.affine, f"{name}; {about}")
+    for name, array in colour_maps(maps):
+        write_colours(arguments.output / f"{name}.nrrd", array, case.affine, f"{name}; {about}")
+    picture = arguments.output / "explanation.png"
+    draw_explanation(picture, case, maps, unlikeness)
+    print(f"The maps are in {arguments.output}, to be loaded into Slicer; {picture} shows them side by side.")
+    if arguments.scene is not None:
+        from .scene.headless import headless_application, save_scene
+        from .scene.nodes import add_maps
+
+        arguments.scene.parent.mkdir(parents=True, exist_ok=True)
+        with headless_application() as application:
+            add_maps(case, scalar_maps(maps, unlikeness), colour_maps(maps), f"Explanation of {case.name}")
+            save_scene(application, arguments.scene)
+        print(f"Scene: {arguments.scene}")
+
+
+def _check_scene_name(path: Path | None) -> None:
+    if path is not None and path.suffix != ".mrb":
+        raise InputError(f"{path} has no ending of a Slicer scene.", "Name it with .mrb at the end.")
 
 
 def run_cohort(arguments: argparse.Namespace, events: Events) -> None:

@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from .blocks import SLOPE, ResidualBlock, convolution, downsample
+
+
+class Critic(NamedTuple):
+    """A trained discriminator and what it makes of real cases.
+
+    :param tau: of its field, (intensity/mm)².
+    :param mean: of its ``realness`` over the training cases, without their labels, (*coarse).
+    :param deviation: standard deviation of the same, (*coarse), above 0.
+    """
+
+    discriminator: Discriminator
+    tau: float
+    mean: Tensor
+    deviation: Tensor
 
 
 class Discriminator(nn.Module):
@@ -83,6 +98,25 @@ class Discriminator(nn.Module):
         :param labelled: (N,), 1 where the labels count and 0 where the image alone is judged; all 1 when not given.
         :param class_weights: (N, class_count), one-hot.
         """
+        contributions = self._contributions(case, field, labelled)
+        pooled = contributions.flatten(2).sum(2)
+        logit = self.logit(pooled).squeeze(1)
+        if self.class_embedding is not None:
+            logit = logit + (pooled * self.class_embedding(class_weights)).sum(1)
+        return logit
+
+    def realness(self, case: Tensor, field: Tensor | None = None, labelled: Tensor | None = None) -> Tensor:
+        """What each place adds to the judgement, (N, *coarse): summed over all places, plus the bias, it is the logit.
+
+        The last maps are pooled and weighted linearly, so that the logit falls apart into places exactly, as in the
+        class activation maps of Zhou et al. (CVPR 2016). A place is ``2 ** len(widths)`` voxels along each axis and
+        has seen its surroundings. Parameters as for the call; a class, if the network has one, is left out.
+        """
+        weights = self.logit.weight.reshape(1, -1, *[1] * (case.ndim - 2))
+        return (self._contributions(case, field, labelled) * weights).sum(1)
+
+    def _contributions(self, case: Tensor, field: Tensor | None, labelled: Tensor | None) -> Tensor:
+        """The last maps times the learned patterns, (N, widths[-1], *coarse)."""
         if labelled is not None and case.shape[1] > self.image_channels:
             shown = labelled.reshape(-1, *[1] * (case.ndim - 1)).to(case.dtype)
             case = torch.cat([case[:, : self.image_channels], case[:, self.image_channels :] * shown], 1)
@@ -93,8 +127,4 @@ class Discriminator(nn.Module):
             if self.enter_field is not None and index == self.field_stage:
                 x = x + self.enter_field(field)
             x = stage(x)
-        pooled = (functional.leaky_relu(x, SLOPE) * self.basis).flatten(2).sum(2)
-        logit = self.logit(pooled).squeeze(1)
-        if self.class_embedding is not None:
-            logit = logit + (pooled * self.class_embedding(class_weights)).sum(1)
-        return logit
+        return functional.leaky_relu(x, SLOPE) * self.basis

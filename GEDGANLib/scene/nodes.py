@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -163,6 +163,43 @@ def _add_segmentation(case: Case, reference: Any) -> Any:
         # One array for all segments: Slicer's shared label map, as its own segment editor makes it.
         segment.AddRepresentation(representation, labelmap)
         segmentation.AddSegment(segment, segmentation.GenerateUniqueSegmentID(label.name.replace(" ", "_")))
+    return node
+
+
+def add_maps(
+    case: Case, scalars: Sequence[tuple[str, np.ndarray]], colours: Sequence[tuple[str, np.ndarray]], folder_name: str
+) -> list[Any]:
+    """Add a case and maps of it to ``slicer.mrmlScene`` under a new subject-hierarchy folder.
+
+    :param scalars: name and (I, J, K) of maps that are one number a voxel, on the grid of the case.
+    :param colours: name and (I, J, K, 3) uint8 of maps that are colours, which become vector volumes.
+    :returns: the volume nodes: the case's channels, the scalars, the colours.
+    """
+    import slicer
+
+    scene = slicer.mrmlScene
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    with batch(scene):
+        folder = hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), folder_name)
+        nodes = list(add_case(case).volumes)
+        nodes += [_add_volume(case, f"{case.name} {name}", array) for name, array in scalars]
+        nodes += [_add_colours(case, f"{case.name} {name}", array) for name, array in colours]
+        for node in nodes:
+            _put_into_folder(hierarchy, folder, node)
+    return nodes
+
+
+def _add_colours(case: Case, name: str, colours: np.ndarray) -> Any:
+    import slicer
+
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLVectorVolumeNode", name)
+    slicer.util.updateVolumeFromArray(node, np.ascontiguousarray(colours.transpose(2, 1, 0, 3)))
+    node.SetIJKToRASMatrix(_vtk_matrix(case.affine))
+    _describe(case, node)
+    node.CreateDefaultDisplayNodes()
+    display = node.GetDisplayNode()
+    display.SetAutoWindowLevel(False)
+    display.SetWindowLevelMinMax(0.0, 255.0)
     return node
 
 

@@ -1,7 +1,9 @@
 """The model file: one ``NAME.safetensors`` that holds everything synthesis needs.
 
-Tensors are the averaged generator's. The header holds the plan (grid, intensities, labels with names and colours) and
-where the model came from. There is no code in the file and nothing is unpickled.
+Tensors are the averaged generator's and, for explanations, the discriminator's and what it makes of real cases; these
+have names that begin with ``discriminator.`` and ``realness.``, and a file without them is whole too. The header holds
+the plan (grid, intensities, labels with names and colours) and where the model came from. There is no code in the file
+and nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -9,15 +11,19 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..errors import InputError
 from ..plan import Plan
 from ..volumes.writing import write_bytes
 
+if TYPE_CHECKING:
+    from ..networks.discriminator import Critic
+
 FORMAT = "GED-GAN model"
 FORMAT_VERSION = 1
+DISCRIMINATOR, REALNESS = "discriminator.", "realness."
 
 
 @dataclass(frozen=True)
@@ -25,22 +31,30 @@ class Model:
     """A model file in memory.
 
     :param about: training data description, steps, seed, device, library version; plain JSON types.
+    :param critic: None where it was not asked for, or the file has none.
     """
 
     path: Path
     generator: Any
     plan: Plan
     about: dict[str, Any]
+    critic: Critic | None = None
 
 
-def save_model(path: Path, generator, plan: Plan, about: dict[str, Any]) -> None:
+def save_model(path: Path, generator, plan: Plan, about: dict[str, Any], critic: Critic | None = None) -> None:
     """Write a model file, beside first and renamed.
 
     :raises InputError: the file cannot be written.
     """
     from safetensors.torch import save
 
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in generator.state_dict().items()}
+    tensors = dict(generator.state_dict())
+    if critic is not None:
+        weights = critic.discriminator.state_dict()
+        tensors |= {DISCRIMINATOR + name: tensor for name, tensor in weights.items()}
+        tensors |= {REALNESS + "mean": critic.mean, REALNESS + "deviation": critic.deviation}
+        about = {**about, "tau": critic.tau}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     header = {
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
@@ -62,9 +76,10 @@ def _with_sorted_header(content: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + content[8 + length :]
 
 
-def load_model(path: Path, device: str = "cpu") -> Model:
+def load_model(path: Path, device: str = "cpu", with_critic: bool = False) -> Model:
     """Read a model file.
 
+    :param with_critic: read the discriminator too.
     :raises InputError: missing, cut off, a pickle, from a newer version, not a model at all.
     """
     path = Path(path)
@@ -92,14 +107,30 @@ def load_model(path: Path, device: str = "cpu") -> Model:
     from ..networks.build import build_generator
 
     generator = build_generator(plan)
-    expected = {name: tuple(tensor.shape) for name, tensor in generator.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if expected != found:
+    of_critic = (DISCRIMINATOR, REALNESS)
+    _fill(generator, {name: tensor for name, tensor in tensors.items() if not name.startswith(of_critic)}, path)
+    critic = _load_critic(path, plan, about, tensors, device) if with_critic and REALNESS + "mean" in tensors else None
+    return Model(path, generator.to(device).eval(), plan, about, critic)
+
+
+def _load_critic(path: Path, plan: Plan, about: dict[str, Any], tensors: dict, device: str) -> Critic:
+    from ..networks.build import build_discriminator
+    from ..networks.discriminator import Critic
+
+    discriminator = build_discriminator(plan)
+    start = len(DISCRIMINATOR)
+    _fill(discriminator, {name[start:]: t for name, t in tensors.items() if name.startswith(DISCRIMINATOR)}, path)
+    mean, deviation = (tensors[REALNESS + name].to(device) for name in ("mean", "deviation"))
+    return Critic(discriminator.to(device).eval(), float(about["tau"]), mean, deviation)
+
+
+def _fill(network, tensors: dict, path: Path) -> None:
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    if expected != {name: tuple(tensor.shape) for name, tensor in tensors.items()}:
         raise InputError(
             f"The weights in {path} do not fit its own plan.", "Copy the file again from where it came from."
         )
-    generator.load_state_dict(tensors)
-    return Model(path, generator.to(device).eval(), plan, about)
+    network.load_state_dict(tensors)
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict]:

@@ -203,7 +203,7 @@ def _finish(trainer, plan, cases, run: Path, history: list, device: str, seconds
         "seed": trainer.seed,
         "device": device,
     }
-    save_model(run / MODEL, trainer.average, plan, about)
+    save_model(run / MODEL, trainer.average, plan, about, trainer.critic())
     return run / MODEL
 
 

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from ..networks.blocks import channels_last
 from ..networks.build import build_discriminator, build_field, build_generator
+from ..networks.discriminator import Critic
 from ..plan import Plan
 from ..structure.field import median_trace
 from ..volumes.pipeline import WorkingCase
@@ -69,8 +70,9 @@ class Trainer:
         blank = torch.zeros(grid, dtype=torch.uint8)
         self.labels = torch.stack([blank if case.labels is None else torch.from_numpy(case.labels) for case in cases])
         self.labelled = torch.tensor([case.labels is not None for case in cases])
-        tau = median_trace(list(self.images[:CASES_FOR_TAU]), plan.field.sigma, plan.field.rho, plan.grid.spacing)
-        self.field = build_field(plan, tau)
+        first = list(self.images[:CASES_FOR_TAU])
+        self.tau = median_trace(first, plan.field.sigma, plan.field.rho, plan.grid.spacing)
+        self.field = build_field(plan, self.tau)
 
         self.generator = build_generator(plan).to(self.device)
         self.discriminator = build_discriminator(plan).to(self.device)
@@ -118,6 +120,21 @@ class Trainer:
         if self.field is None:
             return (case,)
         return case, self.field(case[:, : len(self.plan.channels)])
+
+    @torch.no_grad()
+    def critic(self) -> Critic | None:
+        """The discriminator with what it makes of the real cases' images, for the model file; not the article's."""
+        if self.plan.method == "article":
+            return None
+        maps = []
+        for inputs, _ in self._whole_data():
+            maps.append(self.discriminator.realness(*inputs, labelled=torch.zeros(len(inputs[0]), device=self.device)))
+        realness = torch.cat(maps)
+        # A floor for places where all cases are alike, air for example.
+        deviation = realness.std(0, correction=0)
+        return Critic(
+            self.discriminator, self.tau, realness.mean(0), deviation.clamp_min(0.05 * float(deviation.max()))
+        )
 
     def set_progress(self, progress: float) -> None:
         """Set the learning rates for ``progress`` in [0, 1] of the run: half a cosine down to :data:`FINAL_RATE`."""

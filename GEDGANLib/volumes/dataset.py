@@ -241,7 +241,7 @@ def read_case(files: CaseFiles, dataset: Dataset) -> RawCase:
             "All cases of a data set need the same channels: complete this one or leave it out.",
         )
     for channel, voxels in enumerate(image):
-        _check_voxels(files.images[min(channel, len(files.images) - 1)], voxels)
+        check_voxels(files.images[min(channel, len(files.images) - 1)], voxels)
     labels, segment_names = None, {}
     if files.label is not None:
         labels, segment_names = _read_labels(files, first)
@@ -258,7 +258,8 @@ def _same_grid_or_fail(first: Volume, files: CaseFiles, other: Volume, index: in
     return other.array
 
 
-def _check_voxels(path: Path, voxels: np.ndarray) -> None:
+def check_voxels(path: Path, voxels: np.ndarray) -> None:
+    """:raises InputError: voxels that are not numbers, not finite, or all the same."""
     if not np.issubdtype(voxels.dtype, np.number) or np.iscomplexobj(voxels):
         raise InputError(f"{path} does not hold numbers that can be intensities ({voxels.dtype}).", "Leave it out.")
     bad = int(voxels.size - np.isfinite(voxels).sum())

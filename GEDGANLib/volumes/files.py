@@ -261,6 +261,22 @@ def write_volume(path: Path, array: np.ndarray, affine: np.ndarray, description:
         writer(partial, array, affine, description)
 
 
+def write_colours(path: Path, array: np.ndarray, affine: np.ndarray, description: str = "") -> None:
+    """Write (I, J, K, 3) bytes to NRRD as an RGB volume, which Slicer shows in its colours; beside first and renamed.
+
+    :raises InputError: the disk is full, the folder is write-protected, or the ending is not ``.nrrd``.
+    """
+    import nrrd
+
+    if suffix_of(path) != ".nrrd":
+        raise InputError(f"{path} has no ending to write colours in.", "Use .nrrd.")
+    header = _nrrd_header(affine, description)
+    header["space directions"] = np.vstack([np.full(3, np.nan), header["space directions"]])
+    header["kinds"] = ["RGB-color", *header["kinds"]]
+    with beside(path) as partial:
+        nrrd.write(str(partial), np.moveaxis(array, -1, 0), header, index_order="F")
+
+
 def _write_nifti(path: Path, array: np.ndarray, affine: np.ndarray, description: str) -> None:
     import nibabel
 
@@ -273,9 +289,7 @@ def _write_nifti(path: Path, array: np.ndarray, affine: np.ndarray, description:
     nibabel.save(image, path)
 
 
-def _write_nrrd(path: Path, array: np.ndarray, affine: np.ndarray, description: str) -> None:
-    import nrrd
-
+def _nrrd_header(affine: np.ndarray, description: str) -> dict:
     lps = LPS_TO_RAS @ affine
     header = {
         "space": "left-posterior-superior",
@@ -286,7 +300,13 @@ def _write_nrrd(path: Path, array: np.ndarray, affine: np.ndarray, description: 
     }
     if description:
         header["content"] = description
-    nrrd.write(str(path), array, header, index_order="F")
+    return header
+
+
+def _write_nrrd(path: Path, array: np.ndarray, affine: np.ndarray, description: str) -> None:
+    import nrrd
+
+    nrrd.write(str(path), array, _nrrd_header(affine, description), index_order="F")
 
 
 def _write_with_itk(path: Path, array: np.ndarray, affine: np.ndarray, description: str) -> None:
