@@ -3,7 +3,8 @@
 Kinds and their fields:
 
 - ``started``: run, device, seed, step, total (steps, null when the limit is in minutes), cases
-- ``progress``: step, total, progress (0 to 1), seconds, seconds_left, cases_seen, losses, memory_gb
+- ``progress``: step, total, progress (0 to 1), and of a training seconds, seconds_left, cases_seen, losses, memory_gb;
+  of shorter work, such as reading the cases before a training starts, stage (what is done) and name
 - ``preview``: path (PNG), step
 - ``checkpoint``: path, step
 - ``warning``: message
@@ -11,18 +12,23 @@ Kinds and their fields:
 - ``failed``: message, hint
 - ``stopped``: message
 
-Exit status of a job: 0 done, 2 bad input, 3 stopped on request.
+Exit status of a job: 0 done, 1 a fault of the program, 2 bad input, 3 stopped on request.
 """
 
 from __future__ import annotations
 
 import json
+import signal
 import sys
-from collections.abc import Iterable, Iterator
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, TextIO
 
-DONE, BAD_INPUT, STOPPED = 0, 2, 3
+DONE, FAULT, BAD_INPUT, STOPPED = 0, 1, 2, 3
+PLAIN_SECONDS = 10.0
+"""Seconds between two lines of progress where the output is a file."""
 
 
 class Events(Protocol):
@@ -36,14 +42,25 @@ class Events(Protocol):
 
 
 class JsonEvents:
-    """One JSON object a line on a stream, flushed, so that the reader sees it at once."""
+    """One JSON object a line on a stream, flushed, so that the reader sees it at once.
+
+    A reader that is gone does not end the job: the work goes on, its files say how.
+    """
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
+        self._heard = True
 
     def emit(self, event: str, **fields: Any) -> None:
-        self._stream.write(json.dumps({"event": event, **fields}) + "\n")
-        self._stream.flush()
+        if not self._heard:
+            return
+        try:
+            self._stream.write(json.dumps({"event": event, **fields}) + "\n")
+            self._stream.flush()
+        except (BrokenPipeError, ValueError):
+            self._heard = False
+            if self._stream is sys.stdout:  # or Python would stumble over the unwritten rest when it ends
+                sys.stdout = None
 
     @contextmanager
     def bar(self, words: str) -> Iterator[Any]:
@@ -54,7 +71,7 @@ class JsonEvents:
 
 
 class TerminalEvents:
-    """A live progress line in a terminal, one line in ten seconds where the output is a file."""
+    """A live progress line in a terminal, a line every :data:`PLAIN_SECONDS` where the output is a file."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -62,20 +79,23 @@ class TerminalEvents:
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._progress = None
         self._task = None
+        self._last_line = 0.0
 
     def emit(self, event: str, **fields: Any) -> None:
         if event == "started":
             self.console.print(f"Training on {_device_words(fields['device'])} with {fields['cases']} cases.")
-            self._start("training")
+            self._start("looking at all cases once")
         elif event == "progress" and self._progress is not None:
             losses = fields["losses"]
             words = (
                 f"step {fields['step']}  D {losses['discriminator_loss']:.3f}  G {losses['generator_loss']:.3f}  "
                 f"{fields['cases_seen']} cases seen"
             )
-            self._progress.update(
-                self._task, completed=fields["progress"], description=words, left=_time_words(fields["seconds_left"])
-            )
+            left = _time_words(fields["seconds_left"])
+            self._progress.update(self._task, completed=fields["progress"], description=words, left=left)
+            if not self.console.is_terminal and time.monotonic() - self._last_line >= PLAIN_SECONDS:
+                self._last_line = time.monotonic()
+                self.console.print(f"{words}  {left}")
         elif event == "warning":
             self.console.print(f"[yellow]Warning:[/yellow] {fields['message']}")
         if event in ("finished", "failed", "stopped"):
@@ -125,6 +145,33 @@ def _time_words(seconds: float | None) -> str:
         return ""
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes // 60} h {minutes % 60:02d} min left" if minutes >= 60 else f"{minutes}:{rest:02d} left"
+
+
+@contextmanager
+def stop_on_signals(announce: Callable[[], None]) -> Iterator[Callable[[], bool]]:
+    """While the block runs, Ctrl-C and a batch system's SIGTERM ask the work to stop instead of breaking into it.
+
+    :param announce: called when that happens, so that the person sees that it was heard. A second Ctrl-C interrupts.
+    :returns: a function that says whether to stop.
+    """
+    asked = False
+
+    def ask(number: int, _frame: Any) -> None:
+        nonlocal asked
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked = True
+        announce()
+
+    # Signals reach the main thread alone; elsewhere whoever started the thread stops it by the STOP file.
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGINT, signal.SIGTERM) if in_main_thread else ()
+    before = {number: signal.signal(number, ask) for number in numbers}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def with_progress(items: Iterable, total: int, show) -> Iterator:

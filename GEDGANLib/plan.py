@@ -6,21 +6,23 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 
 from .errors import InputError
 from .volumes.case import Label
 from .volumes.geometry import compose
+from .volumes.pipeline import percentile_range
 from .volumes.writing import explain_unwritable, write_bytes
 
 FORMAT_VERSION = 1
 METHODS = ("ged", "article")
 ARTICLE_STRIDE = 8
 OBJECTIVES = ("relativistic", "bce", "hinge", "wasserstein", "article")
+PRECISIONS, VOLUMES, MAPPINGS = ("float32",), ("whole",), ("percentiles", "window")
 FIELD_KINDS = ("eigen-directional", "tensor", "gradient", "none")
 OPTIMIZERS = ("adam", "PRP+", "FR", "HS", "DY", "HZ")
 
@@ -64,8 +66,7 @@ class Channel:
         """What -1 and 1 stand for in a case with these voxels."""
         if self.mapping == "window":
             return self.typical
-        low, high = (float(value) for value in np.percentile(voxels, (0.5, 99.5)))
-        return (low, high) if high > low else (float(voxels.min()), float(voxels.max()))
+        return percentile_range(voxels)
 
 
 @dataclass(frozen=True)
@@ -188,26 +189,8 @@ class Plan:
                 f"{source} was written by a newer GED-GAN (plan version {version}, this one reads {FORMAT_VERSION}).",
                 "Update GED-GAN.",
             )
-        try:
-            plan = cls(
-                grid=Grid(**_frozen(values["grid"])),
-                channels=tuple(Channel(**_frozen(channel)) for channel in values["channels"]),
-                labels=tuple(Label(**_frozen(label)) for label in values["labels"]),
-                networks=Networks(**_frozen(values["networks"])),
-                field=Field(**values["field"]),
-                training=Training(**values["training"]),
-                prediction=Prediction(**values["prediction"]),
-                **{
-                    name: _frozen(values[name])
-                    for name in ("description", "data", "reasons", "method", "format_version")
-                    if name in values
-                },
-            )
-            plan._check(source)
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(
-                f"{source} is not a complete plan: {str(error).splitlines()[0]}.", "Make a new one with `gedgan plan`."
-            ) from error
+        plan = _build(cls, values, source, "")
+        plan._check(source)
         return plan
 
     @property
@@ -216,28 +199,68 @@ class Plan:
         return ARTICLE_STRIDE if self.method == "article" else 2 ** len(self.networks.generator_widths)
 
     def _check(self, source: str) -> None:
+        """:raises InputError: values that have the right type and cannot be all the same."""
         stride = self.stride
-        if len(self.networks.discriminator_widths) != len(self.networks.generator_widths):
-            raise InputError(f"{source}: the generator and the discriminator need equally many widths.", "Edit them.")
-        if any(side % stride or side < stride for side in self.grid.shape):
-            raise InputError(
-                f"{source}: the grid {' x '.join(map(str, self.grid.shape))} does not fit its networks.",
+        grid, networks, training = self.grid, self.networks, self.training
+        dims = len(grid.shape)
+
+        def refuse(words: str, hint: str = "Edit it, or make a new plan with `gedgan plan`.") -> None:
+            raise InputError(f"{source}: {words}.", hint)
+
+        if dims not in (2, 3) or not len(grid.spacing) == len(grid.origin) == len(grid.directions) == dims:
+            refuse("grid needs shape, spacing, origin and directions for each of 2 or 3 axes")
+        if any(len(row) != dims for row in grid.directions) or abs(np.linalg.det(grid.directions)) < 1e-6:
+            refuse("grid.directions is not a matrix of direction cosines")
+        if not self.channels or any(len(channel.typical) != 2 for channel in self.channels):
+            refuse("every channel needs two typical intensities")
+        if sorted(label.index for label in self.labels) != list(range(1, len(self.labels) + 1)):
+            refuse("the indices of the labels must run from 1 on without a gap")
+        if len(networks.discriminator_widths) != len(networks.generator_widths):
+            refuse("the generator and the discriminator need equally many widths")
+        if any(side % stride or side < stride for side in grid.shape):
+            refuse(
+                f"the grid {' x '.join(map(str, grid.shape))} does not fit its networks",
                 f"Every side must be a multiple of {stride}.",
             )
-        for name, value, known in (
+        choices = [
             ("method", self.method, METHODS),
-            ("objective", self.training.objective, OBJECTIVES),
-            ("optimizer", self.training.optimizer, OPTIMIZERS),
-            ("kind of field", self.field.kind, FIELD_KINDS),
-        ):
+            ("field.kind", self.field.kind, FIELD_KINDS),
+            ("training.objective", training.objective, OBJECTIVES),
+            ("training.optimizer", training.optimizer, OPTIMIZERS),
+            ("training.precision", training.precision, PRECISIONS),
+            ("training.volume", training.volume, VOLUMES),
+            *(("channels.mapping", channel.mapping, MAPPINGS) for channel in self.channels),
+        ]
+        for name, value, known in choices:
             if value not in known:
-                raise InputError(f"{source}: there is no {name} called {value}.", f"Choose {', '.join(known)}.")
-        if self.method != "article" and not 0 <= self.field.stage < len(self.networks.discriminator_widths):
-            raise InputError(f"{source}: the field enters at stage {self.field.stage}, which is not there.", "Edit it.")
-        training = self.training
-        numbers = [training.batch, training.penalty_interval, training.learning_rate, self.field.sigma]
-        if min(*numbers, *self.grid.spacing) <= 0 or self.training.penalty_weight < 0:
-            raise InputError(f"{source}: batch, learning rate, scales and spacing must be above 0.", "Edit them.")
+                refuse(f"{name} is {value!r}", f"Choose {', '.join(known)}.")
+        if self.method != "article" and not 0 <= self.field.stage < len(networks.discriminator_widths):
+            refuse(f"field.stage is {self.field.stage}, but there are {len(networks.discriminator_widths)} stages")
+        above_zero = {
+            "grid.spacing": min(grid.spacing),
+            "networks widths": min((*networks.generator_widths, *networks.discriminator_widths), default=1),
+            "networks.latent_size": networks.latent_size,
+            "networks.blocks": networks.blocks,
+            "field.sigma": self.field.sigma,
+            "field.rho": self.field.rho,
+            "training.batch": training.batch,
+            "training.penalty_interval": training.penalty_interval,
+            "training.learning_rate": training.learning_rate,
+        }
+        from_zero = {
+            "training.penalty_weight": training.penalty_weight,
+            "training.statistics_weight": training.statistics_weight,
+            "training.ema_share": training.ema_share,
+        }
+        for name, number in above_zero.items():
+            if not number > 0:
+                refuse(f"{name} is {number} and must be above 0")
+        for name, number in from_zero.items():
+            if not number >= 0:
+                refuse(f"{name} is {number} and must not be below 0")
+        for name, number in (("beta1", training.beta1), ("beta2", training.beta2)):
+            if not 0 <= number < 1:
+                refuse(f"training.{name} is {number} and must be from 0 to below 1")
 
     def save(self, path: Path) -> None:
         """Write the plan as JSON.
@@ -265,6 +288,40 @@ class Plan:
         if not isinstance(values, dict):
             raise InputError(f"{path} is not a plan of GED-GAN.", "Make one with `gedgan plan DATA -o plan.json`.")
         return cls.from_dict(values, str(path))
+
+
+def _build(kind: Any, value: Any, source: str, place: str) -> Any:
+    """A value of plain JSON types as ``kind``: a dataclass, a tuple of something, or a number, text or truth.
+
+    :param place: where in the plan the value stands, for messages.
+    :raises InputError: missing or unknown entries, values of another type.
+    """
+    hint = "Correct what was edited last, or make a new plan with `gedgan plan`."
+    if is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise InputError(f"{source} is not a complete plan: {place or 'it'} has no entries.", hint)
+        known = {entry.name: entry for entry in fields(kind)}
+        prefix = f"{place}." if place else ""
+        for name in value:
+            if name not in known:
+                raise InputError(f"{source}: there is no entry called {prefix}{name}.", hint)
+        for name, entry in known.items():
+            if name not in value and entry.default is MISSING and entry.default_factory is MISSING:
+                raise InputError(f"{source} is not a complete plan: {prefix}{name} is missing.", hint)
+        types = get_type_hints(kind)
+        return kind(**{name: _build(types[name], part, source, f"{prefix}{name}") for name, part in value.items()})
+    if get_origin(kind) is tuple:
+        inner = get_args(kind)[0]
+        if not isinstance(value, (list, tuple)):
+            raise InputError(f"{source}: {place} must be a list.", hint)
+        return tuple(_build(inner, part, source, place) for part in value)
+    if get_origin(kind) is dict:
+        return _frozen(value)
+    right = isinstance(value, kind) or (kind is float and isinstance(value, int))
+    if not right or (isinstance(value, bool) and kind is not bool):
+        words = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}[kind]
+        raise InputError(f"{source}: {place} is {value!r} and must be {words}.", hint)
+    return float(value) if kind is float else value
 
 
 def _frozen(value: Any) -> Any:

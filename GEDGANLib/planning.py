@@ -15,6 +15,9 @@ WHOLE_VOLUME_VOXELS = {"cpu": 64**3, "mps": 96**3, "cuda": 128**3}
 """Voxels up to which whole volumes are trained on each kind of device; above, the plan takes larger voxels."""
 
 
+DEVICE_WORDS = {"cpu": "a CPU", "mps": "an Apple GPU", "cuda": "a CUDA GPU"}
+
+
 def make_plan(
     fingerprint: Fingerprint,
     device: str = "cpu",
@@ -44,8 +47,8 @@ def make_plan(
         networks = Networks(widths[::-1], widths, 1, 128)
         training = _choose_training(device, grid.shape)
         reasons.append(
-            f"Widths from {widths[0]} to {widths[-1]} and batches of {training.batch}: what a {device} trains in "
-            "reasonable time."
+            f"Widths from {widths[0]} to {widths[-1]} and batches of {training.batch}: what {DEVICE_WORDS[device]} "
+            "trains in reasonable time."
         )
     plan = Plan(
         grid=grid,
@@ -134,22 +137,27 @@ def _choose_grid(
             spacing = np.maximum(spacing, math.ceil(high * 100) / 100)
             reasons.append(
                 f"Spacing {_words(spacing)} mm instead of the data's {_words(finest)} mm, so that a whole volume fits "
-                f"what a {device} trains."
+                f"what {DEVICE_WORDS[device]} trains."
             )
         else:
-            spacing = np.round(spacing, 4)
             reasons.append(f"Spacing {_words(spacing)} mm: that of the median case.")
     voxels = np.array(grid_shape) if grid_shape is not None else np.ceil(extent / spacing - 0.05)
     stages = fixed_stages or int(np.clip(math.floor(math.log2(max(voxels.min(), 8) / 4)), 1, 5))
     if grid_shape is None and fixed_stages is None:
-        # A coarser stride would pad more than an eighth of the volume: take fewer stages then.
+        # A coarser stride would pad the volume by half: take fewer stages then.
         while stages > 2 and np.prod(_round_up(voxels, 2**stages) / voxels) > 1.5:
             stages -= 1
     shape = _round_up(voxels, 2**stages)
+    reach = 2 * np.max([case.label_reach for case in cases], axis=0)
+    if (shape * spacing < reach - 1e-3 * spacing).any():
+        reasons.append(
+            f"Note: labels reach {_words(reach)} mm and the grid only {_words(shape * spacing)} mm; what lies beyond "
+            "is cut off. Larger voxels (--spacing) would hold them."
+        )
     reasons.append(
         f"Grid {' x '.join(map(str, shape))}: "
         + ("as asked for" if grid_shape is not None else "holds the median field of view and every label")
-        + f", rounded up to multiples of {2**stages} for networks of {stages} stages."
+        + f", rounded up to multiples of {2**stages} for networks of {stages} stage(s)."
     )
     directions = np.array(cases[_medoid([np.array(case.directions) for case in cases])].directions)
     centre = np.median([case.centre for case in cases], axis=0)
@@ -182,13 +190,14 @@ def _choose_mapping(fingerprint: Fingerprint, index: int, reasons: list[str]) ->
     lows, highs = zip(*(case.percentiles[index] for case in fingerprint.cases))
     integer = all(case.integer for case in fingerprint.cases)
     is_ct = name.strip().lower() in ("ct", "computed tomography") or (
-        integer and np.median([case.minimum for case in fingerprint.cases]) <= -900
+        integer and np.median([case.minima[index] for case in fingerprint.cases]) <= -900
     )
     if is_ct:
         window = (math.floor(np.median(lows) / 10) * 10.0, math.ceil(np.median(highs) / 10) * 10.0)
         reasons.append(
             f"Channel {name}: one window for all, {window[0]:g} to {window[1]:g}, since CT numbers are absolute."
         )
-        return Channel(name, "window", window, integer)
+        # nnU-Net treats a channel of this name as absolute numbers too.
+        return Channel("CT", "window", window, integer)
     reasons.append(f"Channel {name}: each case by its own 0.5th and 99.5th percentile, since its scale is arbitrary.")
     return Channel(name, "percentiles", (float(np.median(lows)), float(np.median(highs))), integer)

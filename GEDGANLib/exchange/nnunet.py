@@ -30,33 +30,49 @@ def write_dataset(folder: Path, cases: Iterable[Case], description: str, integer
         written: list[Path] = []
         provenance: dict[str, dict] = {}
         case = None
-        for case in cases:
-            for index, channel in enumerate(case.image):
-                path = folder / "imagesTr" / f"{case.name}_{index:04d}.nii.gz"
-                write_volume(path, _voxels(channel, integer), case.affine, case.description)
-                if index == 0:
-                    written.append(path)
-            if case.labels is not None:
-                path = folder / "labelsTr" / f"{case.name}.nii.gz"
-                write_volume(path, case.labels.astype(np.uint8), case.affine, case.description)
-            provenance[case.name] = case.provenance
-        if case is None:
-            return []
-        if case.labels is None:
-            (folder / "labelsTr").rmdir()
-        dataset = {
-            "channel_names": {str(index): name for index, name in enumerate(case.channel_names)},
-            "labels": {"background": 0, **{label.name: label.index for label in case.label_table}},
-            "numTraining": len(written),
-            "file_ending": ".nii.gz",
-            "description": description,
-        }
-        write_bytes(folder / "dataset.json", json.dumps(dataset, indent=1).encode("utf-8"))
-        if any(provenance.values()):
-            write_bytes(folder / "provenance.json", json.dumps(provenance, indent=1).encode("utf-8"))
+        try:
+            for case in cases:
+                written.append(_write_case(folder, case, integer))
+                provenance[case.name] = case.provenance
+        finally:
+            # Also when somebody interrupts: what is there so far is then a whole data set.
+            if written:
+                _describe(folder, case, len(written), description, provenance)
         return written
     except OSError as error:
         raise explain_unwritable(folder, error) from error
+
+
+def _write_case(folder: Path, case: Case, integer: bool) -> Path:
+    """Write all files of a case, or none of them; returns the first channel's."""
+    paths = [folder / "imagesTr" / f"{case.name}_{index:04d}.nii.gz" for index in range(len(case.image))]
+    arrays = [_voxels(channel, integer) for channel in case.image]
+    if case.labels is not None:
+        paths.append(folder / "labelsTr" / f"{case.name}.nii.gz")
+        arrays.append(case.labels.astype(np.uint8))
+    try:
+        for path, array in zip(paths, arrays):
+            write_volume(path, array, case.affine, case.description)
+    except BaseException:
+        for path in paths:
+            path.unlink(missing_ok=True)
+        raise
+    return paths[0]
+
+
+def _describe(folder: Path, case: Case, count: int, description: str, provenance: dict[str, dict]) -> None:
+    if case.labels is None:
+        (folder / "labelsTr").rmdir()
+    dataset = {
+        "channel_names": {str(index): name for index, name in enumerate(case.channel_names)},
+        "labels": {"background": 0, **{label.name: label.index for label in case.label_table}},
+        "numTraining": count,
+        "file_ending": ".nii.gz",
+        "description": description,
+    }
+    write_bytes(folder / "dataset.json", json.dumps(dataset, indent=1).encode("utf-8"))
+    if any(provenance.values()):
+        write_bytes(folder / "provenance.json", json.dumps(provenance, indent=1).encode("utf-8"))
 
 
 def _voxels(channel: np.ndarray, integer: bool) -> np.ndarray:

@@ -28,10 +28,12 @@ def count(network: nn.Module, *inputs: torch.Tensor) -> tuple[float, float]:
     """Floating-point operations of the convolutions and values kept, for one forward pass of a network on meta."""
     operations = kept = 0.0
 
-    def hook(module: nn.Module, _, output: torch.Tensor) -> None:
+    def hook(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
         nonlocal operations, kept
-        if isinstance(module, (nn.Conv2d, nn.Conv3d)):
-            operations += 2.0 * output.numel() * module.weight[0].numel()
+        if isinstance(module, (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
+            # A transposed convolution multiplies each of its inputs, a plain one gathers for each of its outputs.
+            applied = inputs[0] if module.transposed else output
+            operations += 2.0 * applied.numel() * module.weight[0].numel()
             kept += 2.0 * output.numel()  # the output and its activation
 
     handles = [module.register_forward_hook(hook) for module in network.modules()]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,14 @@ class _Module:
         return self._logic
 
 
+def check_installed() -> None:
+    """:raises InputError: slicer-core or trame-slicer is not installed; tells without importing them."""
+    import importlib.util
+
+    if importlib.util.find_spec("slicer") is None or importlib.util.find_spec("trame_slicer") is None:
+        raise InputError("Slicer scenes need the package trame-slicer, which is missing.", HINT)
+
+
 def _capture_messages() -> Any:
     """Keep VTK's messages (each file of a scene, each closing of a view) out of the terminal, but where errors can
     quote them: ``GetOutput()`` of the returned window."""
@@ -44,11 +53,14 @@ def _capture_messages() -> Any:
 def headless_application() -> Iterator[Any]:
     """Make the parts of Slicer's application that the library uses, and take them away again.
 
+    VTK stays quiet afterwards, and without a screen keeps drawing through EGL.
+
     :returns: trame-slicer's application; ``slicer.mrmlScene``, ``slicer.app`` and ``slicer.modules`` are set.
     :raises InputError: slicer-core or trame-slicer is not installed.
     """
     # Mesa's software rendering without an X server; without this VTK tries X first and says so at length.
-    if not os.environ.get("DISPLAY") and not os.environ.get("VTK_DEFAULT_OPENGL_WINDOW"):
+    without_screen = sys.platform.startswith("linux") and not os.environ.get("DISPLAY")
+    if without_screen and not os.environ.get("VTK_DEFAULT_OPENGL_WINDOW"):
         os.environ["VTK_DEFAULT_OPENGL_WINDOW"] = "vtkEGLRenderWindow"
     try:
         import slicer

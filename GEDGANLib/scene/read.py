@@ -11,6 +11,24 @@ from ..errors import InputError
 from ..volumes.case import Case, Label
 
 
+def cases_in_scene(scene: Any) -> list[tuple[Any, Any | None]]:
+    """Volumes of a scene with their segmentations: a pair a segmentation, or all volumes where there is none.
+
+    Of a case of several channels the volume is the first, in whose geometry it was segmented.
+    """
+
+    def nodes(class_name: str) -> list[Any]:
+        collection = scene.GetNodesByClass(class_name)
+        return [collection.GetItemAsObject(index) for index in range(collection.GetNumberOfItems())]
+
+    pairs = []
+    for segmentation in nodes("vtkMRMLSegmentationNode"):
+        volume = segmentation.GetNodeReference(segmentation.GetReferenceImageGeometryReferenceRole())
+        if volume is not None:
+            pairs.append((volume, segmentation))
+    return pairs or [(volume, None) for volume in nodes("vtkMRMLScalarVolumeNode")]
+
+
 def _world_affine(node: Any) -> np.ndarray:
     """Index to RAS of a volume as it is shown: its own matrix and all linear transforms above it.
 

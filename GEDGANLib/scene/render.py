@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes.util
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ def check_rendering() -> None:
 
     :raises InputError: Mesa's EGL is missing.
     """
+    if not sys.platform.startswith("linux"):
+        return  # macOS and Windows draw off screen by themselves
     if ctypes.util.find_library("EGL") is None and ctypes.util.find_library("OSMesa") is None:
         raise InputError(
             "Drawing a scene without a screen needs Mesa's EGL library, which is missing.",
@@ -112,7 +115,7 @@ def _compose(pictures: list[np.ndarray], path: Path, title: str) -> None:
     """Axial and 3D above, coronal and sagittal below, as Slicer's four-up layout has it."""
     from matplotlib.figure import Figure
 
-    from ..volumes.pictures import save_figure
+    from ..volumes.pictures import SIDES, save_figure
 
     axial, coronal, sagittal, three_d = pictures
     figure = Figure(figsize=(2 * SIZE / 100, 2 * SIZE / 100 + 0.3), facecolor="black")
@@ -123,6 +126,8 @@ def _compose(pictures: list[np.ndarray], path: Path, title: str) -> None:
         axis.imshow(picture, interpolation="nearest")
         axis.set_axis_off()
         axis.text(8, 22, name, color="white", fontsize=9)
-    figure.suptitle(title, color="white", fontsize=9, y=0.995)
+        for side, anchor, letter in zip((8, SIZE - 8), ("left", "right"), SIDES.get(name, "")):
+            axis.text(side, SIZE / 2, letter, color="0.75", fontsize=9, va="center", ha=anchor)
+    figure.suptitle(title, color="white", fontsize=7, y=0.993)
     figure.subplots_adjust(0, 0, 1, 0.965, wspace=0.01, hspace=0.01)
     save_figure(figure, path)

@@ -26,8 +26,10 @@ from .tensor import COMPONENTS
 RELATIVE_GAP = 1e-3
 """Gaps below this share of the matrix's largest entry count as meeting when an eigenvector is differentiated."""
 
-BLOCK = 65536
-"""Matrices decomposed at a time: their intermediate results stay in the processor's cache, and memory stays small."""
+BLOCK = {"cpu": 65536}
+"""Matrices decomposed at a time on a kind of device: on a CPU their intermediate results stay in the cache. Elsewhere
+:data:`LARGE_BLOCK`, since every launch costs."""
+LARGE_BLOCK = 2**22
 
 
 def _dot(a: Sequence[Tensor] | Tensor, b: Sequence[Tensor] | Tensor) -> Tensor:
@@ -169,7 +171,7 @@ def _decompose_block(entries: Tensor, values: Tensor, vectors: Tensor) -> None:
 
 
 def _by_blocks(entries: Tensor, results: Sequence[Tensor], function: Callable[..., None]) -> list[Tensor]:
-    """Apply ``function`` to a field in blocks of :data:`BLOCK` matrices.
+    """Apply ``function`` to a field in blocks of matrices, see :data:`BLOCK`.
 
     :param entries: (N, components, *spatial).
     :param results: memory for what comes out, each (..., number of matrices).
@@ -178,8 +180,9 @@ def _by_blocks(entries: Tensor, results: Sequence[Tensor], function: Callable[..
     """
     # All samples in one row: a view for one sample, one copy for several.
     flat = entries.reshape(*entries.shape[:2], -1).transpose(0, 1).reshape(entries.shape[1], -1)
-    for start in range(0, flat.shape[1], BLOCK):
-        part = slice(start, start + BLOCK)
+    block = BLOCK.get(entries.device.type, LARGE_BLOCK)
+    for start in range(0, flat.shape[1], block):
+        part = slice(start, start + block)
         function(flat[:, part], *(result[..., part] for result in results))
     by_sample = [result.unflatten(-1, (len(entries), -1)).movedim(-2, 0) for result in results]
     return [result.reshape(*result.shape[:-1], *entries.shape[2:]) for result in by_sample]

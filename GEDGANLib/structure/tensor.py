@@ -38,6 +38,11 @@ def _filter_matrix(
 
     With ``stride`` above 1 an output voxel is the centre of ``stride`` input voxels, as in average pooling.
     """
+    with torch.inference_mode(False):  # a matrix made in inference mode could not serve a training later
+        return _new_filter_matrix(size, spacing, scale, derivative, stride).to(device=device, dtype=dtype)
+
+
+def _new_filter_matrix(size: int, spacing: float, scale: float, derivative: bool, stride: int) -> Tensor:
     position = torch.arange(size, dtype=torch.float64) * spacing
     output_size = -(-size // stride)
     centre = (torch.arange(output_size, dtype=torch.float64) * stride + (stride - 1) / 2) * spacing
@@ -50,7 +55,7 @@ def _filter_matrix(
         # Slope of the weighted least-squares line: kills constants, and gives exactly 1 on a ramp, at every voxel.
         deviation = distance - (weight * distance).sum(1, keepdim=True)
         weight = weight * deviation / (weight * deviation**2).sum(1, keepdim=True).clamp_min(1e-12)
-    return weight.to(device=device, dtype=dtype)
+    return weight
 
 
 def _apply_along(image: Tensor, matrix: Tensor, axis: int) -> Tensor:

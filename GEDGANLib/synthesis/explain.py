@@ -154,8 +154,7 @@ def draw_explanation(path, case: Case, maps: StructureMaps, unlikeness: np.ndarr
             shown = axis.imshow(
                 picture, origin="lower", aspect=spacing[up] / spacing[across], interpolation="nearest", **options
             )
-            if normal != 0:
-                axis.invert_xaxis()
+            axis.invert_xaxis()
             axis.set_axis_off()
             if row == 0:
                 axis.set_title(name, color="white", fontsize=8)

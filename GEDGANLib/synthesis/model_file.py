@@ -100,6 +100,8 @@ def load_model(path: Path, device: str = "cpu", with_critic: bool = False) -> Mo
         )
     try:
         plan_values, about = json.loads(header["plan"]), json.loads(header["about"])
+        if not isinstance(plan_values, dict) or not isinstance(about, dict):
+            raise ValueError("not entries with names")
     except (KeyError, ValueError) as error:
         raise InputError(f"The header of {path} is damaged.", "Copy the file again from where it came from.") from error
     plan = Plan.from_dict(plan_values, str(path))
@@ -143,18 +145,20 @@ def _read(path: Path) -> tuple[dict[str, str], dict]:
             start = file.read(16)
     except OSError as error:
         raise InputError(f"The model {path} cannot be read: {error.strerror}.", "Check the path.") from error
-    if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
-        raise InputError(
-            f"{path} is a pickle, which can run any program when it is opened; it was not opened.",
-            "Choose a model.safetensors that GED-GAN wrote.",
-        )
     try:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
+        if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05") and start[8:9] != b"{":
+            raise InputError(
+                f"{path} is a pickle, which can run any program when it is opened; it was not opened.",
+                "Choose a model.safetensors that GED-GAN wrote.",
+            ) from error
         length = int.from_bytes(start[:8], "little")
         cut_off = start[8:9] == b"{" and ("incomplete" in str(error).lower() or path.stat().st_size < length + 8)
-        what = (
-            "is cut off: the end of the file is missing" if cut_off or len(start) < 16 else "is not a model of GED-GAN"
-        )
-        raise InputError(f"{path} {what}.", "Copy it again from where it came from.") from error
+        if cut_off or len(start) < 16:
+            text = f"{path} is cut off: the end of the file is missing."
+            raise InputError(text, "Copy it again from where it came from.") from error
+        raise InputError(
+            f"{path} is not a model of GED-GAN.", "Choose the model.safetensors of a run, or copy it again."
+        ) from error

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 
 from ..errors import InputError
-from ..volumes.writing import explain_unwritable
+from ..volumes.writing import explain_unwritable, write_bytes
 
 KEPT = 2
+PARTIAL = ".partial-checkpoint-"
 
 
 def save_checkpoint(run: Path, step: int, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> Path:
@@ -24,23 +25,25 @@ def save_checkpoint(run: Path, step: int, tensors: dict[str, torch.Tensor], stat
 
     :raises InputError: the disk is full or write-protected; the last checkpoint is still there then.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     final = run / f"checkpoint-{step:08d}"
-    partial = run / f".partial-checkpoint-{os.getpid()}"
+    if final.exists():  # a step's state is one and the same; what is there is never put at risk
+        return final
+    partial = run / f"{PARTIAL}{os.getpid()}"
     try:
-        shutil.rmtree(partial, ignore_errors=True)
+        for left_by_a_kill in run.glob(f"{PARTIAL}*"):
+            shutil.rmtree(left_by_a_kill, ignore_errors=True)
         partial.mkdir()
-        save_file(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-            partial / "state.safetensors",
-        )
-        (partial / "state.json").write_text(json.dumps({"step": step, **state}), encoding="utf-8")
-        if final.exists():
-            shutil.rmtree(final)
+        content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+        write_bytes(partial / "state.safetensors", content)
+        write_bytes(partial / "state.json", json.dumps({"step": step, **state}).encode("utf-8"))
         os.replace(partial, final)
         for old in checkpoints(run)[:-KEPT]:
             shutil.rmtree(old)
+    except InputError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise explain_unwritable(final, error) from error

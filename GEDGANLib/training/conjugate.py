@@ -37,7 +37,9 @@ SUFFICIENT_DESCENT = 0.1
 
 
 def _dot(first: list[Tensor], second: list[Tensor]) -> float:
-    return float(sum((a.double() * b.double()).sum() for a, b in zip(first, second)))
+    # Sums of many small products want float64; Apple's GPUs have none.
+    kinds = [torch.float32 if a.device.type == "mps" else torch.float64 for a in first]
+    return float(sum((a.to(kind) * b.to(kind)).sum() for a, b, kind in zip(first, second, kinds)))
 
 
 class ConjugateGradient(torch.optim.Optimizer):
@@ -110,20 +112,30 @@ class ConjugateGradient(torch.optim.Optimizer):
         scaled = [g if p is None else g * p for g, p in zip(gradient, scales)]
         squared_norm = _dot(gradient, scaled)
         direction = [-s for s in scaled]
-        if group["steps"] > 1:
-            previous = [self.state[parameter] for parameter in parameters]
+        previous = [self.state[parameter] for parameter in parameters]
+        # A parameter that gets its first gradient later than others starts the group anew: it has no direction yet.
+        if group["steps"] > 1 and all("direction" in state for state in previous):
             beta = self._beta(group, gradient, scaled, scales, previous, squared_norm)
             candidate = [d.add(state["direction"], alpha=beta) for d, state in zip(direction, previous)]
             if _dot(candidate, gradient) <= -SUFFICIENT_DESCENT * squared_norm:
                 direction = candidate
             else:
                 group["restarts"] += 1
-        length = group["lr"] if not group["secant"] else self._secant(group, parameters, gradient, direction, closure)
+        length = group["lr"]
+        if group["secant"]:
+            gradients_of_all = self._gradients()
+            length = self._secant(group, parameters, gradient, direction, closure)
+            for parameter, kept in gradients_of_all:  # the next group steps from the same point as this one
+                parameter.grad = kept
         for parameter, d, g in zip(parameters, direction, gradient):
             parameter.add_(d, alpha=length)
             self.state[parameter]["direction"] = d
             self.state[parameter]["gradient"] = g
         group["squared_norm"] = squared_norm
+
+    def _gradients(self) -> list[tuple[Tensor, Tensor | None]]:
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        return [(p, None if p.grad is None else p.grad.detach().clone()) for p in parameters]
 
     def _scales(self, group: dict, parameters: list[Tensor], gradient: list[Tensor]) -> list[Tensor | None]:
         """Diagonal of P, one tensor a parameter; None stands for the identity."""

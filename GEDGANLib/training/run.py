@@ -1,16 +1,17 @@
 """One training from its data to its model file: the run folder, the clock, previews, checkpoints, stopping.
 
-A run folder holds ``plan.json``, ``run.json`` (what was asked for), ``log.jsonl``, ``losses.png``, ``preview.png``,
-the last two ``checkpoint-*`` folders and, at the end, ``model.safetensors``. A file ``STOP`` in it ends the run at the
-next step, with everything saved.
+A run folder holds ``plan.json``, ``run.json`` (what was asked for, and of which data), ``log.jsonl``, ``losses.png``,
+``preview.png``, the last two ``checkpoint-*`` folders and, at the end, ``model.safetensors``. A file ``STOP`` in it
+ends the run at the next step, with everything saved.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,18 @@ import numpy as np
 
 from .. import __version__
 from ..errors import InputError, StoppedOnRequest
+from ..jobs import stop_on_signals
 from ..plan import Plan
 from ..volumes.case import Case
 from ..volumes.pictures import contact_sheet, save_figure
 from ..volumes.pipeline import WorkingCase
-from ..volumes.writing import claim_empty_folder, explain_unwritable, probe, write_bytes
+from ..volumes.writing import claim_empty_folder, explain_unwritable, probe, sole_owner, write_bytes
 
 Emit = Callable[..., None]
 """Called with the kind of an event and its fields, see ``jobs``."""
 
 MODEL = "model.safetensors"
+LOG = "log.jsonl"
 CHECKPOINT_SECONDS = 120.0
 PREVIEW_SECONDS = 60.0
 PROGRESS_SECONDS = 1.0
@@ -72,13 +75,56 @@ def claim_run_folder(run: Path, resume: bool) -> None:
         raise explain_unwritable(run, error) from error
 
 
+@dataclass(frozen=True)
+class Request:
+    """What a training was asked for, as ``run.json`` keeps it.
+
+    :param data: where the cases came from.
+    :param cases: how many they are.
+    :param fingerprint: of all their voxels on the working grid, see :func:`fingerprint_of`.
+    """
+
+    data: str
+    cases: int
+    fingerprint: str
+    seed: int
+    limit: Limit
+    device: str
+    version: str = __version__
+
+    def save(self, run: Path) -> None:
+        write_bytes(run / "run.json", json.dumps(asdict(self), indent=1).encode("utf-8"))
+
+    @classmethod
+    def load(cls, run: Path) -> Request:
+        """Read ``run.json``.
+
+        :raises InputError: it is damaged.
+        """
+        try:
+            values = json.loads((run / "run.json").read_text(encoding="utf-8"))
+            return cls(**{**values, "limit": Limit(**values["limit"])})
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise InputError(f"{run / 'run.json'} cannot be read.", "Train in a new folder.") from error
+
+
+def fingerprint_of(cases: Sequence[WorkingCase]) -> str:
+    """A short text that changes with any voxel of any case, and with their order."""
+    digest = hashlib.sha256()
+    for case in cases:
+        digest.update(case.name.encode("utf-8"))
+        digest.update(np.ascontiguousarray(case.image))
+        digest.update(b"" if case.labels is None else np.ascontiguousarray(case.labels))
+    return digest.hexdigest()[:16]
+
+
 def train(
     plan: Plan,
     cases: Sequence[WorkingCase],
     run: Path,
-    limit: Limit,
+    limit: Limit | None,
     device: str,
-    seed: int,
+    seed: int | None,
     emit: Emit,
     data: str = "",
     resume: bool = False,
@@ -86,83 +132,176 @@ def train(
     """Train ``plan`` on ``cases`` and return the model file.
 
     :param run: claimed by :func:`claim_run_folder`.
+    :param limit: None to resume with that of before.
+    :param seed: None to resume; a run has one for all its life.
     :param data: where the cases came from, for ``run.json``.
-    :raises InputError: the disk is full, or the losses are no longer numbers.
-    :raises StoppedOnRequest: STOP file or keyboard; model and checkpoint are saved.
+    :raises InputError: the disk is full, the losses are no longer numbers, another process works in ``run``, or what
+        is to be resumed had other cases or another seed.
+    :raises StoppedOnRequest: STOP file, keyboard or SIGTERM; model and checkpoint are saved.
     """
-    from .checkpoint import load_checkpoint, save_checkpoint
-    from .trainer import Trainer
+    with sole_owner(run):
+        fingerprint = fingerprint_of(cases)
+        if resume:
+            before = Request.load(run)
+            _refuse_other(before, run, len(cases), fingerprint, seed)
+            request = replace(before, limit=limit or before.limit, device=device)
+        else:
+            request = Request(data, len(cases), fingerprint, seed, limit, device)
+            plan.save(run / "plan.json")
+        request.save(run)
+        return _Run(plan, cases, run, request, emit).train(resume)
 
-    trainer = Trainer(plan, cases, device, seed)
-    seconds_before = 0.0
-    if resume:
-        tensors, state = load_checkpoint(run)
+
+def _refuse_other(before: Request, run: Path, cases: int, fingerprint: str, seed: int | None) -> None:
+    if before.fingerprint != fingerprint:
+        what = f"{cases} cases instead of {before.cases}" if cases != before.cases else "other voxels or another order"
+        raise InputError(
+            f"The data are not those that {run} was started with ({before.data or 'unnamed'}): {what}.",
+            "Give the same data to resume, or train in a new folder.",
+        )
+    if seed is not None and seed != before.seed:
+        raise InputError(f"{run} was started with seed {before.seed}, not {seed}.", "Resume without --seed.")
+
+
+class _Run:
+    """A training in its folder: the clock, the log, previews and checkpoints around :class:`Trainer`."""
+
+    def __init__(self, plan: Plan, cases: Sequence[WorkingCase], run: Path, request: Request, emit: Emit) -> None:
+        self.plan, self.cases, self.run, self.request, self.emit = plan, cases, run, request, emit
+        self.history: list[dict[str, Any]] = []
+        self.seconds_before = 0.0
+        self.start = time.monotonic()
+
+    def seconds(self) -> float:
+        """Seconds of training so far, those before a resumption included."""
+        return self.seconds_before + time.monotonic() - self.start
+
+    def progress(self) -> float:
+        return self.request.limit.progress(self.trainer.step_count, self.seconds())
+
+    def train(self, resume: bool) -> Path:
+        from .checkpoint import checkpoints, load_checkpoint
+        from .trainer import Trainer
+
+        # A run that was killed before its first checkpoint begins anew, as the same seed makes it.
+        resume = resume and bool(checkpoints(self.run))
+        tensors, state = load_checkpoint(self.run) if resume else ({}, {"step": 0, "seconds": 0.0})
+        self.seconds_before = state["seconds"]
+        limit, device, seed = self.request.limit, self.request.device, self.request.seed
+        if limit.progress(state["step"], self.seconds_before) >= 1:
+            raise InputError(
+                f"{self.run} is at step {state['step']} already, after {self.seconds_before / 60:.1f} minutes.",
+                "Give more --steps or --minutes than that to go on.",
+            )
+        about = {"device": device, "seed": seed, "step": state["step"], "total": limit.steps}
+        self.emit("started", run=str(self.run), cases=len(self.cases), **about)
+        self.trainer = Trainer(self.plan, self.cases, device, seed)
+        if resume:
+            try:
+                self.trainer.load_state(tensors, state["step"])
+            except (KeyError, RuntimeError) as error:
+                text = f"The checkpoint in {self.run} belongs to another plan."
+                raise InputError(text, "Train in a new folder.") from error
+        self.start = time.monotonic()
+        stop = self.run / "STOP"
+        stop.unlink(missing_ok=True)
+        stopped = False
         try:
-            trainer.load_state(tensors, state["step"])
-        except (KeyError, RuntimeError) as error:
-            raise InputError(f"The checkpoint in {run} belongs to another plan.", "Train in a new folder.") from error
-        seconds_before = state["seconds"]
-    else:
-        plan.save(run / "plan.json")
-        described = {"data": data, "seed": seed, "device": device, "limit": asdict(limit), "version": __version__}
-        write_bytes(run / "run.json", json.dumps(described, indent=1).encode("utf-8"))
-    stop = run / "STOP"
-    stop.unlink(missing_ok=True)
-    emit(
-        "started", run=str(run), device=device, seed=seed, step=trainer.step_count, total=limit.steps, cases=len(cases)
-    )
-
-    start = time.monotonic()
-    last = {"checkpoint": start, "preview": start, "progress": 0.0}
-    history = _read_history(run) if resume else []
-    stopped = False
-
-    def seconds() -> float:
-        return seconds_before + time.monotonic() - start
-
-    def write_checkpoint() -> None:
-        folder = save_checkpoint(run, trainer.step_count, trainer.state(), {"seconds": seconds(), "seed": seed})
-        emit("checkpoint", path=str(folder), step=trainer.step_count)
-
-    with open(run / "log.jsonl", "a", encoding="utf-8") as log:
-        try:
-            while limit.progress(trainer.step_count, seconds()) < 1:
-                trainer.set_progress(limit.progress(trainer.step_count, seconds()))
-                figures = trainer.step()
-                if not figures.finite():
-                    raise InputError(
-                        f"The training left the numbers at step {trainer.step_count}: a loss is not finite.",
-                        f"The last good state is in {run}. Halve learning_rate in plan.json and train again.",
-                    )
-                now = time.monotonic()
-                if now - last["progress"] >= PROGRESS_SECONDS or limit.progress(trainer.step_count, seconds()) >= 1:
-                    last["progress"] = now
-                    line = _progress(trainer.step_count, limit, seconds(), figures, plan.training.batch)
-                    history.append(line)
-                    log.write(json.dumps(line) + "\n")
-                    log.flush()
-                    emit("progress", **line)
-                if now - last["preview"] >= PREVIEW_SECONDS:
-                    _write_preview(trainer, plan, cases, run, history)
-                    emit("preview", path=str(run / "preview.png"), step=trainer.step_count)
-                    last["preview"] = time.monotonic()
-                if now - last["checkpoint"] >= CHECKPOINT_SECONDS:
-                    write_checkpoint()
-                    last["checkpoint"] = time.monotonic()
-                if stop.exists():
-                    stopped = True
-                    break
-        except KeyboardInterrupt:
-            stopped = True
+            self.history = _read_history(self.run, state["step"])
+            lines = "".join(json.dumps(line) + "\n" for line in self.history)
+            write_bytes(self.run / LOG, lines.encode("utf-8"))
+            with stop_on_signals(lambda: self.emit("warning", message="Stopping after this step.")) as signalled:
+                stopped = self._steps(lambda: signalled() or stop.exists())
+            stop.unlink(missing_ok=True)
         except OSError as error:
-            raise explain_unwritable(run / "log.jsonl", error) from error
-    stop.unlink(missing_ok=True)
-    write_checkpoint()
-    model = _finish(trainer, plan, cases, run, history, device, seconds())
-    if stopped:
-        raise StoppedOnRequest(f"Stopped at step {trainer.step_count}; the model so far is {model}.")
-    emit("finished", model=str(model), step=trainer.step_count, seconds=round(seconds(), 1))
-    return model
+            raise explain_unwritable(self.run / LOG, error) from error
+        self._write_checkpoint()
+        model = self._finish()
+        if stopped:
+            raise StoppedOnRequest(f"Stopped at step {self.trainer.step_count}; the model so far is {model}.")
+        self.emit("finished", model=str(model), step=self.trainer.step_count, seconds=round(self.seconds(), 1))
+        return model
+
+    def _steps(self, asked_to_stop: Callable[[], bool]) -> bool:
+        """Train to the limit, or until asked to stop; returns whether that happened."""
+        last = {"checkpoint": self.start, "preview": self.start, "progress": 0.0}
+        while self.progress() < 1:
+            if asked_to_stop():
+                return True
+            self.trainer.set_progress(self.progress())
+            figures = self.trainer.step()
+            if not figures.finite():
+                raise InputError(
+                    f"The training left the numbers at step {self.trainer.step_count}: a loss is not finite.",
+                    f"Halve learning_rate in {self.run / 'plan.json'} and train with it in a new folder, or resume "
+                    "from the last checkpoint with it.",
+                )
+            now = time.monotonic()
+            if now - last["progress"] >= PROGRESS_SECONDS or self.progress() >= 1:
+                last["progress"] = now
+                self._log(figures)
+            if now - last["preview"] >= PREVIEW_SECONDS:
+                self._write_preview()
+                self.emit("preview", path=str(self.run / "preview.png"), step=self.trainer.step_count)
+                last["preview"] = time.monotonic()
+            if now - last["checkpoint"] >= CHECKPOINT_SECONDS:
+                self._write_checkpoint()
+                last["checkpoint"] = time.monotonic()
+        return False
+
+    def _log(self, figures: Any) -> None:
+        step, limit = self.trainer.step_count, self.request.limit
+        line = _progress(step, limit, self.seconds(), figures, self.plan.training.batch)
+        self.history.append(line)
+        with open(self.run / LOG, "a", encoding="utf-8") as log:
+            log.write(json.dumps(line) + "\n")
+        self.emit("progress", **line)
+
+    def _write_checkpoint(self) -> None:
+        from .checkpoint import save_checkpoint
+
+        state = {"seconds": self.seconds(), "seed": self.request.seed}
+        folder = save_checkpoint(self.run, self.trainer.step_count, self.trainer.state(), state)
+        self.emit("checkpoint", path=str(folder), step=self.trainer.step_count)
+
+    def _finish(self) -> Path:
+        from ..synthesis.model_file import save_model
+
+        self._write_preview()
+        about = {
+            "description": self.plan.description,
+            "cases": len(self.cases),
+            "steps": self.trainer.step_count,
+            "seconds": round(self.seconds()),
+            "seed": self.request.seed,
+            "device": self.request.device,
+        }
+        save_model(self.run / MODEL, self.trainer.average, self.plan, about, self.trainer.critic())
+        return self.run / MODEL
+
+    def _write_preview(self) -> None:
+        import torch
+
+        plan, count = self.plan, len(self.plan.channels)
+        shape = (PREVIEW_CASES, plan.networks.latent_size)
+        latents = torch.from_numpy(np.random.default_rng(0).standard_normal(shape, dtype=np.float32))
+        with torch.inference_mode():
+            outputs = self.trainer.average(latents.to(self.trainer.device)).cpu().numpy()
+        made = [
+            Case(
+                f"preview_{index}",
+                output[:count],
+                output[count:].argmax(0).astype(np.uint8) if plan.labels else None,
+                plan.grid.affine,
+                tuple(plan.labels),
+            )
+            for index, output in enumerate(outputs)
+        ]
+        first = self.cases[:PREVIEW_CASES]
+        real = [Case(case.name, case.image, case.labels, case.affine, tuple(plan.labels)) for case in first]
+        title = f"training cases and synthesized ones after {self.trainer.step_count} steps"
+        contact_sheet(self.run / "preview.png", [("training", real), ("synthesized", made)], title)
+        plot_losses(self.run / "losses.png", self.history)
 
 
 def _progress(step: int, limit: Limit, seconds: float, figures, batch: int) -> dict[str, Any]:
@@ -191,44 +330,6 @@ def _memory_gb() -> float | None:
         return None
 
 
-def _finish(trainer, plan, cases, run: Path, history: list, device: str, seconds: float) -> Path:
-    from ..synthesis.model_file import save_model
-
-    _write_preview(trainer, plan, cases, run, history)
-    about = {
-        "description": plan.description,
-        "cases": len(cases),
-        "steps": trainer.step_count,
-        "seconds": round(seconds),
-        "seed": trainer.seed,
-        "device": device,
-    }
-    save_model(run / MODEL, trainer.average, plan, about, trainer.critic())
-    return run / MODEL
-
-
-def _write_preview(trainer, plan: Plan, cases: Sequence[WorkingCase], run: Path, history: list) -> None:
-    import torch
-
-    latents = np.random.default_rng(0).standard_normal((PREVIEW_CASES, plan.networks.latent_size), dtype=np.float32)
-    with torch.inference_mode():
-        outputs = trainer.average(torch.from_numpy(latents).to(trainer.device)).cpu().numpy()
-    count = len(plan.channels)
-    made = [
-        Case(
-            f"preview_{index}",
-            output[:count],
-            output[count:].argmax(0).astype(np.uint8) if plan.labels else None,
-            plan.grid.affine,
-            tuple(plan.labels),
-        )
-        for index, output in enumerate(outputs)
-    ]
-    real = [Case(case.name, case.image, case.labels, case.affine, tuple(plan.labels)) for case in cases[:PREVIEW_CASES]]
-    contact_sheet(run / "preview.png", [("real", real), ("synthesized", made)], f"step {trainer.step_count}")
-    plot_losses(run / "losses.png", history)
-
-
 def plot_losses(path: Path, history: Sequence[dict[str, Any]]) -> None:
     """Plot the losses of both players, the gap between them and the penalty over the steps, as a PNG."""
     from matplotlib.figure import Figure
@@ -251,9 +352,10 @@ def plot_losses(path: Path, history: Sequence[dict[str, Any]]) -> None:
     save_figure(figure, path)
 
 
-def _read_history(run: Path) -> list[dict[str, Any]]:
+def _read_history(run: Path, last_step: int) -> list[dict[str, Any]]:
+    """The lines of the log up to ``last_step``; what came after the checkpoint is going to be trained again."""
     try:
-        lines = (run / "log.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = (run / LOG).read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
     history = []
@@ -262,4 +364,4 @@ def _read_history(run: Path) -> list[dict[str, Any]]:
             history.append(json.loads(line))
         except ValueError:  # the last line of a run that was killed
             continue
-    return history
+    return [line for line in history if line["step"] <= last_step]

@@ -104,11 +104,11 @@ class Trainer:
         return self._cases(torch.randint(len(self.images), (self.plan.training.batch,), generator=self.random))
 
     def _cases(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        case = self.images[chosen]
+        case = self.images[chosen].to(self.device)
         if self.plan.labels:
-            classes = functional.one_hot(self.labels[chosen].long(), len(self.plan.labels) + 1)
+            classes = functional.one_hot(self.labels[chosen].to(self.device).long(), len(self.plan.labels) + 1)
             case = torch.cat([case, classes.movedim(-1, 1).to(case.dtype)], 1)
-        case = case.to(self.device, memory_format=channels_last(self.plan.spatial_dims))
+        case = case.to(memory_format=channels_last(self.plan.spatial_dims))
         return case, self.labelled[chosen].to(self.device)
 
     def _latents(self) -> Tensor:
@@ -137,7 +137,12 @@ class Trainer:
         )
 
     def set_progress(self, progress: float) -> None:
-        """Set the learning rates for ``progress`` in [0, 1] of the run: half a cosine down to :data:`FINAL_RATE`."""
+        """Set the learning rates for ``progress`` in [0, 1] of the run: half a cosine down to :data:`FINAL_RATE`.
+
+        The article's baseline keeps its rate, as the article has it.
+        """
+        if self.plan.method == "article":
+            return
         share = FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
         for optimizer in (self.generator_optimizer, self.discriminator_optimizer):
             for group in optimizer.param_groups:

@@ -46,7 +46,7 @@ def _template(smoothing: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _smooth_noise(generator: np.random.Generator, shape: Sequence[int], spacing: float, scale: float) -> np.ndarray:
-    """Random field of unit variance at control points ``scale`` mm apart, interpolated by cubic splines."""
+    """Random field, of unit variance at its control points ``scale`` mm apart, interpolated by cubic splines."""
     from scipy import ndimage
 
     control = [max(int(np.ceil(side * spacing / scale)), 1) + 3 for side in shape]

@@ -14,11 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from ..errors import InputError
-from .files import SEGMENTATION_SUFFIX, Volume, dicom_series, read_volume, stem_of, suffix_of
-from .geometry import same_grid
+from .files import SEGMENTATION_SUFFIX, dicom_series, stem_of, suffix_of
 
 IMAGE_FOLDERS = ("imagesTr", "images", "image", "volumes", "scans")
 LABEL_FOLDERS = ("labelsTr", "labels", "label", "segmentations", "segmentation", "masks", "mask")
@@ -45,6 +42,7 @@ class Dataset:
 
     :param label_names: value in the files -> name, as far as the user gave names; background left out.
     :param names_are_complete: a value without a name is an error (there is a ``dataset.json``).
+    :param warnings: what a person should know of the files that were found, and of those that were not.
     """
 
     folder: Path
@@ -53,6 +51,7 @@ class Dataset:
     label_names: dict[int, str]
     names_are_complete: bool
     description: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 def find_dataset(folder: Path) -> Dataset:
@@ -65,16 +64,32 @@ def find_dataset(folder: Path) -> Dataset:
         raise InputError(f"There is no folder {folder}.", "Check the path for typing errors.")
     if not folder.is_dir():
         raise InputError(f"{folder} is a file, not a folder of scans.", "Give the folder that holds it.")
-    if (folder / "dataset.json").exists():
-        return _find_described(folder)
-    dataset = _find_plain(folder) or _find_dicom(folder)
-    if dataset is None:
-        empty = not any(folder.iterdir())
+    try:
+        if (folder / "dataset.json").exists():
+            return _find_described(folder)
+        dataset = _find_plain(folder) or _find_dicom(folder)
+        if dataset is None:
+            _explain_nothing(folder)
+        return dataset
+    except PermissionError as error:
+        raise InputError(f"{error.filename or folder} may not be read by you.", "Change its permissions.") from error
+
+
+def _explain_nothing(folder: Path) -> None:
+    """:raises InputError: always; says what ``folder`` has instead of images."""
+    if not any(folder.iterdir()):
+        raise InputError(f"{folder} is empty.", "Put scans in it, or give another folder.")
+    below = [path for part in sorted(folder.iterdir()) if part.is_dir() for path in _image_files(part)]
+    if below:
         raise InputError(
-            f"{folder} is empty." if empty else f"{folder} holds no image that can be read.",
-            "Put NIfTI, NRRD or MetaImage files, DICOM folders, or a data set with dataset.json in it.",
+            f"{folder} itself holds no image; the first one below it is {below[0]}.",
+            f"Give that folder ({below[0].parent}), or, if every patient has a folder, put the images of all of them "
+            f"into {folder / 'images'} and the segmentations, under the same names, into {folder / 'labels'}.",
         )
-    return dataset
+    raise InputError(
+        f"{folder} holds no image that can be read.",
+        "Put NIfTI, NRRD or MetaImage files, DICOM folders, or a data set with dataset.json in it.",
+    )
 
 
 def _find_described(folder: Path) -> Dataset:
@@ -84,21 +99,17 @@ def _find_described(folder: Path) -> Dataset:
         described = json.loads(path.read_text(encoding="utf-8"))
         channels = described.get("channel_names", described.get("modality", {"0": "image"}))
         channel_names = tuple(str(channels[key]) for key in sorted(channels, key=int))
-        label_names: dict[int, str] = {}
-        for key, value in described.get("labels", {}).items():
-            if isinstance(value, list):  # nnU-Net's regions: the files hold the single values, named by their regions
-                for part in value:
-                    label_names.setdefault(int(part), key)
-            elif str(key).lstrip("-").isdigit():
-                label_names[int(key)] = str(value)
-            else:
-                label_names[int(value)] = str(key)
+        label_names = _label_names(described.get("labels", {}))
+        listed = [
+            str(entry["image"])
+            for entry in described.get("training", [])
+            if isinstance(entry, dict) and "image" in entry
+        ]
     except (ValueError, TypeError, AttributeError, OSError) as error:
         raise InputError(
             f"{path} is not a data set description this program can read ({error}).",
             "It needs channel_names or modality, and labels, as nnU-Net or the Medical Decathlon write them.",
         ) from error
-    label_names = {value: name for value, name in label_names.items() if value != 0 and name != "ignore"}
     image_folder, label_folder = folder / "imagesTr", folder / "labelsTr"
     if not image_folder.is_dir():
         raise InputError(f"{folder} has a dataset.json but no folder imagesTr.", "Put the training images there.")
@@ -106,24 +117,80 @@ def _find_described(folder: Path) -> Dataset:
     for path in _image_files(image_folder):
         stem = stem_of(path)
         match = CHANNEL.match(stem)
-        if match and (len(channel_names) > 1 or "channel_names" in described or int(match.group(2)) == 0):
-            groups[match.group(1)][int(match.group(2))] = path
-        else:
-            groups[stem][0] = path
+        # A file that has a label of its very own name is a case of its own, whatever its name ends in.
+        whole = not match or ("channel_names" not in described and _label_of(label_folder, stem) is not None)
+        name, channel = (stem, 0) if whole else (match.group(1), int(match.group(2)))
+        if channel in groups[name]:
+            raise InputError(f"{groups[name][channel]} and {path.name} are the same channel of one case.", "Keep one.")
+        groups[name][channel] = path
     cases = []
     for name, files in sorted(groups.items()):
-        if len(files) not in (1, len(channel_names)):
+        wrong_channels = len(files) > 1 and sorted(files) != list(range(len(channel_names)))
+        if len(files) not in (1, len(channel_names)) or wrong_channels:
+            there = ", ".join(f"{channel:04d}" for channel in sorted(files))
             raise InputError(
-                f"{image_folder} has {len(files)} channels of {name}, but dataset.json names {len(channel_names)}.",
+                f"{image_folder} has {len(files)} channels of {name} ({there}), but dataset.json names "
+                f"{len(channel_names)}.",
                 f"Every case needs {name}_0000 to {name}_{len(channel_names) - 1:04d}; add the missing files or leave "
                 "the case out.",
             )
         cases.append(CaseFiles(name, tuple(files[key] for key in sorted(files)), _label_of(label_folder, name)))
     if not cases:
         raise InputError(f"{image_folder} holds no image that can be read.", "Put the training images there.")
-    return Dataset(
-        folder, tuple(cases), channel_names, label_names, bool(label_names), described.get("description", "")
-    )
+    there = {path.name for files in groups.values() for path in files.values()} | {
+        stem_of(p) for p in map(Path, groups)
+    }
+    missing = [name for name in listed if Path(name).name not in there and stem_of(Path(name)) not in groups]
+    warnings = _unmatched_labels([label_folder], cases)
+    if missing:
+        warnings.append(f"{len(missing)} image(s) that dataset.json lists are not there, {missing[0]} for example.")
+    description = str(described.get("description") or "")
+    return Dataset(folder, tuple(cases), channel_names, label_names, bool(label_names), description, tuple(warnings))
+
+
+def _label_names(described: dict) -> dict[int, str]:
+    """Value -> name. Of nnU-Net's regions, which overlap, a value gets the name of its smallest."""
+    names: dict[int, str] = {}
+    regions: dict[int, tuple[int, str]] = {}
+    for key, value in described.items():
+        if isinstance(value, list):
+            for part in value:
+                regions[int(part)] = min(regions.get(int(part), (len(value), key)), (len(value), key))
+        elif str(key).lstrip("-").isdigit():
+            names[int(key)] = str(value)
+        else:
+            names[int(value)] = str(key)
+    taken: dict[str, int] = {}
+    for value, (_, name) in sorted(regions.items()):
+        if value not in names:
+            # Values that no region tells apart share its name; a number keeps them apart.
+            taken[name] = taken.get(name, 0) + 1
+            names[value] = name if taken[name] == 1 else f"{name} {taken[name]}"
+    return {value: name for value, name in names.items() if value != 0}
+
+
+def _unmatched_labels(folders: Sequence[Path], cases: Sequence[CaseFiles]) -> list[str]:
+    """What to say of segmentations that belong to no image.
+
+    :raises InputError: not one belongs to an image, though there are some.
+    """
+    used = {case.label for case in cases if case.label is not None}
+    left = [
+        path
+        for folder in folders
+        if folder.is_dir()
+        for path in sorted(folder.iterdir())
+        if suffix_of(path) and not path.name.startswith(".") and path not in used
+    ]
+    if not left:
+        return []
+    if not used:
+        raise InputError(
+            f"None of the {len(left)} segmentations in {left[0].parent} has the name of an image: there is "
+            f"{left[0].name}, and the images are called {cases[0].images[0].name} and the like.",
+            "Give each segmentation the name of its image.",
+        )
+    return [f"{len(left)} segmentation(s) belong to no image, {left[0]} for example; they are left out."]
 
 
 def _image_files(folder: Path) -> list[Path]:
@@ -139,7 +206,7 @@ def _image_files(folder: Path) -> list[Path]:
 
 
 def _label_of(folder: Path, name: str, images: Sequence[Path] = ()) -> Path | None:
-    """The segmentation of case ``name`` in ``folder``, which may hold the ``images`` too."""
+    """The segmentation of case ``name`` in ``folder``, which may hold the ``images`` too; None if there is none."""
     if not folder.is_dir():
         return None
     for path in sorted(folder.iterdir()):
@@ -151,21 +218,29 @@ def _label_of(folder: Path, name: str, images: Sequence[Path] = ()) -> Path | No
 
 
 def _find_plain(folder: Path) -> Dataset | None:
-    image_folder = next((folder / name for name in IMAGE_FOLDERS if (folder / name).is_dir()), folder)
+    image_folder = next(iter(_folders_named(folder, IMAGE_FOLDERS)), folder)
     files = _image_files(image_folder)
     if not files:
         return None
-    places = (image_folder.parent, image_folder)
-    label_folders = [place / name for place in places for name in LABEL_FOLDERS] + [image_folder]
+    places = dict.fromkeys((folder, image_folder)) if image_folder != folder else {folder: None, folder.parent: None}
+    label_folders = [label_folder for place in places for label_folder in _folders_named(place, LABEL_FOLDERS)]
     groups = _group_channels(files)
     cases = []
     for name, paths in sorted(groups.items()):
-        candidates = (_label_of(label_folder, name, paths) for label_folder in label_folders)
+        candidates = (_label_of(label_folder, name, paths) for label_folder in [*label_folders, image_folder])
         label = next((path for path in candidates if path is not None), None)
         cases.append(CaseFiles(name, paths, label))
     channels = max(len(case.images) for case in cases)
     names = tuple(f"channel {index}" for index in range(channels)) if channels > 1 else ("image",)
-    return Dataset(folder, tuple(cases), names, {}, False)
+    inside = [label_folder for label_folder in label_folders if label_folder.parent in (folder, image_folder)]
+    return Dataset(folder, tuple(cases), names, {}, False, warnings=tuple(_unmatched_labels(inside, cases)))
+
+
+def _folders_named(folder: Path, names: Sequence[str]) -> list[Path]:
+    """Folders in ``folder`` with one of ``names``, in any case of letters, in the order of the names."""
+    lower = [name.lower() for name in names]
+    found = [path for path in folder.iterdir() if path.is_dir() and path.name.lower() in lower]
+    return sorted(found, key=lambda path: lower.index(path.name.lower()))
 
 
 def _group_channels(files: list[Path]) -> dict[str, tuple[Path, ...]]:
@@ -204,127 +279,3 @@ def _find_dicom(folder: Path) -> Dataset | None:
             name = "_".join(directory.relative_to(folder).parts) or folder.name
             cases.append(CaseFiles(name, (directory,)))
     return Dataset(folder, tuple(cases), ("image",), {}, False) if cases else None
-
-
-@dataclass(frozen=True)
-class RawCase:
-    """A case as the files have it, in their own order of axes, its labels not yet renumbered.
-
-    :param label_values: (I, J, K) non-negative integers, or None.
-    :param segment_names: value -> (name, colour, terminology), where the segmentation file itself names them.
-    """
-
-    name: str
-    image: np.ndarray
-    label_values: np.ndarray | None
-    segment_names: dict[int, tuple[str, tuple[float, float, float], str]]
-    affine: np.ndarray
-    integer: bool
-
-
-def read_case(files: CaseFiles, dataset: Dataset) -> RawCase:
-    """Read and check the files of one case.
-
-    :raises InputError: see the module's text; the message names the file.
-    """
-    channels = len(dataset.channel_names)
-    volumes = [read_volume(path, channels if len(files.images) == 1 else 1) for path in files.images]
-    first = volumes[0]
-    image = (
-        first.array
-        if first.array.ndim == 4
-        else np.stack([_same_grid_or_fail(first, files, v, i) for i, v in enumerate(volumes)])
-    )
-    if image.shape[0] != channels:
-        raise InputError(
-            f"Case {files.name} has {image.shape[0]} channel(s), others of {dataset.folder} have {channels}.",
-            "All cases of a data set need the same channels: complete this one or leave it out.",
-        )
-    for channel, voxels in enumerate(image):
-        check_voxels(files.images[min(channel, len(files.images) - 1)], voxels)
-    labels, segment_names = None, {}
-    if files.label is not None:
-        labels, segment_names = _read_labels(files, first)
-    integer = bool(np.issubdtype(image.dtype, np.integer))
-    return RawCase(files.name, image.astype(np.float32), labels, segment_names, first.affine, integer)
-
-
-def _same_grid_or_fail(first: Volume, files: CaseFiles, other: Volume, index: int) -> np.ndarray:
-    if not same_grid(first.affine, first.array.shape, other.affine, other.array.shape):
-        raise InputError(
-            f"{files.images[index]} and {files.images[0]} have different grids, though they are channels of one scan.",
-            "Resample one onto the other (in Slicer: Resample Image (BRAINS)) and save it again.",
-        )
-    return other.array
-
-
-def check_voxels(path: Path, voxels: np.ndarray) -> None:
-    """:raises InputError: voxels that are not numbers, not finite, or all the same."""
-    if not np.issubdtype(voxels.dtype, np.number) or np.iscomplexobj(voxels):
-        raise InputError(f"{path} does not hold numbers that can be intensities ({voxels.dtype}).", "Leave it out.")
-    bad = int(voxels.size - np.isfinite(voxels).sum())
-    if bad:
-        raise InputError(
-            f"{path} has {bad} voxel(s) that are not a number or infinite.",
-            "Replace them (in Slicer: Simple Filters, or numpy.nan_to_num) and save it again.",
-        )
-    if voxels.min() == voxels.max():
-        raise InputError(
-            f"{path} is constant: every voxel is {voxels.flat[0]:g}.", "Nothing can be learned from it; leave it out."
-        )
-
-
-def _read_labels(files: CaseFiles, image: Volume) -> tuple[np.ndarray, dict]:
-    path = files.label
-    volume = read_volume(path)
-    array = volume.array
-    segment_names = {
-        position + 1: (segment.name, segment.color, segment.terminology)
-        for position, segment in enumerate(volume.segments)
-    }
-    if volume.segments and not same_grid(image.affine, image.array.shape[-3:], volume.affine, array.shape):
-        # Slicer crops a segmentation to its segments: the same lattice, another extent.
-        array = _place_on_lattice(array, volume.affine, image)
-    elif not same_grid(image.affine, image.array.shape[-3:], volume.affine, array.shape):
-        array = None
-    if array is None:
-        raise InputError(
-            f"{path} and {files.images[0]} have different grids "
-            f"({_grid_words(volume.affine, volume.array.shape)} against "
-            f"{_grid_words(image.affine, image.array.shape[-3:])}).",
-            "Export the segmentation in the geometry of its image (in Slicer: Segmentations module, Export, Reference "
-            "volume) and save it again.",
-        )
-    if not np.all(np.isfinite(array)) or np.any(array != np.round(array)):
-        raise InputError(
-            f"{path} has labels with fractions; a segmentation must be whole numbers.",
-            "It may be a probability map or interpolated linearly: threshold it or resample it as a label map.",
-        )
-    if array.min() < 0:
-        raise InputError(
-            f"{path} has negative labels (down to {array.min():g}).", "Set them to 0 (background) and save it again."
-        )
-    if array.max() > 65535:
-        raise InputError(
-            f"{path} has labels up to {array.max():g}; it looks like an image, not a segmentation.",
-            "Check that the label folder holds segmentations.",
-        )
-    return array.astype(np.uint16), segment_names
-
-
-def _place_on_lattice(array: np.ndarray, affine: np.ndarray, image: Volume) -> np.ndarray | None:
-    to_image = np.linalg.inv(image.affine) @ affine
-    start = np.round(to_image[:3, 3]).astype(int)
-    shape = image.array.shape[-3:]
-    if np.abs(to_image[:3, :3] - np.eye(3)).max() > 1e-3 or np.abs(to_image[:3, 3] - start).max() > 0.05:
-        return None
-    placed = np.zeros(shape, dtype=array.dtype)
-    target = tuple(slice(max(s, 0), max(min(s + n, m), 0)) for s, n, m in zip(start, array.shape, shape))
-    source = tuple(slice(t.start - s, t.stop - s) for t, s in zip(target, start))
-    placed[target] = array[source]
-    return placed
-
-
-def _grid_words(affine: np.ndarray, shape: tuple[int, ...]) -> str:
-    spacing = " x ".join(f"{side:.3g}" for side in np.linalg.norm(affine[:3, :3], axis=0))
-    return f"{' x '.join(map(str, shape))} voxels of {spacing} mm at {np.round(affine[:3, 3], 1).tolist()}"

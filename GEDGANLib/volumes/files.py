@@ -20,6 +20,7 @@ NRRD = (".nrrd", ".nhdr")
 METAIMAGE = (".mha", ".mhd")
 SUFFIXES = (*NIFTI, *NRRD, *METAIMAGE)
 SEGMENTATION_SUFFIX = ".seg.nrrd"
+POSITION, ORIENTATION = "0020|0032", "0020|0037"  # DICOM: image position and orientation (patient)
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -94,6 +95,8 @@ def read_volume(path: Path, channels: int = 1) -> Volume:
 
 
 def _explain_unreadable(path: Path, error: Exception) -> tuple[str, str]:
+    if isinstance(error, PermissionError):
+        return f"{path} may not be read by you.", "Change its permissions, or leave it out of the folder."
     if path.is_file() and path.stat().st_size == 0:
         return f"{path} is empty.", "Copy it again from where it came from."
     text = str(error).lower()
@@ -239,9 +242,38 @@ def _read_dicom_series(folder: Path) -> Volume:
         raise InputError(
             f"{folder} holds {len(series)} DICOM series, not one.", "Give every series a folder of its own."
         )
+    _check_slices(folder, series[0][1])
     reader = SimpleITK.ImageSeriesReader()
     reader.SetFileNames(series[0][1])
     return _from_itk(reader.Execute())
+
+
+def _check_slices(folder: Path, files: tuple[str, ...]) -> None:
+    """:raises InputError: slices are missing or unevenly spaced, which would put all others in a wrong place."""
+    import SimpleITK
+
+    positions, normal = [], None
+    for file in files:
+        header = SimpleITK.ImageFileReader()
+        header.SetFileName(file)
+        header.ReadImageInformation()
+        if not header.HasMetaDataKey(POSITION) or not header.HasMetaDataKey(ORIENTATION):
+            return  # one file that holds all slices, for example
+        if normal is None:
+            rows = np.array(header.GetMetaData(ORIENTATION).split("\\"), dtype=float).reshape(2, 3)
+            normal = np.cross(*rows)
+        positions.append(float(np.array(header.GetMetaData(POSITION).split("\\"), dtype=float) @ normal))
+    steps = np.abs(np.diff(positions))
+    if len(steps) < 2:
+        return
+    usual = float(np.median(steps))
+    worst = int(np.abs(steps - usual).argmax())
+    if abs(steps[worst] - usual) > 0.05 * usual:
+        raise InputError(
+            f"{folder}: the slices are {usual:.3g} mm apart, but {steps[worst]:.3g} mm between slice {worst + 1} and "
+            f"{worst + 2} of {len(files)}.",
+            "Copy the missing slices, or leave the series out.",
+        )
 
 
 def write_volume(path: Path, array: np.ndarray, affine: np.ndarray, description: str = "") -> None:

@@ -98,9 +98,6 @@ def resample(
     ):
         return _shift(array, offset, new_shape, outside).astype(np.float32)
 
-    import torch
-    from monai.data import MetaTensor
-    from monai.transforms import SpatialResample
     from scipy import ndimage
 
     array = np.asarray(array, dtype=np.float32)
@@ -109,12 +106,12 @@ def resample(
     sigma = 0.5 * np.sqrt(np.clip(factor**2 - 1, 0, None))
     if sigma.max() > 0.1:
         array = np.stack([ndimage.gaussian_filter(channel, sigma, mode="nearest") for channel in array])
-    moved = SpatialResample(mode="bilinear", padding_mode=outside, align_corners=True, dtype=torch.float64)(
-        MetaTensor(torch.from_numpy(array), affine=torch.from_numpy(affine)),
-        dst_affine=torch.from_numpy(new_affine),
-        spatial_size=tuple(int(side) for side in new_shape),
-    )
-    return np.asarray(moved, dtype=np.float32)
+    mode = {"border": "nearest", "zeros": "grid-constant"}[outside]
+    moved = np.empty((len(array), *(int(side) for side in new_shape)), dtype=np.float32)
+    for channel, result in zip(array, moved):
+        # SciPy rather than MONAI's SpatialResample, which before version 1.6 put the voxels elsewhere.
+        ndimage.affine_transform(channel, to_old[:3, :3], to_old[:3, 3], result.shape, result, order=1, mode=mode)
+    return moved
 
 
 def _shift(array: np.ndarray, offset: np.ndarray, new_shape: Sequence[int], outside: str) -> np.ndarray:

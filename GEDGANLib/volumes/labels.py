@@ -8,7 +8,8 @@ import numpy as np
 
 from ..errors import InputError
 from .case import Label, default_color
-from .dataset import Dataset, RawCase
+from .dataset import Dataset
+from .reading import RawCase
 from .terminology import terminology_of
 
 MAXIMUM_LABELS = 32

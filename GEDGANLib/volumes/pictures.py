@@ -12,6 +12,9 @@ from .geometry import spacing_of, to_closest_ras
 from .writing import beside
 
 PLANES = (("axial", 2), ("coronal", 1), ("sagittal", 0))
+SIDES = {"axial": "RL", "coronal": "RL", "sagittal": "AP"}
+"""What is on the left and on the right of each plane: right, left, anterior, posterior."""
+LEGEND_LABELS = 8
 
 
 def _middle(case: Case, labels: np.ndarray | None, shape: Sequence[int]) -> list[int]:
@@ -24,14 +27,12 @@ def _middle(case: Case, labels: np.ndarray | None, shape: Sequence[int]) -> list
 def contact_sheet(path: Path, rows: Sequence[tuple[str, Sequence[Case]]], title: str = "") -> None:
     """Draw groups of cases below each other, each case a column of an axial, a coronal and a sagittal slice.
 
-    Right of the patient is on the left of axial and coronal slices, as radiologists and Slicer show them.
+    Right of the patient is on the left of axial and coronal slices and front on the left of sagittal ones, as
+    radiologists and Slicer show them; letters say so. Labels are outlined in their colours, which the foot names.
 
     :param rows: name and cases of each group; "real" above "synthesized", say.
     :raises InputError: the picture cannot be written.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
     from matplotlib.colors import to_rgb
     from matplotlib.figure import Figure
 
@@ -60,22 +61,32 @@ def contact_sheet(path: Path, rows: Sequence[tuple[str, Sequence[Case]]], title:
                     picture, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), origin="lower",
                     aspect=spacing[up] / spacing[across], interpolation="nearest",
                 )  # fmt: skip
-                if normal != 0:
-                    axis.invert_xaxis()
+                axis.invert_xaxis()
                 if labels is not None:
                     flat = np.take(labels, middle[normal], axis=normal).T
                     for label in case.label_table:
                         if (flat == label.index).any():
                             axis.contour(flat == label.index, [0.5], colors=[to_rgb(label.color)], linewidths=0.8)
                 if column == 0:
+                    for side, letter in zip((0.02, 0.98), SIDES[plane]):
+                        axis.text(
+                            side, 0.5, letter, color="0.75", fontsize=6, va="center",
+                            ha="left" if side < 0.5 else "right", transform=axis.transAxes,
+                        )  # fmt: skip
                     axis.text(
                         -0.03, 0.5, f"{name}\n{plane}" if row == 0 else plane, color="white", fontsize=7,
                         rotation=90, va="center", ha="right", transform=axis.transAxes,
                     )  # fmt: skip
     if title:
         figure.text(0.5, 1 - 0.12 / figure_height, title, color="white", fontsize=8, ha="center", va="top")
-    top = 1 - 0.4 / figure_height
-    figure.subplots_adjust(0.5 / (column_width * columns + 0.5), 0.01, 0.99, top, wspace=0.03, hspace=0.03)
+    labels = rows[0][1][0].label_table if rows[0][1][0].labels is not None else ()
+    for index, label in enumerate(labels[:LEGEND_LABELS]):
+        figure.text(
+            0.02 + 0.96 * index / min(len(labels), LEGEND_LABELS), 0.1 / figure_height, label.name,
+            color=to_rgb(label.color), fontsize=6, va="center",
+        )  # fmt: skip
+    top, bottom = 1 - 0.4 / figure_height, (0.22 if labels else 0.05) / figure_height
+    figure.subplots_adjust(0.5 / (column_width * columns + 0.5), bottom, 0.99, top, wspace=0.03, hspace=0.03)
     save_figure(figure, path)
 
 

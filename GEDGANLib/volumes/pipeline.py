@@ -9,13 +9,15 @@ import numpy as np
 
 from ..errors import InputError
 from .case import Case, Label
-from .dataset import CaseFiles, Dataset, RawCase, read_case
+from .dataset import CaseFiles, Dataset
 from .geometry import centre_of, directions_of, resample, spacing_of, to_closest_ras, working_affine
 from .labels import LabelTable
+from .reading import RawCase, read_case
 
 Progress = Callable[[int, int, str], None]
 """Called with cases done, cases in all, name of the next."""
 
+FAULTS_SHOWN = 10
 SMALLEST_SIDE = 8
 """Voxels below which a scan is smaller than what the coarsest stage of the networks looks at."""
 
@@ -32,9 +34,12 @@ class CaseFacts:
     :param spacing: mm, same order.
     :param directions: direction cosines, 3x3, one axis a column, RAS.
     :param centre: of the field of view, mm in RAS.
-    :param percentiles: per channel the 0.5th and the 99.5th percentile of the intensities.
-    :param label_voxels: voxels of each label index; empty without segmentation.
-    :param label_reach: per axis, how far from the centre of the view labels reach, mm; zeros without.
+    :param percentiles: per channel the 0.5th and the 99.5th percentile of the intensities; the ends where those are
+        one, as in an image that is almost all air.
+    :param minima: smallest intensity of each channel.
+    :param label_voxels: voxels of each label, by its name; empty without segmentation.
+    :param label_reach: per axis, how far from the centre of the view labels reach, mm, their voxels included; zeros
+        without.
     """
 
     name: str
@@ -43,7 +48,7 @@ class CaseFacts:
     directions: tuple[tuple[float, ...], ...]
     centre: tuple[float, ...]
     percentiles: tuple[tuple[float, float], ...]
-    minimum: float
+    minima: tuple[float, ...]
     integer: bool
     labelled: bool
     label_voxels: dict[str, int] = field(default_factory=dict)
@@ -64,26 +69,28 @@ class Fingerprint:
 def check_dataset(dataset: Dataset, progress: Progress = _quiet) -> Fingerprint:
     """Read every file once, check it, and return what planning needs.
 
-    :raises InputError: at the first file that cannot be used, naming it.
+    :raises InputError: files cannot be used; names the first, and how many others there are and which.
     """
     table = LabelTable(dataset)
     facts: list[CaseFacts] = []
     value_sets: dict[str, frozenset] = {}
+    faults: list[InputError] = []
     for position, files in enumerate(dataset.cases):
         progress(position, len(dataset.cases), files.name)
-        case = read_case(files, dataset)
-        table.add(case, files.label)
-        if min(case.image.shape[1:]) < SMALLEST_SIDE:
-            raise InputError(
-                f"{files.images[0]} has only {' x '.join(map(str, case.image.shape[1:]))} voxels; the networks need "
-                f"{SMALLEST_SIDE} along every axis.",
-                "Leave it out, or resample it to smaller voxels.",
-            )
+        try:
+            case = read_case(files, dataset)
+            table.add(case, files.label)
+            _check_size(case, files)
+        except InputError as error:
+            faults.append(error)
+            continue
         facts.append(_facts(case, table))
         if case.label_values is not None:
             names = {table.name_of(int(v), case)[0] for v in np.unique(case.label_values) if v}
             value_sets[files.name] = frozenset(names)
     progress(len(dataset.cases), len(dataset.cases), "")
+    if faults:
+        raise _all_in_one(faults)
     if len(dataset.cases) < 2:
         raise InputError(
             f"{dataset.folder} holds one single case; learning needs at least 2, and 20 to be of use.",
@@ -91,8 +98,31 @@ def check_dataset(dataset: Dataset, progress: Progress = _quiet) -> Fingerprint:
         )
     _check_label_sets(dataset, value_sets)
     labels = table.labels()
-    warnings = _warnings(facts, labels, value_sets)
+    warnings = (*dataset.warnings, *_warnings(facts, labels, value_sets))
     return Fingerprint(tuple(facts), labels, dataset.channel_names, dataset.description, warnings)
+
+
+def _check_size(case: RawCase, files: CaseFiles) -> None:
+    if min(case.image.shape[1:]) < SMALLEST_SIDE:
+        raise InputError(
+            f"{files.images[0]} has only {' x '.join(map(str, case.image.shape[1:]))} voxels; the networks need "
+            f"{SMALLEST_SIDE} along every axis.",
+            "Leave it out, or resample it to smaller voxels.",
+        )
+
+
+def _all_in_one(faults: list[InputError]) -> InputError:
+    """One error for several: the first in full, the others by what is wrong."""
+    if len(faults) == 1:
+        return faults[0]
+    others = [f"  {fault.message}" for fault in faults[1:FAULTS_SHOWN]]
+    more = len(faults) - FAULTS_SHOWN
+    return InputError(
+        faults[0].message,
+        "\n".join(
+            [faults[0].hint, f"And {len(faults) - 1} more:", *others, *([f"  ... and {more} more."] * (more > 0))]
+        ),
+    )
 
 
 def _facts(case: RawCase, table: LabelTable) -> CaseFacts:
@@ -102,7 +132,7 @@ def _facts(case: RawCase, table: LabelTable) -> CaseFacts:
     if case.label_values is not None and case.label_values.any():
         where = np.argwhere(to_closest_ras(case.label_values, case.affine)[0])
         middle = (np.array(image.shape[1:]) - 1) / 2
-        reach = np.abs(np.stack([where.min(0) - middle, where.max(0) - middle])).max(0) * spacing
+        reach = (np.abs(np.stack([where.min(0) - middle, where.max(0) - middle])).max(0) + 0.5) * spacing
         values, counts = np.unique(case.label_values[case.label_values > 0], return_counts=True)
         voxels = {str(table.name_of(int(v), case)[0]): int(n) for v, n in zip(values, counts)}
     return CaseFacts(
@@ -111,8 +141,8 @@ def _facts(case: RawCase, table: LabelTable) -> CaseFacts:
         spacing=tuple(float(side) for side in spacing),
         directions=tuple(tuple(float(x) for x in row) for row in directions_of(affine)),
         centre=tuple(float(x) for x in centre_of(affine, image.shape[1:])),
-        percentiles=tuple(tuple(float(p) for p in np.percentile(channel, (0.5, 99.5))) for channel in image),
-        minimum=float(image.min()),
+        percentiles=tuple(percentile_range(channel) for channel in image),
+        minima=tuple(float(channel.min()) for channel in image),
         integer=case.integer,
         labelled=case.label_values is not None,
         label_voxels=voxels,
@@ -134,11 +164,28 @@ def _check_label_sets(dataset: Dataset, value_sets: dict[str, frozenset]) -> Non
             )
 
 
+def percentile_range(voxels: np.ndarray) -> tuple[float, float]:
+    """0.5th and 99.5th percentile, or smallest and largest value where those are one."""
+    low, high = (float(value) for value in np.percentile(voxels, (0.5, 99.5)))
+    return (low, high) if high > low else (float(voxels.min()), float(voxels.max()))
+
+
 def _warnings(facts: list[CaseFacts], labels: tuple[Label, ...], value_sets: dict[str, frozenset]) -> tuple[str, ...]:
     warnings = []
     if len(facts) < 20:
         warnings.append(f"{len(facts)} cases are few: expect synthesized cases that resemble them closely.")
     unlabelled = sum(not case.labelled for case in facts)
+    if not labels and unlabelled < len(facts):
+        warnings.append("The segmentations are empty; images without segmentations will be learned.")
+    spread = np.array([case.spacing for case in facts])
+    if (spread.max(0) > 3 * spread.min(0)).any():
+        warnings.append(
+            f"Voxel sizes differ up to {float((spread.max(0) / spread.min(0)).max()):.0f} times between cases; "
+            "`gedgan check` shows how. Are they scans of one kind?"
+        )
+    extent = spread * np.array([case.shape for case in facts])
+    if (extent.max(0) > 2.5 * extent.min(0)).any():
+        warnings.append("Fields of view differ more than twofold between cases. Are they scans of one kind?")
     if labels and unlabelled:
         warnings.append(f"{unlabelled} of {len(facts)} cases have no segmentation; they teach the image alone.")
     for label in labels:
@@ -169,7 +216,8 @@ class WorkingCase:
 def map_intensities(image: np.ndarray, ranges: list[tuple[float, float]]) -> np.ndarray:
     """Each channel's range (low, high) to [-1, 1], clipped; float32."""
     low, high = (np.array(side, dtype=np.float32).reshape(-1, 1, 1, 1) for side in zip(*ranges))
-    return np.clip((image - low) / np.maximum(high - low, 1e-6) * 2 - 1, -1, 1).astype(np.float32)
+    width = np.where(high > low, high - low, np.float32(1))
+    return np.clip((image - low) / width * 2 - 1, -1, 1).astype(np.float32)
 
 
 def unmap_intensities(image: np.ndarray, ranges: list[tuple[float, float]]) -> np.ndarray:
@@ -183,12 +231,11 @@ def resample_labels(
 ) -> np.ndarray:
     """Label indices on another grid: the label with the largest share of each new voxel."""
     present = [int(index) for index in np.unique(labels) if index]
-    best = np.full(new_shape, 0.5, dtype=np.float32)
     result = np.zeros(new_shape, dtype=np.uint8)
     if not present:
         return result
     shares = [resample((labels == index)[None], affine, new_affine, new_shape, outside="zeros")[0] for index in present]
-    # Background wins where the labels together hold less than half of the voxel.
+    # Background takes part with what the labels leave of a voxel.
     best = np.clip(1 - np.sum(shares, axis=0), 0, None)
     for index, share in zip(present, shares):
         result[share > best] = index
@@ -260,6 +307,7 @@ def load_case(
     :raises InputError: it has a label that is not among ``known`` names.
     """
     raw = read_case(files, dataset)
+    _check_size(raw, files)
     table.add(raw, files.label)
     strange = sorted({label.name for label in table.labels()} - known) if raw.label_values is not None else []
     if strange and known:

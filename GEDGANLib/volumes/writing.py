@@ -11,6 +11,7 @@ from pathlib import Path
 from ..errors import InputError
 
 PROBE_BYTES = 1_000_000
+LOCK = ".lock"
 
 
 def explain_unwritable(path: Path, error: OSError) -> InputError:
@@ -67,6 +68,52 @@ def claim_empty_folder(folder: Path) -> None:
         probe(folder)
     except OSError as error:
         raise explain_unwritable(folder, error) from error
+
+
+def claim_new_file(path: Path, suffix: str) -> None:
+    """Make sure that a job may write the file ``path``, and create the folder it lies in.
+
+    :param suffix: the ending it must have, with its dot.
+    :raises InputError: another ending, it exists, or it cannot be written.
+    """
+    if path.suffix.lower() != suffix:
+        raise InputError(f"{path} does not end in {suffix}.", f"Name it {path.with_suffix(suffix).name}, for example.")
+    if path.exists():
+        raise InputError(
+            f"{path} exists already; it is not overwritten.", "Give another name, or remove it if you can do without."
+        )
+    try:
+        probe(path.parent)
+    except OSError as error:
+        raise explain_unwritable(path, error) from error
+
+
+@contextmanager
+def sole_owner(folder: Path) -> Iterator[None]:
+    """Hold ``folder`` for this process as long as the block runs; the system lets go of it when the process dies.
+
+    :raises InputError: another process holds it.
+    """
+    with open(folder / LOCK, "a", encoding="utf-8") as file:
+        try:
+            _lock(file.fileno())
+        except OSError as error:
+            raise InputError(
+                f"Another process is working in {folder}.",
+                "Wait for it, or stop it by an empty file named STOP in that folder.",
+            ) from error
+        yield
+
+
+def _lock(descriptor: int) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        import msvcrt
+
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    else:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def probe(folder: Path) -> None:

@@ -7,7 +7,7 @@ Every trial writes ``results/ablation/NAME.json`` when it is done; one that is t
 on where it was interrupted, and several of them share the work (one thread each: start as many as there are cores).
 The stages are run in the order given; later ones read what earlier ones found best:
 
-search     each variant with three penalty weights and two learning rates, one seed, 800 steps
+search     each variant with several penalty weights and learning rates, one seed, 800 steps
 field      what the discriminator sees: each variant at its best weight and rate, three seeds, 3000 steps
 optimizer  Adam against the conjugate-direction updates, on the best variant
 article    the article's baseline, for the processor time of the best variant
@@ -62,7 +62,7 @@ VARIANTS = {
     "field": {"kind": "eigen-directional"},
     "field deeper": {"kind": "eigen-directional", "stage": 1},
 }
-SETTINGS = ((1.0, 5e-4), (0.3, 5e-4), (3.0, 5e-4), (1.0, 2e-4))
+SETTINGS = ((1.0, 5e-4), (0.3, 5e-4), (3.0, 5e-4), (1.0, 2e-4), (0.1, 5e-4), (0.03, 5e-4), (0.1, 1e-3))
 """Penalty weights, in units of the plan's own choice, and learning rates that are tried."""
 SEARCH_STEPS, STEPS = 800, 3000
 SEEDS = (0, 1, 2)

@@ -241,7 +241,7 @@ MODEL_FAULTS = {
     "a newer plan inside": ("newer GED-GAN", "Update GED-GAN"),
     "another safetensors file": ("not a model of GED-GAN", "Choose the model"),
     "weights of another plan": ("do not fit its own plan", "Copy the file again"),
-    "text": ("is not a model of GED-GAN", "Copy it again"),
+    "text": ("is not a model of GED-GAN", "copy it again"),
 }
 
 

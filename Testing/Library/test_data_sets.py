@@ -12,10 +12,11 @@ from landmark import asymmetric_case, landmark_of
 
 from GEDGANLib.errors import InputError
 from GEDGANLib.planning import make_plan
-from GEDGANLib.volumes.dataset import find_dataset, read_case
+from GEDGANLib.volumes.dataset import find_dataset
 from GEDGANLib.volumes.files import LPS_TO_RAS, read_volume, write_volume
 from GEDGANLib.volumes.geometry import same_grid
 from GEDGANLib.volumes.pipeline import check_dataset, load_working_cases
+from GEDGANLib.volumes.reading import read_case
 
 NAMES = ("patient_1", "patient_2", "patient_3")
 

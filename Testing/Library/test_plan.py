@@ -24,7 +24,7 @@ def facts(
         directions=((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)),
         centre=(0.0, -10.0, 20.0),
         percentiles=(percentiles,),
-        minimum=minimum,
+        minima=(minimum,),
         integer=integer,
         labelled=True,
         label_reach=reach,

@@ -3,12 +3,27 @@
 set -eu
 gedgan=$1
 folder=$2
-rm -rf "$folder/cohort" "$folder/run" "$folder/synthesized"
-rm -f "$folder/scene.mrb" "$folder/scene.png" "$folder/contact-sheet.png" "$folder/losses.png"
+# The result of an earlier demo is put aside, and comes back if this one does not reach its end.
+earlier="$folder.earlier"
+if [ -d "$folder" ]; then
+    rm -rf "$earlier"
+    mv "$folder" "$earlier"
+    trap 'if [ -d "$earlier" ]; then rm -rf "$folder"; mv "$earlier" "$folder"; echo "The earlier $folder/ is back."; fi' EXIT
+    trap 'exit 130' INT TERM
+fi
 mkdir -p "$folder"
 
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 run() { printf '\033[2m$ gedgan %s\033[0m\n' "$*"; "$gedgan" "$@"; }
+
+steps_words() {
+    steps=$(sed -n 's/.*"step": \([0-9]*\).*/\1/p' "$folder/run/log.jsonl" | tail -1)
+    if [ "$steps" -lt 300 ]; then
+        echo "Only $steps steps fitted into three minutes, too few for brains that differ; was the machine busy?"
+    else
+        echo "$steps steps fitted into three minutes."
+    fi
+}
 
 say "1 of 4: forty variations of one average brain to learn from"
 run cohort -n 40 -o "$folder/cohort" --shape 24 32 24 --spacing 6.5
@@ -22,11 +37,15 @@ if ! run render "$folder/scene.mrb" -o "$folder/scene.png"; then
     echo "The picture of the scene is left out; everything else is there."
 fi
 
+rm -rf "$earlier"
+
 cat <<END
 
 Written to $folder/: scene.mrb (open it in 3D Slicer), synthesized/ (one NIfTI pair a case, ready for nnU-Net),
-contact-sheet.png (real above, synthesized below), losses.png, scene.png (Slicer's own views), run/model.safetensors.
-Three minutes on a small grid teach outlines; longer training and a GPU teach the rest. Try next, with your own scans:
+contact-sheet.png (training cases above, synthesized below), losses.png, scene.png (Slicer's own views), run/model.safetensors.
+$(steps_words)
+A training starts from the mean of its cases and moves on from there; longer training and a GPU teach what three
+minutes cannot. Try next, with your own scans:
   $gedgan check SCANS
   $gedgan train SCANS -o runs/first --minutes 60
   $gedgan synthesize runs/first/model.safetensors -n 8 -o runs/out --scene runs/out/scene.mrb

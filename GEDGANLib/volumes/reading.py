@@ -1,0 +1,144 @@
+"""The files of one case -> its voxels, checked: numbers, one grid for all channels and labels, whole labels.
+
+What cannot be right ends in an :class:`~GEDGANLib.errors.InputError` that names the file and what to do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InputError
+from .dataset import CaseFiles, Dataset
+from .files import Volume, read_volume
+from .geometry import same_grid
+
+
+@dataclass(frozen=True)
+class RawCase:
+    """A case as the files have it, in their own order of axes, its labels not yet renumbered.
+
+    :param label_values: (I, J, K) non-negative integers, or None.
+    :param segment_names: value -> (name, colour, terminology), where the segmentation file itself names them.
+    """
+
+    name: str
+    image: np.ndarray
+    label_values: np.ndarray | None
+    segment_names: dict[int, tuple[str, tuple[float, float, float], str]]
+    affine: np.ndarray
+    integer: bool
+
+
+def read_case(files: CaseFiles, dataset: Dataset) -> RawCase:
+    """Read and check the files of one case.
+
+    :raises InputError: see the module's text; the message names the file.
+    """
+    channels = len(dataset.channel_names)
+    volumes = [read_volume(path, channels if len(files.images) == 1 else 1) for path in files.images]
+    first = volumes[0]
+    image = (
+        first.array
+        if first.array.ndim == 4
+        else np.stack([_same_grid_or_fail(first, files, v, i) for i, v in enumerate(volumes)])
+    )
+    if image.shape[0] != channels:
+        raise InputError(
+            f"Case {files.name} has {image.shape[0]} channel(s), others of {dataset.folder} have {channels}.",
+            "All cases of a data set need the same channels: complete this one or leave it out.",
+        )
+    for channel, voxels in enumerate(image):
+        check_voxels(files.images[min(channel, len(files.images) - 1)], voxels)
+    labels, segment_names = None, {}
+    if files.label is not None:
+        labels, segment_names = _read_labels(files, first)
+    integer = bool(np.issubdtype(image.dtype, np.integer))
+    return RawCase(files.name, image.astype(np.float32), labels, segment_names, first.affine, integer)
+
+
+def _same_grid_or_fail(first: Volume, files: CaseFiles, other: Volume, index: int) -> np.ndarray:
+    if not same_grid(first.affine, first.array.shape, other.affine, other.array.shape):
+        raise InputError(
+            f"{files.images[index]} and {files.images[0]} have different grids, though they are channels of one scan.",
+            "Resample one onto the other (in Slicer: Resample Image (BRAINS)) and save it again.",
+        )
+    return other.array
+
+
+def check_voxels(path: Path, voxels: np.ndarray) -> None:
+    """:raises InputError: voxels that are not numbers, not finite, or all the same."""
+    if not np.issubdtype(voxels.dtype, np.number) or np.iscomplexobj(voxels):
+        raise InputError(f"{path} does not hold numbers that can be intensities ({voxels.dtype}).", "Leave it out.")
+    bad = int(voxels.size - np.isfinite(voxels).sum())
+    if bad:
+        raise InputError(
+            f"{path} has {bad} voxel(s) that are not a number or infinite.",
+            "Replace them (in Slicer: Simple Filters, or numpy.nan_to_num) and save it again.",
+        )
+    if voxels.min() == voxels.max():
+        raise InputError(
+            f"{path} is constant: every voxel is {voxels.flat[0]:g}.", "Nothing can be learned from it; leave it out."
+        )
+
+
+def _read_labels(files: CaseFiles, image: Volume) -> tuple[np.ndarray, dict]:
+    path = files.label
+    volume = read_volume(path)
+    array = volume.array
+    if not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
+        raise InputError(f"{path} holds no numbers that can be labels ({array.dtype}).", "Save it as a label map.")
+    segment_names = {
+        position + 1: (segment.name, segment.color, segment.terminology)
+        for position, segment in enumerate(volume.segments)
+    }
+    if volume.segments and not same_grid(image.affine, image.array.shape[-3:], volume.affine, array.shape):
+        # Slicer crops a segmentation to its segments: the same lattice, another extent.
+        array = _place_on_lattice(array, volume.affine, image)
+    elif not same_grid(image.affine, image.array.shape[-3:], volume.affine, array.shape):
+        array = None
+    if array is None:
+        raise InputError(
+            f"{path} and {files.images[0]} have different grids "
+            f"({_grid_words(volume.affine, volume.array.shape)} against "
+            f"{_grid_words(image.affine, image.array.shape[-3:])}).",
+            "Export the segmentation in the geometry of its image (in Slicer: Segmentations module, Export, Reference "
+            "volume) and save it again.",
+        )
+    if not np.all(np.isfinite(array)) or np.any(array != np.round(array)):
+        raise InputError(
+            f"{path} has labels with fractions; a segmentation must be whole numbers.",
+            "It may be a probability map or interpolated linearly: threshold it or resample it as a label map.",
+        )
+    if array.min() < 0:
+        raise InputError(
+            f"{path} has negative labels (down to {array.min():g}).", "Set them to 0 (background) and save it again."
+        )
+    if array.max() > 65535:
+        raise InputError(
+            f"{path} has labels up to {array.max():g}; it looks like an image, not a segmentation.",
+            "Check that the label folder holds segmentations.",
+        )
+    return array.astype(np.uint16), segment_names
+
+
+def _place_on_lattice(array: np.ndarray, affine: np.ndarray, image: Volume) -> np.ndarray | None:
+    to_image = np.linalg.inv(image.affine) @ affine
+    start = np.round(to_image[:3, 3]).astype(int)
+    shape = image.array.shape[-3:]
+    if np.abs(to_image[:3, :3] - np.eye(3)).max() > 1e-3 or np.abs(to_image[:3, 3] - start).max() > 0.05:
+        return None
+    placed = np.zeros(shape, dtype=array.dtype)
+    target = tuple(slice(min(max(s, 0), m), min(max(s + n, 0), m)) for s, n, m in zip(start, array.shape, shape))
+    if any(t.stop <= t.start for t in target):
+        return None if array.any() else placed
+    source = tuple(slice(t.start - s, t.stop - s) for t, s in zip(target, start))
+    placed[target] = array[source]
+    return placed
+
+
+def _grid_words(affine: np.ndarray, shape: tuple[int, ...]) -> str:
+    spacing = " x ".join(f"{side:.3g}" for side in np.linalg.norm(affine[:3, :3], axis=0))
+    return f"{' x '.join(map(str, shape))} voxels of {spacing} mm at {np.round(affine[:3, 3], 1).tolist()}"
