@@ -72,3 +72,20 @@ def test_from_data_to_cases(cohort_folder, tmp_path):
     assert plan["training"]["learning_rate"] == 1e-4 and plan["networks"]["latent_size"] == 100
     assert main(["synthesize", str(run / "model.safetensors"), "-n", "2", "-o", str(tmp_path / "out")]) == 0
     assert main(["check", str(tmp_path / "out")]) in (0, 2)  # after two steps a case may well be constant
+
+
+def test_its_rate_stays_and_its_cost_is_counted(article_plan, cohort_folder):
+    from GEDGANLib.networks.build import build_generator
+    from GEDGANLib.networks.cost import count
+    from GEDGANLib.volumes.dataset import find_dataset
+    from GEDGANLib.volumes.pipeline import load_working_cases
+
+    trainer = Trainer(article_plan, list(load_working_cases(find_dataset(cohort_folder), article_plan)), "cpu", 0)
+    trainer.set_progress(1.0)
+    assert {group["lr"] for group in trainer.generator_optimizer.param_groups} == {1e-4}
+    with torch.device("meta"):
+        generator = build_generator(article_plan)
+        operations, _ = count(generator, torch.empty(2, article_plan.networks.latent_size))
+    coarse = [side // 8 for side in article_plan.grid.shape]
+    first = 2.0 * 2 * coarse[0] * coarse[1] * coarse[2] * 256 * 128 * 5**3
+    assert operations > first

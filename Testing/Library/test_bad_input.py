@@ -300,3 +300,69 @@ def test_device_that_is_not_there(data, tmp_path, capsys):
         pytest.skip("there is a GPU")
     said = run(capsys, "train", data, "-o", tmp_path / "run", "--steps", "1", "--device", "cuda")
     assert "cuda" in said and "auto" in said
+
+
+def test_all_faults_are_named_at_once(data, capsys):
+    spoil(data, "empty file")
+    nibabel.save(nibabel.Nifti1Image(np.full((20, 20, 20), 7, np.int16), np.eye(4)), data / "images" / "case2.nii.gz")
+    assert main(["check", str(data)]) == 2
+    said = capsys.readouterr().err
+    assert "case1.nii.gz is empty" in said and "case2.nii.gz is constant" in said and "1 more" in said
+
+
+def test_files_that_exist_are_not_overwritten(data, model, tmp_path, capsys):
+    mine = {name: tmp_path / name for name in ("plan.json", "study.mrb", "picture.png")}
+    for path in mine.values():
+        path.write_text("mine")
+    commands = (
+        ["plan", data, "-o", mine["plan.json"]],
+        ["synthesize", model, "-o", tmp_path / "out", "--scene", mine["study.mrb"]],
+        ["render", mine["study.mrb"], "-o", mine["picture.png"]],
+    )
+    for command in commands:
+        assert "exists already" in run(capsys, *command)
+    assert all(path.read_text() == "mine" for path in mine.values())
+
+
+@pytest.mark.parametrize(
+    "options", [("--beside", "nowhere"), ("--scene", "scene.zip"), ("--scene", "/proc/none/a.mrb")]
+)
+def test_synthesize_checks_everything_before_it_writes(model, tmp_path, capsys, options):
+    run(capsys, "synthesize", model, "-n", "1", "-o", tmp_path / "out", *options)
+    assert not list((tmp_path / "out").rglob("*")) if (tmp_path / "out").exists() else True
+
+
+def test_synthesis_does_without_training_data_that_are_gone(model, tmp_path, capsys):
+    """A model in its run folder looks for them to show them beside; they may have been moved or spoiled."""
+    gone = {"data": str(tmp_path / "gone")}
+    (model.parent / "run.json").write_text(json.dumps(gone))
+    assert main(["synthesize", str(model), "-n", "1", "-o", str(tmp_path / "first")]) == 0
+    (tmp_path / "gone").mkdir()
+    (tmp_path / "gone" / "scan.nii.gz").write_text("no longer a scan")
+    assert main(["synthesize", str(model), "-n", "1", "-o", str(tmp_path / "second")]) == 0
+    assert "shows no training cases" in capsys.readouterr().err
+    assert (tmp_path / "second" / "contact-sheet.png").exists()
+
+
+def test_too_little_memory_is_said_in_words(data, tmp_path, capsys):
+    plan = tmp_path / "plan.json"
+    assert main(["plan", str(data), "-o", str(plan)]) == 0
+    values = json.loads(plan.read_text())
+    values["training"]["batch"] = 10**8
+    plan.write_text(json.dumps(values))
+    said = run(capsys, "train", data, "--plan", plan, "-o", tmp_path / "run", "--steps", "1")
+    assert "memory of this machine is not enough" in said
+
+
+def test_a_fault_of_the_program_is_said_in_words_too(data, capsys, monkeypatch):
+    def fail(*arguments):
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr("GEDGANLib.volumes.dataset.find_dataset", fail)
+    assert main(["check", str(data)]) == 1
+    said = capsys.readouterr().err
+    assert "Traceback" not in said and "fault of GED-GAN" in said and "ZeroDivisionError" in said
+    details = said.split("with the file ")[1].split()[0].rstrip(".")
+    with open(details) as file:
+        assert "division by zero" in file.read()
+    os.unlink(details)

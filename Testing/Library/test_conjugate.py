@@ -139,3 +139,32 @@ def test_what_cannot_be_is_refused():
         ConjugateGradient([x], lr=0.0)
     with pytest.raises(ValueError, match="closure"):
         ConjugateGradient([x], secant=True).step()
+
+
+def test_groups_step_from_one_point():
+    """The trial step of one group must not change the gradient that the next one uses."""
+    first, second = (torch.nn.Parameter(torch.tensor([value])) for value in (1.0, 2.0))
+    optimizer = ConjugateGradient(
+        [{"params": [first]}, {"params": [second]}], lr=0.5, variant="FR", preconditioned=False, secant=True
+    )
+
+    def closure():
+        optimizer.zero_grad()
+        loss = first**2 + second**2 + first * second
+        loss.sum().backward()
+        return loss
+
+    closure()
+    expected = second.grad.clone()
+    optimizer.step(closure)
+    torch.testing.assert_close(optimizer.state[second]["gradient"], expected)
+
+
+def test_a_gradient_that_comes_late_starts_the_group_anew():
+    early, late = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
+    optimizer = ConjugateGradient([early, late], lr=0.1)
+    for step in range(3):
+        optimizer.zero_grad()
+        (early.square().sum() + (late.square().sum() if step else 0.0)).backward()
+        optimizer.step()
+    assert float(late.detach().abs().max()) < 1

@@ -242,3 +242,102 @@ def test_two_dicom_series_in_one_folder_are_refused(tmp_path):
         path.rename(tmp_path / "scan" / f"b{path.name}")
     with pytest.raises(InputError, match="2 DICOM series"):
         find_dataset(tmp_path)
+
+
+def test_a_dicom_series_with_missing_slices_is_refused(tmp_path):
+    case, _ = asymmetric_case("oblique")
+    for name in NAMES[:2]:
+        write_dicom(tmp_path / name, case)
+    missing = next((tmp_path / NAMES[1]).glob("*_11"))
+    missing.unlink()
+    with pytest.raises(InputError, match=r"2\.6 mm apart, but 5\.2 mm between slice 11 and 12 of 25") as caught:
+        check_dataset(find_dataset(tmp_path))
+    assert NAMES[1] in str(caught.value)
+
+
+def test_regions_of_nnunet_name_the_values_they_are_made_of(tmp_path):
+    for name in NAMES:
+        write_nifti(tmp_path / "imagesTr" / f"{name}_0000.nii.gz", image())
+        write_nifti(tmp_path / "labelsTr" / f"{name}.nii.gz", blocks((1, 2, 3, 4)))
+    regions = {"background": 0, "whole tumor": [1, 2, 3], "tumor core": [2, 3], "enhancing": 3, "ignore": 4}
+    (tmp_path / "dataset.json").write_text(json.dumps({"channel_names": {"0": "T1"}, "labels": regions}))
+    labels = check_dataset(find_dataset(tmp_path)).labels
+    found = [(label.value, label.name) for label in labels]
+    assert found == [(1, "whole tumor"), (2, "tumor core"), (3, "enhancing"), (4, "ignore")]
+
+
+def test_segmentations_that_match_no_image_are_told(tmp_path):
+    for name in NAMES:
+        write_nifti(tmp_path / "images" / f"{name}.nii.gz", image())
+        write_nifti(tmp_path / "Labels" / f"{name.upper()}.nii.gz", blocks((1,)))
+    with pytest.raises(InputError, match="None of the 3 segmentations"):
+        find_dataset(tmp_path)
+    (tmp_path / "Labels" / "PATIENT_1.nii.gz").rename(tmp_path / "Labels" / "patient_1.nii.gz")
+    dataset = find_dataset(tmp_path)
+    assert dataset.cases[0].label is not None
+    assert any("2 segmentation(s) belong to no image" in warning for warning in check_dataset(dataset).warnings)
+
+
+def test_images_that_a_decathlon_description_lists_in_vain_are_told(tmp_path):
+    for name in NAMES[:2]:
+        write_nifti(tmp_path / "imagesTr" / f"{name}.nii.gz", image())
+    listed = [{"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"} for name in NAMES]
+    described = {"modality": {"0": "MRI"}, "labels": {"0": "b"}, "training": listed, "description": None}
+    (tmp_path / "dataset.json").write_text(json.dumps(described))
+    dataset = find_dataset(tmp_path)
+    assert dataset.description == ""
+    assert dataset.warnings == (
+        "1 image(s) that dataset.json lists are not there, ./imagesTr/patient_3.nii.gz for example.",
+    )
+
+
+def test_a_single_channel_that_ends_like_one_keeps_its_label(tmp_path):
+    for number in ("0000", "0001"):
+        write_nifti(tmp_path / "imagesTr" / f"la_{number}.nii.gz", image())
+        write_nifti(tmp_path / "labelsTr" / f"la_{number}.nii.gz", blocks((1,)))
+    (tmp_path / "dataset.json").write_text(json.dumps({"modality": {"0": "MRI"}, "labels": {"0": "b", "1": "atrium"}}))
+    assert [case.label.name for case in find_dataset(tmp_path).cases] == ["la_0000.nii.gz", "la_0001.nii.gz"]
+
+
+def test_a_folder_a_patient_is_explained(tmp_path):
+    for name in NAMES:
+        write_nifti(tmp_path / name / "t1.nii.gz", image())
+    with pytest.raises(InputError, match=r"itself holds no image; the first one below it is .*patient_1"):
+        find_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(("corner", "fits"), [((-2, 8, 3), True), ((40, 36, 20), True), ((60, 8, 3), False)])
+def test_a_segmentation_that_reaches_past_its_image(tmp_path, corner, fits):
+    case, _ = asymmetric_case("RAS")
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    for name in NAMES[:2]:
+        write_volume(tmp_path / "images" / f"{name}.nrrd", case.image[0], case.affine)
+        slicer_segmentation(tmp_path / "labels" / f"{name}.seg.nrrd", case, corner, (12, 10, 9))
+    dataset = find_dataset(tmp_path)
+    if not fits:
+        with pytest.raises(InputError, match="different grids"):
+            check_dataset(dataset)
+        return
+    expected = np.zeros((120, 120, 120), np.uint16)  # the segment of value 1, in a frame with room on every side
+    start = np.array(corner) + 40 + 2
+    expected[tuple(slice(s, s + 4) for s in start)] = 1
+    inner = expected[tuple(slice(40, 40 + side) for side in case.image.shape[1:])]
+    np.testing.assert_array_equal(read_case(dataset.cases[0], dataset).label_values == 1, inner == 1)
+
+
+def test_tiny_units_and_mostly_air_keep_their_contrast(tmp_path):
+    """Diffusivities in m²/s are of the order 1e-9; a vessel map is air but for one voxel in a thousand."""
+    random = np.random.default_rng(0)
+    for folder, make in (
+        ("tiny", lambda: random.uniform(1e-10, 3e-9, (18, 20, 22)).astype(np.float32)),
+        ("sparse", lambda: np.where(random.random((18, 20, 22)) < 0.001, 50, 0).astype(np.int16)),
+    ):
+        for name in NAMES:
+            write_nifti(tmp_path / folder / f"{name}.nii.gz", make())
+        dataset = find_dataset(tmp_path / folder)
+        plan = make_plan(check_dataset(dataset))
+        low, high = plan.channels[0].typical
+        assert high > low
+        working = next(iter(load_working_cases(dataset, plan)))
+        assert working.image.min() < -0.99 and working.image.max() > 0.99

@@ -62,6 +62,25 @@ def test_an_edit_counts(tmp_path):
         (lambda plan: plan["training"].update(bach=4), "bach"),
         (lambda plan: plan.pop("grid"), "grid"),
         (lambda plan: plan.update(format_version=99), "newer GED-GAN"),
+        (lambda plan: plan["grid"].update(spacing=[1, 1]), "for each of 2 or 3 axes"),
+        (lambda plan: plan["grid"].update(origin=[0, 0]), "for each of 2 or 3 axes"),
+        (lambda plan: plan["grid"].update(shape=[16.5, 16, 16]), "grid.shape is 16.5 and must be a whole number"),
+        (lambda plan: plan["grid"].update(directions=[[1, 0, 0]] * 3), "direction cosines"),
+        (lambda plan: plan["channels"][0].update(mapping="percentile"), "Choose percentiles, window"),
+        (lambda plan: plan["channels"][0].update(typical=[5]), "two typical intensities"),
+        (lambda plan: plan["training"].update(batch=2.5), "training.batch is 2.5 and must be a whole number"),
+        (lambda plan: plan["training"].update(learning_rate="fast"), "'fast' and must be a number"),
+        (lambda plan: plan["training"].update(precision="bfloat16"), "training.precision is 'bfloat16'"),
+        (lambda plan: plan["training"].update(beta2=1.5), "from 0 to below 1"),
+        (lambda plan: plan["training"].update(ema_share=-1), "must not be below 0"),
+        (lambda plan: plan["field"].update(rho=-1), "field.rho is -1"),
+        (lambda plan: plan["field"].update(stage=9), "field.stage is 9"),
+        (lambda plan: plan["networks"].update(latent_size=0), "networks.latent_size is 0"),
+        (
+            lambda plan: plan["networks"].update(generator_widths=[0] * len(plan["networks"]["generator_widths"])),
+            "widths",
+        ),
+        (lambda plan: plan.update(labels=[{"index": 7, "value": 1, "name": "a", "color": [1, 0, 0]}]), "without a gap"),
     ],
 )
 def test_an_edit_that_cannot_be_is_refused(tmp_path, edit, words):
@@ -135,3 +154,25 @@ def test_prediction_grows_with_grid_and_batch():
     large = replace(small, training=replace(small.training, batch=4 * small.training.batch))
     assert predict(large, "cuda")[0] > 1.5 * predict(small, "cuda")[0]
     assert predict(large, "cuda")[1] == pytest.approx(4 * predict(small, "cuda")[1])
+
+
+def test_each_channel_has_a_mapping_of_its_own():
+    """PET beside CT is not CT."""
+    from dataclasses import replace
+
+    case = replace(facts(), percentiles=((-1000.0, 900.0), (0.0, 20.0)), minima=(-1024.0, 0.0))
+    plan = make_plan(replace(fingerprint(case, case), channel_names=("channel 0", "channel 1")))
+    assert [channel.mapping for channel in plan.channels] == ["window", "percentiles"]
+    assert plan.channels[0].name == "CT"  # which nnU-Net knows to treat as absolute
+
+
+def test_labels_beyond_the_grid_that_was_asked_for_are_told():
+    cases = [facts(reach=(50.0, 60.0, 50.0))] * 3
+    assert not any("cut off" in reason for reason in make_plan(fingerprint(*cases)).reasons)
+    assert any("cut off" in reason for reason in make_plan(fingerprint(*cases), grid_shape=(16, 16, 16)).reasons)
+
+
+def test_spacings_are_not_rounded():
+    """Or voxels would be interpolated that could be copied."""
+    plan = make_plan(fingerprint(*[facts(spacing=(0.48828125, 0.48828125, 3.3333333))] * 3))
+    assert plan.grid.spacing == (0.48828125, 0.48828125, 3.3333333)

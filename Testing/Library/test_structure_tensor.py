@@ -96,3 +96,12 @@ def test_says_what_is_wrong():
         structure_tensor(torch.zeros(1, 1, 4), 1.0, 1.0, (1.0,))
     with pytest.raises(ValueError, match="spacing"):
         structure_tensor(torch.zeros(1, 1, 4, 4, 4), 1.0, 1.0, (1.0, 1.0))
+
+
+def test_a_look_without_gradients_does_not_spoil_a_training_after_it():
+    image = torch.rand(1, 1, 13, 11, 9)
+    with torch.inference_mode():
+        structure_tensor(image, 0.9, 1.7, (1.0, 1.0, 1.0))
+    image.requires_grad_()
+    structure_tensor(image, 0.9, 1.7, (1.0, 1.0, 1.0)).sum().backward()
+    assert torch.isfinite(image.grad).all()

@@ -216,3 +216,127 @@ def test_a_killed_worker_is_resumed_from_its_last_checkpoint(cohort_folder, smal
     assert main(["train", str(cohort_folder), "-o", str(whole), "--steps", "12"]) == 0
     resumed, straight = load_file(run / "model.safetensors"), load_file(whole / "model.safetensors")
     assert all(torch.equal(resumed[name], straight[name]) for name in straight)
+
+
+def exact(first: Path, second: Path) -> bool:
+    one, other = load_file(first / "model.safetensors"), load_file(second / "model.safetensors")
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_stop_between_two_steps_and_resuming_is_exact(cohort_folder, tmp_path, number):
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    worker = start_worker(cohort_folder, run, "--steps", "30")
+    for line in worker.stdout:
+        if json.loads(line)["event"] == "progress" and "losses" in line:
+            worker.send_signal(number)
+            break
+    events = events_of(worker)
+    assert worker.returncode == 3
+    assert events[-1]["event"] == "stopped"
+    _, state = load_checkpoint(run)
+    assert 0 < state["step"] < 30
+    # Neither seed nor limit is said again: they are the run's own.
+    assert main(["train", str(cohort_folder), "-o", str(run), "--resume"]) == 0
+    assert main(["train", str(cohort_folder), "-o", str(whole), "--steps", "30"]) == 0
+    assert exact(run, whole)
+    steps = [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()]
+    assert steps == sorted(set(steps)) and steps[-1] == 30
+
+
+def test_a_second_training_in_the_same_folder_is_refused(cohort_folder, tmp_path, capsys):
+    run = tmp_path / "run"
+    worker = start_worker(cohort_folder, run, "--minutes", "5")
+    for line in worker.stdout:
+        if json.loads(line)["event"] == "progress" and "losses" in line:
+            break
+    assert main(["train", str(cohort_folder), "-o", str(run), "--resume"]) == 2
+    assert "Another process is working in" in capsys.readouterr().err
+    worker.kill()
+    worker.communicate()
+
+
+def test_resuming_keeps_seed_and_limit_and_refuses_others(small_plan, small_cases, tmp_path):
+    run = tmp_path / "run"
+    train_steps(small_plan, small_cases, run, 2, seed=5)
+
+    def resume(limit, seed=None, cases=small_cases):
+        return train(small_plan, cases, run, limit, "cpu", seed, quiet, resume=True)
+
+    with pytest.raises(InputError, match="at step 2 already"):
+        resume(None)
+    with pytest.raises(InputError, match="started with seed 5, not 6"):
+        resume(Limit(steps=3), seed=6)
+    with pytest.raises(InputError, match="4 cases instead of 6"):
+        resume(Limit(steps=3), cases=small_cases[:4])
+    with pytest.raises(InputError, match="other voxels"):
+        resume(Limit(steps=3), cases=small_cases[::-1])
+    resume(Limit(steps=3))
+    assert load_model(run / "model.safetensors").about["seed"] == 5
+    assert json.loads((run / "run.json").read_text())["limit"]["steps"] == 3
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(small_plan, small_cases, tmp_path, same_clock):
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    for folder in (run, whole):
+        train_steps(small_plan, small_cases, folder, 2)
+    for path in (*checkpoints(run), run / "model.safetensors"):
+        subprocess.run(["rm", "-r", str(path)], check=True)
+    train(small_plan, small_cases, run, None, "cpu", None, quiet, resume=True)
+    assert weights(run) == weights(whole)
+
+
+def test_a_torn_log_line_does_not_spoil_the_next(small_plan, small_cases, tmp_path):
+    run = tmp_path / "run"
+    train_steps(small_plan, small_cases, run, 2)
+    with open(run / "log.jsonl", "a") as log:
+        log.write('{"step": 3, "tot')
+    train_steps(small_plan, small_cases, run, 4, seed=None, resume=True)
+    assert [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()][-1] == 4
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="needs limits on file sizes")
+def test_a_checkpoint_that_does_not_fit_leaves_the_last_one(tmp_path):
+    """A real refusal of the system to write on: a limit on the size of files."""
+    import resource
+
+    save_checkpoint(tmp_path, 1, {"weight": torch.zeros(10)}, {"seconds": 1.0})
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(InputError, match="could not be written"):
+            save_checkpoint(tmp_path, 2, {"weight": torch.zeros(100_000)}, {"seconds": 2.0})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-00000001"]
+    assert load_checkpoint(tmp_path)[1]["step"] == 1
+
+
+def test_a_step_that_is_saved_already_is_not_put_at_risk(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path, 1, {"weight": torch.zeros(2)}, {"seconds": 1.0})
+    monkeypatch.setattr("GEDGANLib.training.checkpoint.os.replace", lambda *paths: 1 / 0)
+    save_checkpoint(tmp_path, 1, {"weight": torch.zeros(2)}, {"seconds": 2.0})
+    assert load_checkpoint(tmp_path)[1]["seconds"] == 1.0
+
+
+def test_a_reader_that_is_gone_does_not_end_the_job(cohort_folder, tmp_path):
+    run = tmp_path / "run"
+    worker = start_worker(cohort_folder, run, "--steps", "5")
+    worker.stdout.readline()
+    worker.stdout.close()
+    assert worker.wait(timeout=120) == 0
+    assert "Traceback" not in worker.stderr.read()
+    assert (run / "model.safetensors").exists()
+
+
+def test_progress_in_a_file_is_lines(cohort_folder, tmp_path):
+    code = (
+        "from GEDGANLib import jobs; import GEDGANLib.training.run as run\n"
+        "jobs.PLAIN_SECONDS = run.PROGRESS_SECONDS = 0.0\n"
+        "from GEDGANLib.cli import main; raise SystemExit(main())"
+    )
+    command = [sys.executable, "-c", code, "train", str(cohort_folder), "-o", str(tmp_path / "run"), "--steps", "3"]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=120).stderr
+    assert all(f"step {step} " in said for step in (1, 2, 3))
