@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-# As the command line does, and before PyTorch starts its threads: they share the machine with whatever else runs.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# As the command line does, before PyTorch starts its threads: they share the machine with whatever else runs.
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 import numpy as np
 import pytest

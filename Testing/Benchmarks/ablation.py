@@ -62,7 +62,10 @@ VARIANTS = {
     "field": {"kind": "eigen-directional"},
     "field deeper": {"kind": "eigen-directional", "stage": 1},
 }
-SETTINGS = ((1.0, 5e-4), (0.3, 5e-4), (3.0, 5e-4), (1.0, 2e-4), (0.1, 5e-4), (0.03, 5e-4), (0.1, 1e-3))
+SETTINGS = (
+    *((1.0, 5e-4), (0.3, 5e-4), (3.0, 5e-4), (1.0, 2e-4)),
+    *((0.1, 5e-4), (0.03, 5e-4), (0.1, 1e-3), (0.03, 1e-3), (0.1, 2e-3)),
+)
 """Penalty weights, in units of the plan's own choice, and learning rates that are tried."""
 SEARCH_STEPS, STEPS = 800, 3000
 SEEDS = (0, 1, 2)

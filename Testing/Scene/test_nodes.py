@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import slicer
 from landmark import ORIENTATIONS, asymmetric_case, landmark_of
 
-from GEDGANLib.scene.nodes import add_case, add_cases, show_surfaces
+from GEDGANLib.scene.nodes import add_case, add_cases, add_maps, show_surfaces
+from GEDGANLib.scene.read import cases_in_scene
 from GEDGANLib.volumes.case import Case, Label
 from GEDGANLib.volumes.cohort import make_case
+from GEDGANLib.volumes.files import write_colours
 from GEDGANLib.volumes.terminology import terminology_of
 
 
@@ -165,3 +169,31 @@ def test_landmark_is_where_it_belongs(application, orientation):
     surface = nodes.segmentation.GetSegmentation().GetNthSegment(0).GetRepresentation("Closed surface")
     points = np.array([surface.GetPoint(index) for index in range(surface.GetNumberOfPoints())])
     assert np.linalg.norm(points.mean(0) - landmark) < half_voxel
+
+
+def test_maps_become_volumes_and_colours_vector_volumes(application, tmp_path):
+    """In memory, and as files that Slicer's own reader opens."""
+    case, _ = asymmetric_case("oblique LPS")
+    colours = np.random.default_rng(0).integers(0, 255, (*case.image.shape[1:], 3)).astype(np.uint8)
+    nodes = add_maps(case, [("energy", case.image[0])], [("direction", colours)], "Explanation")
+    assert [node.GetClassName() for node in nodes] == ["vtkMRMLScalarVolumeNode"] * 2 + ["vtkMRMLVectorVolumeNode"]
+    np.testing.assert_array_equal(slicer.util.arrayFromVolume(nodes[2]).transpose(2, 1, 0, 3), colours)
+    write_colours(tmp_path / "direction.nrrd", colours, case.affine)
+    (loaded,) = application.io_manager.load_volumes(str(tmp_path / "direction.nrrd"))
+    assert loaded.GetClassName() == "vtkMRMLVectorVolumeNode"
+    np.testing.assert_array_equal(slicer.util.arrayFromVolume(loaded).transpose(2, 1, 0, 3), colours)
+    np.testing.assert_allclose(node_affine(nodes[2]), node_affine(loaded), atol=1e-4)
+
+
+def test_cases_of_a_scene_go_by_their_segmentation(application):
+    """A case of two channels is one case, drawn with its segmentation."""
+    case, _ = asymmetric_case("LPS")
+    two = replace(case, name="pair", image=np.concatenate([case.image, case.image]), channel_names=("T1", "T2"))
+    batch = add_cases([two, replace(case, name="single")], "batch")
+    found = cases_in_scene(application.scene)
+    assert [(v.GetName(), s.GetName()) for v, s in found] == [
+        ("pair T1", "pair segmentation"), ("single", "single segmentation")
+    ]  # fmt: skip
+    batch.remove()
+    unlabelled = add_cases([replace(case, labels=None)], "batch")
+    assert cases_in_scene(application.scene) == [(unlabelled.cases[0].volumes[0], None)]
