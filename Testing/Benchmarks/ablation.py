@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import time
@@ -66,7 +67,9 @@ SETTINGS = (
     *((1.0, 5e-4), (0.3, 5e-4), (3.0, 5e-4), (1.0, 2e-4)),
     *((0.1, 5e-4), (0.03, 5e-4), (0.1, 1e-3), (0.03, 1e-3), (0.1, 2e-3)),
 )
-"""Penalty weights, in units of the plan's own choice, and learning rates that are tried."""
+"""Penalty weights, in units of :data:`UNIT`, and learning rates that are tried."""
+UNIT = 100 / (32 * 40 * 32)
+"""γ a voxel of the grid."""
 SEARCH_STEPS, STEPS = 800, 3000
 SEEDS = (0, 1, 2)
 
@@ -75,7 +78,7 @@ SEEDS = (0, 1, 2)
 class Trial:
     """One training and its measurement.
 
-    :param weight: of the penalty, in units of the plan's own choice.
+    :param weight: of the penalty, in units of :data:`UNIT`.
     :param seconds: of processor time, instead of ``steps``.
     """
 
@@ -105,7 +108,7 @@ class Trial:
         plan = data.plan
         training = replace(
             plan.training,
-            penalty_weight=self.weight * plan.training.penalty_weight,
+            penalty_weight=self.weight * float(f"{UNIT * math.prod(plan.grid.shape):.2g}"),
             learning_rate=self.rate,
             optimizer=self.optimizer,
         )
