@@ -70,7 +70,7 @@ def contact_sheet(path: Path, rows: Sequence[tuple[str, Sequence[Case]]], title:
                 if column == 0:
                     for side, letter in zip((0.02, 0.98), SIDES[plane]):
                         axis.text(
-                            side, 0.5, letter, color="0.75", fontsize=6, va="center",
+                            side, 0.05, letter, color="0.75", fontsize=6, va="bottom",
                             ha="left" if side < 0.5 else "right", transform=axis.transAxes,
                         )  # fmt: skip
                     axis.text(
