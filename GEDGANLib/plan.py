@@ -23,6 +23,7 @@ METHODS = ("ged", "article")
 ARTICLE_STRIDE = 8
 OBJECTIVES = ("relativistic", "bce", "hinge", "wasserstein", "article")
 PRECISIONS, VOLUMES, MAPPINGS = ("float32",), ("whole",), ("percentiles", "window")
+HEADS, PAIR_SEES = ("shared", "separate"), ("image", "field", "both")
 FIELD_KINDS = ("eigen-directional", "tensor", "gradient", "none")
 OPTIMIZERS = ("adam", "PRP+", "FR", "HS", "DY", "HZ")
 
@@ -75,12 +76,17 @@ class Networks:
 
     :param generator_widths: channels a stage, coarsest first; empty for the article's, which are fixed.
     :param discriminator_widths: channels a stage, finest first; empty for the article's.
+    :param heads: ``shared``, one discriminator for image and labels; or ``separate``, one of the image, which learns
+        from all cases, and one of the pair, which learns from labelled ones.
+    :param pair_sees: of a separate pair head, beside the labels: the ``image``, its ``field``, or ``both``.
     """
 
     generator_widths: tuple[int, ...]
     discriminator_widths: tuple[int, ...]
     blocks: int
     latent_size: int
+    heads: str = "shared"
+    pair_sees: str = "both"
 
 
 @dataclass(frozen=True)
@@ -116,6 +122,7 @@ class Training:
     :param learning_rate: of both players at the start; falls to a tenth along a cosine.
     :param statistics_weight: of the distance from the data's mean case and field in the generator's objective.
     :param ema_share: half-life of the averaged generator as a share of the cases seen so far.
+    :param labelled_share: of each batch that is drawn from labelled cases alone, so that few of them are seen often.
     """
 
     batch: int
@@ -130,6 +137,7 @@ class Training:
     optimizer: str = "adam"
     beta1: float = 0.0
     penalty_interval: int = 1
+    labelled_share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -224,6 +232,8 @@ class Plan:
             )
         choices = [
             ("method", self.method, METHODS),
+            ("networks.heads", networks.heads, HEADS),
+            ("networks.pair_sees", networks.pair_sees, PAIR_SEES),
             ("field.kind", self.field.kind, FIELD_KINDS),
             ("training.objective", training.objective, OBJECTIVES),
             ("training.optimizer", training.optimizer, OPTIMIZERS),
@@ -236,6 +246,12 @@ class Plan:
                 refuse(f"{name} is {value!r}", f"Choose {', '.join(known)}.")
         if self.method != "article" and not 0 <= self.field.stage < len(networks.discriminator_widths):
             refuse(f"field.stage is {self.field.stage}, but there are {len(networks.discriminator_widths)} stages")
+        if networks.heads == "separate" and not self.labels:
+            refuse("separate heads need labels, and there are none", "Set networks.heads to shared.")
+        if networks.heads == "separate" and networks.pair_sees != "image" and self.field.kind == "none":
+            refuse("the pair head is to see a field, and there is none", "Set networks.pair_sees to image.")
+        if not 0 <= training.labelled_share <= 1:
+            refuse(f"training.labelled_share is {training.labelled_share} and must be from 0 to 1")
         above_zero = {
             "grid.spacing": min(grid.spacing),
             "networks widths": min((*networks.generator_widths, *networks.discriminator_widths), default=1),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..structure.field import FIELDS, StructureField
 from .article import ArticleDiscriminator, ArticleGenerator
 from .blocks import channels_last
-from .discriminator import Discriminator
+from .discriminator import Discriminator, SeparateHeads
 from .generator import Generator
 
 
@@ -50,20 +50,27 @@ def build_generator(plan) -> Generator | ArticleGenerator:
     return generator.to(memory_format=channels_last(plan.spatial_dims))
 
 
-def build_discriminator(plan) -> Discriminator | ArticleDiscriminator:
+def build_discriminator(plan) -> Discriminator | SeparateHeads | ArticleDiscriminator:
     """Discriminator with freshly drawn weights for a :class:`GEDGANLib.plan.Plan`."""
     if plan.method == "article":
         return ArticleDiscriminator(plan.spatial_dims, plan.grid.shape, len(plan.channels), len(plan.labels)).to(
             memory_format=channels_last(plan.spatial_dims)
         )
-    discriminator = Discriminator(
-        spatial_dims=plan.spatial_dims,
-        shape=plan.grid.shape,
-        image_channels=len(plan.channels),
-        label_count=len(plan.labels),
-        field_channels=field_channels(plan),
-        widths=plan.networks.discriminator_widths,
-        field_stage=plan.field.stage,
-        blocks=plan.networks.blocks,
-    )
+    options = {
+        "spatial_dims": plan.spatial_dims,
+        "shape": plan.grid.shape,
+        "image_channels": len(plan.channels),
+        "label_count": len(plan.labels),
+        "field_channels": field_channels(plan),
+        "widths": plan.networks.discriminator_widths,
+        "field_stage": plan.field.stage,
+        "blocks": plan.networks.blocks,
+    }
+    if plan.networks.heads == "separate":
+        sees = plan.networks.pair_sees
+        discriminator = SeparateHeads(
+            **options, pair_sees_image=sees in ("image", "both"), pair_sees_field=sees in ("field", "both")
+        )
+    else:
+        discriminator = Discriminator(**options)
     return discriminator.to(memory_format=channels_last(plan.spatial_dims))

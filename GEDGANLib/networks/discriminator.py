@@ -1,4 +1,4 @@
-"""Case and eigen-directional field of its image -> one number: how real."""
+"""Case and eigen-directional field of its image -> how real: one number, or one for the image and one for the pair."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Critic(NamedTuple):
     :param deviation: standard deviation of the same, (*coarse), above 0.
     """
 
-    discriminator: Discriminator
+    discriminator: Discriminator | SeparateHeads
     tau: float
     mean: Tensor
     deviation: Tensor
@@ -128,3 +128,64 @@ class Discriminator(nn.Module):
                 x = x + self.enter_field(field)
             x = stage(x)
         return functional.leaky_relu(x, SLOPE) * self.basis
+
+
+class SeparateHeads(nn.Module):
+    """Two discriminators: one judges the image and learns from all cases, one the pair and learns from labelled ones.
+
+    A pair head that sees the field alone cannot know a few labelled cases by their intensities: what is left to it is
+    whether labels and structure agree.
+
+    :param pair_sees_image: the pair head sees the image channels.
+    :param pair_sees_field: the pair head sees the field.
+    :param options: of both :class:`Discriminator`.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        shape: Sequence[int],
+        image_channels: int,
+        label_count: int,
+        field_channels: int,
+        widths: Sequence[int],
+        pair_sees_image: bool = True,
+        pair_sees_field: bool = True,
+        **options: int,
+    ) -> None:
+        super().__init__()
+        self.image_channels = image_channels
+        self.pair_sees_image, self.pair_sees_field = pair_sees_image, pair_sees_field
+        self.image = Discriminator(spatial_dims, shape, image_channels, 0, field_channels, widths, **options)
+        self.pair = Discriminator(
+            spatial_dims,
+            shape,
+            image_channels if pair_sees_image else 0,
+            label_count,
+            field_channels if pair_sees_field else 0,
+            widths,
+            **options,
+        )
+
+    def forward(
+        self,
+        case: Tensor,
+        field: Tensor | None = None,
+        labelled: Tensor | None = None,
+        class_weights: Tensor | None = None,
+    ) -> Tensor:
+        """Return how real image and pair of each case are, shape (N, 2); the latter is 0 for a case without labels.
+
+        Parameters as for :class:`Discriminator`.
+        """
+        image = self.image(case[:, : self.image_channels], field, class_weights=class_weights)
+        pair = self.pair(
+            case if self.pair_sees_image else case[:, self.image_channels :],
+            field if self.pair_sees_field else None,
+            class_weights=class_weights,
+        )
+        return torch.stack([image, pair if labelled is None else pair * labelled], 1)
+
+    def realness(self, case: Tensor, field: Tensor | None = None, labelled: Tensor | None = None) -> Tensor:
+        """What each place adds to the judgement of the image, see :meth:`Discriminator.realness`."""
+        return self.image.realness(case[:, : self.image_channels], field)

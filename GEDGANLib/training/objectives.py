@@ -41,12 +41,12 @@ Inputs = tuple[Tensor, ...]
 """What the discriminator sees of a batch: the case (N, C, *spatial) and, unless it has none, its field."""
 
 Judge = Callable[[Inputs], Tensor]
-"""Discriminator, inputs -> logits (N,), higher for cases it takes for real."""
+"""Discriminator, inputs -> logits (N,), or (N, heads) of several heads, higher for cases it takes for real."""
 
 
 @dataclass(frozen=True)
 class Objective:
-    """Losses of both players from logits of real and of generated cases, each (N,) -> (N,).
+    """Losses of both players from logits of real and of generated cases, element by element.
 
     :param interpolated: penalise between real and generated cases instead of at both.
     """
@@ -83,7 +83,7 @@ OBJECTIVES = {
 
 @dataclass(frozen=True)
 class DiscriminatorLoss:
-    """Terms of L_D, each a scalar tensor; ``real`` and ``generated`` are the logits (N,), detached."""
+    """Terms of L_D, each a scalar tensor; ``real`` and ``generated`` are the logits, detached."""
 
     total: Tensor
     pairing: Tensor
@@ -93,13 +93,19 @@ class DiscriminatorLoss:
 
 
 def gradient_penalty(logits: Tensor, inputs: Inputs) -> Tensor:
-    """Mean over the batch of the squared gradient norm of ``logits`` (N,), summed over all voxels and inputs."""
-    return _squared_gradient(logits, inputs).mean()
+    """Mean over the batch of the squared gradient norm of ``logits``, summed over all voxels, inputs and heads."""
+    return _squared_gradient(logits, inputs).mean(0).sum()
 
 
 def _squared_gradient(logits: Tensor, inputs: Inputs) -> Tensor:
-    gradients = torch.autograd.grad(logits.sum(), inputs, create_graph=True)
-    return sum(gradient.square().flatten(1).sum(1) for gradient in gradients)
+    """Squared norms of the gradients of each head's logit, (N, heads)."""
+    heads = logits.unbind(1) if logits.ndim == 2 else (logits,)
+    squares = []
+    for head in heads:
+        # A head need not see every input.
+        gradients = torch.autograd.grad(head.sum(), inputs, create_graph=True, allow_unused=True)
+        squares.append(sum(gradient.square().flatten(1).sum(1) for gradient in gradients if gradient is not None))
+    return torch.stack(squares, 1)
 
 
 def interpolated_penalty(
@@ -110,7 +116,7 @@ def interpolated_penalty(
     between = tuple(
         torch.lerp(a, b, share.view(-1, *[1] * (a.ndim - 1))).detach().requires_grad_() for a, b in zip(real, generated)
     )
-    return ((_squared_gradient(judge(between), between) + 1e-12).sqrt() - 1).square().mean()
+    return ((_squared_gradient(judge(between), between) + 1e-12).sqrt() - 1).square().mean(0).sum()
 
 
 def discriminator_loss(

@@ -101,7 +101,13 @@ class Trainer:
 
     def _real(self) -> tuple[Tensor, Tensor]:
         """A batch of real cases (N, C + labels, *grid) and which of them are labelled (N,)."""
-        return self._cases(torch.randint(len(self.images), (self.plan.training.batch,), generator=self.random))
+        batch = self.plan.training.batch
+        chosen = torch.randint(len(self.images), (batch,), generator=self.random)
+        from_labelled = math.ceil(self.plan.training.labelled_share * batch)
+        if from_labelled and bool(self.labelled.any()):
+            few = self.labelled.nonzero()[:, 0]
+            chosen[:from_labelled] = few[torch.randint(len(few), (from_labelled,), generator=self.random)]
+        return self._cases(chosen)
 
     def _cases(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
         case = self.images[chosen].to(self.device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from GEDGANLib.networks.discriminator import Discriminator
+from GEDGANLib.networks.discriminator import Discriminator, SeparateHeads
 from GEDGANLib.networks.generator import Generator
 
 
@@ -79,3 +79,21 @@ def test_every_weight_gets_a_gradient():
     for network in (generator, discriminator):
         for name, weight in network.named_parameters():
             assert (weight.grad is not None and weight.grad.abs().sum() > 0) or name == "logit.bias", name
+
+
+@pytest.mark.parametrize(("sees_image", "sees_field"), [(True, False), (False, True), (True, True)])
+def test_separate_heads_see_what_they_should(sees_image, sees_field):
+    torch.manual_seed(0)
+    heads = SeparateHeads(3, (8, 8, 8), 1, 2, 3, (8, 16), sees_image, sees_field)
+    case, field = torch.randn(3, 4, 8, 8, 8, requires_grad=True), torch.randn(3, 3, 4, 4, 4, requires_grad=True)
+    logits = heads(case, field, labelled=torch.tensor([1.0, 0.0, 1.0]))
+    assert logits.shape == (3, 2)
+    assert logits[1, 1] == 0
+
+    def sees(logit: torch.Tensor) -> tuple[bool, bool, bool]:
+        gradients = torch.autograd.grad(logit.sum(), (case, field), retain_graph=True, allow_unused=True)
+        of_case, of_field = (torch.zeros(1, 4) if g is None else g for g in gradients)
+        return bool(of_case[:, :1].any()), bool(of_case[:, 1:].any()), bool(of_field.any())
+
+    assert sees(logits[:, 0]) == (True, False, True)
+    assert sees(logits[:, 1]) == (sees_image, True, sees_field)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from GEDGANLib.training.objectives import OBJECTIVES, discriminator_loss, generator_loss
+from GEDGANLib.training.objectives import OBJECTIVES, discriminator_loss, generator_loss, gradient_penalty
 
 
 def linear_judge(weights):
@@ -81,3 +81,12 @@ def test_the_wasserstein_penalty_is_zero_at_slope_one():
     steep = discriminator_loss(linear_judge((3 * weight,)), real, fake, 10.0, "wasserstein")
     assert float(steep.penalty) == pytest.approx(4.0)
     torch.testing.assert_close(steep.total, steep.pairing + 10 * steep.penalty)
+
+
+def test_the_penalty_of_two_heads_is_the_sum_of_theirs():
+    torch.manual_seed(0)
+    x = torch.randn(4, 3, requires_grad=True)
+    first, second = torch.randn(3), torch.randn(3)
+    both = torch.stack([x @ first, (x @ second) ** 2], 1)
+    expected = gradient_penalty(x @ first, (x,)) + gradient_penalty((x @ second) ** 2, (x,))
+    torch.testing.assert_close(gradient_penalty(both, (x,)), expected)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from GEDGANLib.cli import main
 from GEDGANLib.errors import InputError, StoppedOnRequest
-from GEDGANLib.plan import OBJECTIVES, OPTIMIZERS
+from GEDGANLib.plan import FIELD_KINDS, OBJECTIVES, OPTIMIZERS
 from GEDGANLib.synthesis.model_file import load_model
 from GEDGANLib.training import objectives
 from GEDGANLib.training.checkpoint import KEPT, checkpoints, load_checkpoint, save_checkpoint
@@ -340,3 +340,29 @@ def test_progress_in_a_file_is_lines(cohort_folder, tmp_path):
     command = [sys.executable, "-c", code, "train", str(cohort_folder), "-o", str(tmp_path / "run"), "--steps", "3"]
     said = subprocess.run(command, capture_output=True, text=True, timeout=120).stderr
     assert all(f"step {step} " in said for step in (1, 2, 3))
+
+
+@pytest.mark.parametrize("pair_sees", ["image", "field", "both"])
+def test_separate_heads_train_on_few_labels(small_plan, small_cases, pair_sees, tmp_path):
+    cases = [replace(case, labels=case.labels if index == 0 else None) for index, case in enumerate(small_cases)]
+    networks = replace(small_plan.networks, heads="separate", pair_sees=pair_sees)
+    plan = replace(small_plan, networks=networks, training=replace(small_plan.training, labelled_share=0.5))
+    trainer = Trainer(plan, cases, "cpu", 0)
+    for _ in range(5):
+        _, labelled = trainer._real()
+        assert labelled.sum() >= plan.training.batch / 2
+    heads = trainer.discriminator.image, trainer.discriminator.pair
+    before = [head.pack.weight.detach().clone() for head in heads]
+    assert all(trainer.step().finite() for _ in range(2))
+    assert all(bool((head.pack.weight != then).any()) for head, then in zip(heads, before))
+    train_steps(plan, cases, tmp_path / "run", 1)
+    assert load_model(tmp_path / "run" / "model.safetensors", with_critic=True).critic is not None
+
+
+@pytest.mark.parametrize("kind", FIELD_KINDS)
+@pytest.mark.parametrize("stage", [0, 1])
+def test_any_field_at_any_stage_trains(small_plan, small_cases, kind, stage):
+    plan = replace(small_plan, field=replace(small_plan.field, kind=kind, stage=stage))
+    trainer = Trainer(plan, small_cases, "cpu", 0)
+    assert trainer.step().finite()
+    assert (trainer.field is None) == (kind == "none")
