@@ -12,6 +12,8 @@ field      what the discriminator sees: each variant at its best weight and rate
 optimizer  Adam against the conjugate-direction updates, on the best variant
 article    the article's baseline, for the processor time of the best variant
 brain      the image alone against the best variant, on the brain data set
+few        eight labelled cases and the rest without labels: what a head of its own for the pair should see (H1)
+terms      the best variant without the term of the data's statistics (H4)
 
 A generator learns from the training cases alone; 200 cases of it are compared with held-out cases: kernel distance
 (KID) with interval, precision and recall in the features of an encoder that was trained on the training cases, the
@@ -63,6 +65,15 @@ VARIANTS = {
     "field": {"kind": "eigen-directional"},
     "field deeper": {"kind": "eigen-directional", "stage": 1},
 }
+"""What the discriminator sees: changes of the plan's field."""
+PAIR_HEADS = {
+    "one head": {"heads": "shared"},
+    "pair head on image": {"heads": "separate", "pair_sees": "image"},
+    "pair head on field": {"heads": "separate", "pair_sees": "field"},
+    "pair head on both": {"heads": "separate", "pair_sees": "both"},
+}
+"""What judges the few labelled cases: changes of the plan's networks, with the field for the image."""
+LABELLED, LABELLED_SHARE = 8, 0.5
 SETTINGS = (
     *((1.0, 5e-4), (0.3, 5e-4), (3.0, 5e-4), (1.0, 2e-4)),
     *((0.1, 5e-4), (0.03, 5e-4), (0.1, 1e-3), (0.03, 1e-3), (0.1, 2e-3)),
@@ -80,6 +91,9 @@ class Trial:
 
     :param weight: of the penalty, in units of :data:`UNIT`.
     :param seconds: of processor time, instead of ``steps``.
+    :param labelled: training cases that keep their labels; all of them when not given.
+    :param heads: one of :data:`PAIR_HEADS`.
+    :param statistics: weight of the term of the data's statistics; the plan's when not given.
     """
 
     data: str
@@ -91,10 +105,17 @@ class Trial:
     optimizer: str = "adam"
     method: str = "ged"
     seconds: float | None = None
+    labelled: int | None = None
+    heads: str = "one head"
+    statistics: float | None = None
 
     @property
     def name(self) -> str:
         parts = [self.data, self.method, self.variant, self.optimizer, f"w{self.weight:g}", f"lr{self.rate:g}"]
+        if self.labelled is not None:
+            parts += [f"labelled{self.labelled}", self.heads]
+        if self.statistics is not None:
+            parts.append(f"statistics{self.statistics:g}")
         return "_".join([*parts, f"steps{self.steps}", f"seed{self.seed}"]).replace(" ", "-").replace("+", "plus")
 
     @property
@@ -111,9 +132,14 @@ class Trial:
             penalty_weight=self.weight * float(f"{UNIT * math.prod(plan.grid.shape):.2g}"),
             learning_rate=self.rate,
             optimizer=self.optimizer,
+            labelled_share=0.0 if self.labelled is None else LABELLED_SHARE,
+            statistics_weight=plan.training.statistics_weight if self.statistics is None else self.statistics,
         )
         field = replace(plan.field, **VARIANTS[self.variant])
-        return replace(plan, field=field, training=training), data.training
+        networks = replace(plan.networks, **PAIR_HEADS[self.heads])
+        few = len(data.training) if self.labelled is None else self.labelled
+        cases = [case if i < few else replace(case, labels=None) for i, case in enumerate(data.training)]
+        return replace(plan, field=field, networks=networks, training=training), cases
 
 
 @dataclass(frozen=True)
@@ -321,8 +347,18 @@ def trials_of(stage: str) -> Iterator[Trial]:
             for variant in ("image", best_variant()):
                 yield Trial("brain", variant, *best_setting(variant), seed, STEPS)
 
+    elif stage == "few":
+        for seed in SEEDS:
+            for heads in PAIR_HEADS:
+                setting = best_setting("field")
+                yield Trial("hippocampus", "field", *setting, seed, STEPS, labelled=LABELLED, heads=heads)
+    elif stage == "terms":
+        variant = best_variant()
+        for seed in SEEDS:
+            yield Trial("hippocampus", variant, *best_setting(variant), seed, STEPS, statistics=0.0)
 
-STAGES = ("search", "field", "optimizer", "article", "brain")
+
+STAGES = ("search", "field", "optimizer", "article", "brain", "few", "terms")
 
 
 def wait_for(stages: list[str]) -> None:
@@ -360,10 +396,11 @@ def write_result(file: Path, result: dict) -> None:
 
 
 def write_reference(data: Data) -> None:
-    """The same figures for real training cases: what a perfect generator would reach."""
-    file = RESULTS / f"{data.name}-real.json"
-    if not file.exists():
-        write_result(file, {"machine": machine(), **measure(pairs_of(data.training), data, 0)})
+    """The same figures for real training cases, what a perfect generator would reach, and for the few labelled ones."""
+    for name, cases in (("real", data.training), (f"real{LABELLED}", data.training[:LABELLED])):
+        file = RESULTS / f"{data.name}-{name}.json"
+        if not file.exists():
+            write_result(file, {"machine": machine(), **measure(pairs_of(cases), data, 0)})
 
 
 def run_stages(arguments: argparse.Namespace) -> None:
@@ -425,13 +462,18 @@ def write_table() -> None:
         groups: dict[str, list[dict]] = {}
         for result in sorted(of_stage, key=lambda r: r["trial"]["seed"]):
             trial = result["trial"]
-            setting = f"{trial['variant']}, {trial['optimizer']}, weight x {trial['weight']:g}, rate {trial['rate']:g}"
+            setting = f"{trial['variant']}, {trial['optimizer']}, weight {trial['weight']:g}, rate {trial['rate']:g}"
+            if trial.get("labelled") is not None:
+                setting += f", {trial['labelled']} labelled, {trial['heads']}"
+            if trial.get("statistics") is not None:
+                setting += f", statistics x {trial['statistics']:g}"
             groups.setdefault(setting if trial["method"] == "ged" else "the article's baseline", []).append(result)
         data = of_stage[0]["trial"]["data"]
         rows = [row(name, found) for name, found in sorted(groups.items())]
-        reference = RESULTS / f"{data}-real.json"
-        if reference.exists():
-            rows.append(row("real training cases", [json.loads(reference.read_text(encoding="utf-8"))]))
+        for name, words in (("real", "real training cases"), (f"real{LABELLED}", f"{LABELLED} real training cases")):
+            reference = RESULTS / f"{data}-{name}.json"
+            if reference.exists() and (name == "real" or stage == "few"):
+                rows.append(row(words, [json.loads(reference.read_text(encoding="utf-8"))]))
         steps, seeds = of_stage[0]["trial"]["steps"], sorted({r["trial"]["seed"] for r in of_stage})
         words = f"{steps} steps" if steps < 10**6 else "the same processor time"
         lines += [f"## {stage}: {data}, {words}, seeds {', '.join(map(str, seeds))}", "", table(HEADING, rows), ""]
