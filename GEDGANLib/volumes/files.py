@@ -167,9 +167,10 @@ def _read_nrrd(path: Path) -> Volume:
 
 
 def _from_nrrd_space(space: str, affine: np.ndarray) -> np.ndarray:
-    """To RAS from what the header calls its space; RAS where it says nothing."""
-    words = {"lps": "left-posterior-superior", "las": "left-anterior-superior", "ras": "right-anterior-superior"}
+    """To RAS from what the header calls its space; where it says nothing, left-posterior-superior, as Slicer does."""
+    words = {"las": "left-anterior-superior", "ras": "right-anterior-superior"}
     parts = words.get(space, space).split("-")
+    parts = parts if {"left", "right"} & set(parts) else ["left", "posterior"]
     signs = [-1.0 if "left" in parts else 1.0, -1.0 if "posterior" in parts else 1.0, 1.0]
     return np.diag([*signs, 1.0]) @ affine
 

@@ -219,7 +219,7 @@ def write_dicom(folder, case, series="1.2.826.0.1.3680043.2.1125.1", transfer="1
         pydicom.dcmwrite(folder / f"IM{number * 7 % 26:04d}_{number}", slice_file, enforce_file_format=True)
 
 
-@pytest.mark.parametrize("orientation", ["RAS", "LPS", "oblique"])
+@pytest.mark.parametrize("orientation", ["RAS", "LAS", "LPS", "oblique"])
 def test_dicom_series_folders(tmp_path, orientation):
     case, landmark = asymmetric_case(orientation)
     for name in NAMES[:2]:

@@ -9,8 +9,8 @@ from landmark import ORIENTATIONS, asymmetric_case, landmark_of
 
 from GEDGANLib.planning import make_plan
 from GEDGANLib.volumes.dataset import find_dataset
-from GEDGANLib.volumes.files import read_volume, write_volume
-from GEDGANLib.volumes.geometry import directions_of, spacing_of, to_closest_ras
+from GEDGANLib.volumes.files import LPS_TO_RAS, read_volume, write_volume
+from GEDGANLib.volumes.geometry import directions_of, resample, spacing_of, to_closest_ras
 from GEDGANLib.volumes.pipeline import (
     check_dataset,
     from_working,
@@ -20,7 +20,42 @@ from GEDGANLib.volumes.pipeline import (
     unmap_intensities,
 )
 
-FORMATS = (".nii", ".nii.gz", ".nrrd", ".mha")
+WRITTEN = (".nii", ".nii.gz", ".nrrd", ".mha")
+READ_ONLY = (".nhdr", ".mhd", ".seg.nrrd")
+FORMATS = (*WRITTEN, *READ_ONLY)
+
+
+def write(path, array, affine):
+    """As the library writes, or as other programs do what it only reads; ``.seg.nrrd`` is for labels alone."""
+    lps = LPS_TO_RAS @ affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    if path.name.endswith(".mhd"):
+        import SimpleITK
+
+        image = SimpleITK.GetImageFromArray(np.ascontiguousarray(array.T))
+        image.SetSpacing(spacing.tolist())
+        image.SetDirection((lps[:3, :3] / spacing).flatten().tolist())
+        image.SetOrigin(lps[:3, 3].tolist())
+        SimpleITK.WriteImage(image, str(path))
+    elif path.name.endswith((".nhdr", ".seg.nrrd")):
+        import nrrd
+
+        header = {
+            "space": "left-posterior-superior",
+            "space directions": lps[:3, :3].T,
+            "space origin": lps[:3, 3],
+            "kinds": ["domain"] * 3,
+        }
+        if path.name.endswith(".seg.nrrd"):
+            header |= {
+                "Segment0_ID": "ball",
+                "Segment0_Name": "ball",
+                "Segment0_LabelValue": "1",
+                "Segment0_Layer": "0",
+            }
+        nrrd.write(str(path), array, header, index_order="F")
+    else:
+        write_volume(path, array, affine)
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -28,9 +63,10 @@ FORMATS = (".nii", ".nii.gz", ".nrrd", ".mha")
 def test_formats_keep_voxels_and_geometry(tmp_path, orientation, suffix):
     case, _ = asymmetric_case(orientation)
     path = tmp_path / f"scan{suffix}"
-    write_volume(path, case.image[0], case.affine)
+    array = case.labels if suffix == ".seg.nrrd" else case.image[0]
+    write(path, array, case.affine)
     volume = read_volume(path)
-    np.testing.assert_array_equal(volume.array, case.image[0])
+    np.testing.assert_array_equal(volume.array, array)
     np.testing.assert_allclose(volume.affine, case.affine, atol=1e-4)
 
 
@@ -40,8 +76,9 @@ def test_landmark_through_files_and_working_grid(tmp_path, orientation, suffix):
     case, landmark = asymmetric_case(orientation)
     for folder, array in (("images", case.image[0]), ("labels", case.labels)):
         (tmp_path / folder).mkdir()
+        ending = ".nrrd" if suffix == ".seg.nrrd" and folder == "images" else suffix
         for name in ("a", "b"):
-            write_volume(tmp_path / folder / f"{name}{suffix}", array, case.affine)
+            write(tmp_path / folder / f"{name}{ending}", array, case.affine)
     dataset = find_dataset(tmp_path)
     plan = make_plan(check_dataset(dataset), "cpu", spacing=(1.7, 2.1, 2.9))
     half_voxel = np.linalg.norm(plan.grid.spacing) / 2
@@ -127,3 +164,17 @@ def test_same_file_bytes_every_time(tmp_path):
         (tmp_path / name).mkdir()
         write_volume(tmp_path / name / "scan.nii.gz", case.image[0], case.affine, "text")
     assert (tmp_path / "a" / "scan.nii.gz").read_bytes() == (tmp_path / "b" / "scan.nii.gz").read_bytes()
+
+
+def test_outside_of_the_view_is_the_edge_for_images_and_nothing_for_labels():
+    array = np.ones((1, 6, 6, 6))
+    affine = np.eye(4)
+    larger = affine.copy()
+    larger[:3, 3] = -2
+    for shift in (0.0, 0.25):  # copied, and interpolated
+        larger[:3, 3] = -2 + shift
+        border = resample(array, affine, larger, (10, 10, 10))
+        zeros = resample(array, affine, larger, (10, 10, 10), outside="zeros")
+        assert border.min() == 1
+        assert zeros[0, 0, 0, 0] == 0 and zeros[0, 5, 5, 5] == 1
+        assert zeros.sum() < border.sum() / 3

@@ -105,3 +105,15 @@ def test_a_volume_without_voxels_is_refused(application):
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "hollow")
     with pytest.raises(InputError, match="hollow has no voxels"):
         case_from_scene([node])
+
+
+def test_a_nrrd_file_without_a_space_lies_where_slicer_puts_it(application, tmp_path):
+    import nrrd
+
+    from GEDGANLib.volumes.files import read_volume
+
+    array = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
+    nrrd.write(str(tmp_path / "bare.nrrd"), array, {"spacings": [2.0, 3.0, 4.0]}, index_order="F")
+    (node,) = application.io_manager.load_volumes(str(tmp_path / "bare.nrrd"))
+    ours = read_volume(tmp_path / "bare.nrrd")
+    np.testing.assert_allclose(case_from_scene([node]).affine, ours.affine)
