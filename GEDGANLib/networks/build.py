@@ -67,10 +67,9 @@ def build_discriminator(plan) -> Discriminator | SeparateHeads | ArticleDiscrimi
         "blocks": plan.networks.blocks,
     }
     if plan.networks.heads == "separate":
-        sees = plan.networks.pair_sees
-        discriminator = SeparateHeads(
-            **options, pair_sees_image=sees in ("image", "both"), pair_sees_field=sees in ("field", "both")
-        )
+        unseen = {"image": {"field_channels": 0}, "field": {"image_channels": 0}, "both": {}}[plan.networks.pair_sees]
+        image_head = Discriminator(**{**options, "label_count": 0})
+        discriminator = SeparateHeads(image_head, Discriminator(**{**options, **unseen}))
     else:
         discriminator = Discriminator(**options)
     return discriminator.to(memory_format=channels_last(plan.spatial_dims))

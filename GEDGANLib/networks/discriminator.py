@@ -136,36 +136,13 @@ class SeparateHeads(nn.Module):
     A pair head that sees the field alone cannot know a few labelled cases by their intensities: what is left to it is
     whether labels and structure agree.
 
-    :param pair_sees_image: the pair head sees the image channels.
-    :param pair_sees_field: the pair head sees the field.
-    :param options: of both :class:`Discriminator`.
+    :param image: takes no labels.
+    :param pair: takes labels; it sees the image if it has image channels, and the field if it has field channels.
     """
 
-    def __init__(
-        self,
-        spatial_dims: int,
-        shape: Sequence[int],
-        image_channels: int,
-        label_count: int,
-        field_channels: int,
-        widths: Sequence[int],
-        pair_sees_image: bool = True,
-        pair_sees_field: bool = True,
-        **options: int,
-    ) -> None:
+    def __init__(self, image: Discriminator, pair: Discriminator) -> None:
         super().__init__()
-        self.image_channels = image_channels
-        self.pair_sees_image, self.pair_sees_field = pair_sees_image, pair_sees_field
-        self.image = Discriminator(spatial_dims, shape, image_channels, 0, field_channels, widths, **options)
-        self.pair = Discriminator(
-            spatial_dims,
-            shape,
-            image_channels if pair_sees_image else 0,
-            label_count,
-            field_channels if pair_sees_field else 0,
-            widths,
-            **options,
-        )
+        self.image, self.pair = image, pair
 
     def forward(
         self,
@@ -178,14 +155,12 @@ class SeparateHeads(nn.Module):
 
         Parameters as for :class:`Discriminator`.
         """
-        image = self.image(case[:, : self.image_channels], field, class_weights=class_weights)
-        pair = self.pair(
-            case if self.pair_sees_image else case[:, self.image_channels :],
-            field if self.pair_sees_field else None,
-            class_weights=class_weights,
-        )
+        channels = self.image.image_channels
+        image = self.image(case[:, :channels], field, class_weights=class_weights)
+        seen = case if self.pair.image_channels else case[:, channels:]
+        pair = self.pair(seen, field if self.pair.enter_field is not None else None, class_weights=class_weights)
         return torch.stack([image, pair if labelled is None else pair * labelled], 1)
 
     def realness(self, case: Tensor, field: Tensor | None = None, labelled: Tensor | None = None) -> Tensor:
         """What each place adds to the judgement of the image, see :meth:`Discriminator.realness`."""
-        return self.image.realness(case[:, : self.image_channels], field)
+        return self.image.realness(case[:, : self.image.image_channels], field)

@@ -15,6 +15,7 @@ Two plainer fields stand beside it, to measure it against: :math:`S/(t+\tau)` an
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -30,7 +31,7 @@ BLOCK_SIDE = 64
 
 
 @dataclass(frozen=True)
-class StructureField:
+class StructureField(ABC):
     """Callable image -> field with fixed scales; the kinds differ in what they make of the structure tensor.
 
     :param spacing: voxel size in mm, one entry a spatial axis.
@@ -49,9 +50,9 @@ class StructureField:
     CHANNELS: ClassVar[dict[int, int]]
     """Channels of the field of one image channel, for 2 and 3 spatial dimensions."""
 
+    @abstractmethod
     def from_tensor(self, tensor: Tensor, trace: Tensor) -> Tensor:
         """Field (N, CHANNELS, *spatial) of structure tensors (N, 3 or 6, *spatial) with their ``trace`` (N, 1, ...)."""
-        raise NotImplementedError
 
     def __call__(self, image: Tensor) -> Tensor:
         """Return the field of ``image`` (N, C, *spatial), shape (N, C * CHANNELS, *ceil(spatial/stride)).

@@ -84,7 +84,9 @@ def test_every_weight_gets_a_gradient():
 @pytest.mark.parametrize(("sees_image", "sees_field"), [(True, False), (False, True), (True, True)])
 def test_separate_heads_see_what_they_should(sees_image, sees_field):
     torch.manual_seed(0)
-    heads = SeparateHeads(3, (8, 8, 8), 1, 2, 3, (8, 16), sees_image, sees_field)
+    image_head = Discriminator(3, (8, 8, 8), 1, 0, 3, (8, 16))
+    pair_head = Discriminator(3, (8, 8, 8), int(sees_image), 2, 3 * sees_field, (8, 16))
+    heads = SeparateHeads(image_head, pair_head)
     case, field = torch.randn(3, 4, 8, 8, 8, requires_grad=True), torch.randn(3, 3, 4, 4, 4, requires_grad=True)
     logits = heads(case, field, labelled=torch.tensor([1.0, 0.0, 1.0]))
     assert logits.shape == (3, 2)
