@@ -35,19 +35,19 @@ def build_parser() -> argparse.ArgumentParser:
     }
 
     check = kinds.add_parser("check", help="read every file of a data set once and say what is wrong")
-    check.add_argument("data", type=Path, metavar="DATA", help=data_help)
+    check.add_argument("data", type=_path, metavar="DATA", help=data_help)
     check.set_defaults(run=commands.run_check)
 
     plan = kinds.add_parser("plan", help="decide grid, intensities and networks; write a file to read and edit")
-    plan.add_argument("data", type=Path, metavar="DATA", help=data_help)
-    plan.add_argument("-o", "--output", type=Path, default=Path("plan.json"), help="default: plan.json")
+    plan.add_argument("data", type=_path, metavar="DATA", help=data_help)
+    plan.add_argument("-o", "--output", type=_path, default=Path("plan.json"), help="default: plan.json")
     _add_plan_options(plan, device)
     plan.set_defaults(run=commands.run_plan)
 
     train = kinds.add_parser("train", help="train a model on a data set")
-    train.add_argument("data", type=Path, metavar="DATA", help=data_help)
-    train.add_argument("-o", "--output", type=Path, required=True, metavar="RUN", help="new folder for the run")
-    train.add_argument("--plan", type=Path, help="plan.json; made from the data when not given")
+    train.add_argument("data", type=_path, metavar="DATA", help=data_help)
+    train.add_argument("-o", "--output", type=_path, required=True, metavar="RUN", help="new folder for the run")
+    train.add_argument("--plan", type=_path, help="plan.json; made from the data when not given")
     _add_plan_options(train, device)
     limit = train.add_mutually_exclusive_group()
     limit.add_argument("--minutes", type=_positive(float), help="train so long (default: 60)")
@@ -60,38 +60,40 @@ def build_parser() -> argparse.ArgumentParser:
     train.set_defaults(run=commands.run_train)
 
     synthesize = kinds.add_parser("synthesize", help="make new cases with a model")
-    synthesize.add_argument("model", type=Path, metavar="MODEL", help="model.safetensors of a run")
+    synthesize.add_argument("model", type=_path, metavar="MODEL", help="model.safetensors of a run")
     synthesize.add_argument("-n", "--number", type=_positive(int), default=8, help="cases to make (default: 8)")
-    synthesize.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="new folder for the cases")
+    synthesize.add_argument("-o", "--output", type=_path, required=True, metavar="OUT", help="new folder for the cases")
     synthesize.add_argument("--seed", type=_seed, default=0, help="same seed, same cases (default: 0)")
-    synthesize.add_argument("--scene", type=Path, help="write the cases as a Slicer scene too (.mrb)")
-    synthesize.add_argument("--beside", type=Path, metavar="DATA", help="show cases of DATA above in the contact sheet")
+    synthesize.add_argument("--scene", type=_path, help="write the cases as a Slicer scene too (.mrb)")
+    synthesize.add_argument(
+        "--beside", type=_path, metavar="DATA", help="show cases of DATA above in the contact sheet"
+    )
     synthesize.add_argument("--device", **device)
     synthesize.set_defaults(run=commands.run_synthesize)
 
     explain = kinds.add_parser("explain", help="show which way a volume's structure runs, and what a model doubts")
-    explain.add_argument("volume", type=Path, metavar="VOLUME", help="an image file, or a folder with a DICOM series")
-    explain.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="new folder for the maps")
+    explain.add_argument("volume", type=_path, metavar="VOLUME", help="an image file, or a folder with a DICOM series")
+    explain.add_argument("-o", "--output", type=_path, required=True, metavar="OUT", help="new folder for the maps")
     explain.add_argument(
-        "--model", type=Path, help="show too where its discriminator finds the volume unlike real ones"
+        "--model", type=_path, help="show too where its discriminator finds the volume unlike real ones"
     )
     explain.add_argument("--sigma", type=_positive(float), metavar="MM", help="scale of edges (default: a voxel)")
     explain.add_argument("--rho", type=_positive(float), metavar="MM", help="scale of averages (default: two voxels)")
-    explain.add_argument("--scene", type=Path, help="write all maps as a Slicer scene too (.mrb)")
+    explain.add_argument("--scene", type=_path, help="write all maps as a Slicer scene too (.mrb)")
     explain.add_argument("--device", **device)
     explain.set_defaults(run=commands.run_explain)
 
     cohort = kinds.add_parser("cohort", help="write the embedded cohort: variations of one average brain")
     cohort.add_argument("-n", "--number", type=_positive(int), default=40, help="cases (default: 40)")
-    cohort.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="new folder")
+    cohort.add_argument("-o", "--output", type=_path, required=True, metavar="FOLDER", help="new folder")
     cohort.add_argument("--seed", type=_seed, default=0, help="same seed, same cohort (default: 0)")
     cohort.add_argument("--shape", type=_positive(int), nargs=3, default=(40, 48, 40), metavar="N", help="voxels")
     cohort.add_argument("--spacing", type=_positive(float), default=4.0, help="voxel size in mm (default: 4)")
     cohort.set_defaults(run=commands.run_cohort)
 
     render = kinds.add_parser("render", help="draw a scene as Slicer shows it: three slices and a volume rendering")
-    render.add_argument("scene", type=Path, metavar="SCENE", help=".mrb or .mrml")
-    render.add_argument("-o", "--output", type=Path, required=True, metavar="PNG")
+    render.add_argument("scene", type=_path, metavar="SCENE", help=".mrb or .mrml")
+    render.add_argument("-o", "--output", type=_path, required=True, metavar="PNG")
     render.add_argument("--case", type=_positive(int), default=1, help="which case of the scene (default: 1)")
     render.set_defaults(run=commands.run_render)
     return parser
@@ -104,6 +106,10 @@ def _add_plan_options(parser: argparse.ArgumentParser, device: dict) -> None:
         "--spacing", type=_positive(float), nargs="+", metavar="MM", help="voxel size: one number or three"
     )
     parser.add_argument("--method", choices=METHODS, help="ged (default), or the article's baseline to compare with")
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser()
 
 
 def _positive(kind: type):

@@ -134,7 +134,9 @@ def _facts(case: RawCase, table: LabelTable) -> CaseFacts:
         middle = (np.array(image.shape[1:]) - 1) / 2
         reach = (np.abs(np.stack([where.min(0) - middle, where.max(0) - middle])).max(0) + 0.5) * spacing
         values, counts = np.unique(case.label_values[case.label_values > 0], return_counts=True)
-        voxels = {str(table.name_of(int(v), case)[0]): int(n) for v, n in zip(values, counts)}
+        for value, count in zip(values, counts):  # several segments may have one name
+            name = str(table.name_of(int(value), case)[0])
+            voxels[name] = voxels.get(name, 0) + int(count)
     return CaseFacts(
         name=case.name,
         shape=tuple(int(side) for side in image.shape[1:]),
