@@ -21,7 +21,7 @@ from ..plan import Plan
 from ..structure.field import median_trace
 from ..volumes.pipeline import WorkingCase
 from .conjugate import ConjugateGradient
-from .objectives import Inputs, discriminator_loss, generator_loss
+from .objectives import Inputs, Judge, discriminator_loss, generator_loss
 from .statistics import DataStatistics
 
 FINAL_RATE = 0.1
@@ -70,6 +70,7 @@ class Trainer:
         blank = torch.zeros(grid, dtype=torch.uint8)
         self.labels = torch.stack([blank if case.labels is None else torch.from_numpy(case.labels) for case in cases])
         self.labelled = torch.tensor([case.labels is not None for case in cases])
+        self.all_labelled = bool(self.labelled.all())
         first = list(self.images[:CASES_FOR_TAU])
         self.tau = median_trace(first, plan.field.sigma, plan.field.rho, plan.grid.spacing)
         self.field = build_field(plan, self.tau)
@@ -117,6 +118,12 @@ class Trainer:
         case = case.to(memory_format=channels_last(self.plan.spatial_dims))
         return case, self.labelled[chosen].to(self.device)
 
+    def _judge(self, labelled: Tensor) -> Judge:
+        """The discriminator for a batch of which those cases are labelled."""
+        # Shutting labels costs copies of the whole batch, forth and back and back again: not where there is no need.
+        shown = None if self.all_labelled else labelled
+        return lambda inputs: self.discriminator(*inputs, labelled=shown)
+
     def _latents(self) -> Tensor:
         shape = (self.plan.training.batch, self.plan.networks.latent_size)
         return torch.randn(shape, generator=self.random).to(self.device)
@@ -157,10 +164,7 @@ class Trainer:
     def step(self) -> StepFigures:
         """One update of each player."""
         real, labelled = self._real()
-
-        def judge(inputs: Inputs) -> Tensor:
-            return self.discriminator(*inputs, labelled=labelled)
-
+        judge = self._judge(labelled)
         with torch.no_grad():
             generated = self.generator(self._latents())
             seen_real = self._see(real)
