@@ -86,9 +86,10 @@ class Generator(nn.Module):
         self.mean_case.copy_(start[None])
 
     def features(self, latent: Tensor, class_weights: Tensor | None = None) -> dict[str, Tensor]:
-        """Return the maps of every stage by name, coarsest first: ``stage0`` ..., each (N, width, *spatial).
+        """Return all maps by name, coarsest first: ``stage0`` ... and ``full``, each (N, width, *spatial).
 
-        The last has half the resolution of the output.
+        The last stage has half the resolution of the output, ``full`` all of it: one vector a voxel, of which image and
+        labels are read out.
         """
         if self.class_count:
             if class_weights is None:
@@ -101,6 +102,7 @@ class Generator(nn.Module):
             x = transition(x)
             x = stage(upsample(x) if index else x)
             maps[f"stage{index}"] = x
+        maps["full"] = upsample(self.narrow(functional.leaky_relu(x, SLOPE)))
         return maps
 
     def forward(self, latent: Tensor, class_weights: Tensor | None = None) -> Tensor:
@@ -111,8 +113,7 @@ class Generator(nn.Module):
         :returns: (N, image_channels + label_count + 1, *shape): images within [-1, 1], then label probabilities,
             background first, that sum to 1.
         """
-        finest = list(self.features(latent, class_weights).values())[-1]
-        full = upsample(self.narrow(functional.leaky_relu(finest, SLOPE)))
+        full = self.features(latent, class_weights)["full"]
         output = self.mean_case + self.output(functional.leaky_relu(full, SLOPE))
         image, labels = output[:, : self.image_channels], output[:, self.image_channels :]
         image = torch.tanh(image)

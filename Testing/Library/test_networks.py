@@ -56,7 +56,9 @@ def test_features_are_reachable_by_name():
     assert {name: tuple(value.shape[1:]) for name, value in maps.items()} == {
         "stage0": (16, 2, 2, 2),
         "stage1": (8, 4, 4, 4),
+        "full": (4, 8, 8, 8),
     }
+    assert torch.isfinite(maps["full"]).all()
 
 
 def test_no_checkerboard_before_training():
