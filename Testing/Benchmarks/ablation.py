@@ -14,6 +14,7 @@ article    the article's baseline, for the processor time of the best variant
 brain      the image alone against the best variant, on the brain data set
 few        eight labelled cases and the rest without labels: what a head of its own for the pair should see (H1)
 terms      the best variant without the term of the data's statistics (H4)
+scale      the field at half and at twice its scales (H3)
 
 A generator learns from the training cases alone; 200 cases of it are compared with held-out cases: kernel distance
 (KID) with interval, precision and recall in the features of an encoder that was trained on the training cases, the
@@ -124,8 +125,13 @@ def trials_of(stage: str) -> Iterator[Trial]:
         for seed in SEEDS:
             yield Trial("hippocampus", variant, *best_setting(variant), seed, STEPS, statistics=0.0)
 
+    elif stage == "scale":
+        for seed in SEEDS:
+            for scale in (0.5, 2.0):
+                yield Trial("hippocampus", "field", *best_setting("field"), seed, STEPS, scale=scale)
 
-STAGES = ("search", "field", "optimizer", "article", "brain", "few", "terms")
+
+STAGES = ("search", "field", "optimizer", "article", "brain", "few", "terms", "scale")
 
 
 def wait_for(stages: list[str]) -> None:
@@ -234,6 +240,8 @@ def write_table() -> None:
                 setting += f", {trial['labelled']} labelled, {trial['heads']}"
             if trial.get("statistics") is not None:
                 setting += f", statistics x {trial['statistics']:g}"
+            if trial.get("scale", 1.0) != 1:
+                setting += f", scales x {trial['scale']:g}"
             groups.setdefault(setting if trial["method"] == "ged" else "the article's baseline", []).append(result)
         data = of_stage[0]["trial"]["data"]
         rows = [row(name, found) for name, found in sorted(groups.items())]

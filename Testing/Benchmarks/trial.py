@@ -60,6 +60,7 @@ class Trial:
     :param labelled: training cases that keep their labels; all of them when not given.
     :param heads: one of :data:`PAIR_HEADS`.
     :param statistics: weight of the term of the data's statistics; the plan's when not given.
+    :param scale: of the field, σ and ρ, in units of the plan's.
     """
 
     data: str
@@ -74,6 +75,7 @@ class Trial:
     labelled: int | None = None
     heads: str = "one head"
     statistics: float | None = None
+    scale: float = 1.0
 
     @property
     def name(self) -> str:
@@ -82,6 +84,8 @@ class Trial:
             parts += [f"labelled{self.labelled}", self.heads]
         if self.statistics is not None:
             parts.append(f"statistics{self.statistics:g}")
+        if self.scale != 1:
+            parts.append(f"scale{self.scale:g}")
         return "_".join([*parts, f"steps{self.steps}", f"seed{self.seed}"]).replace(" ", "-").replace("+", "plus")
 
     @property
@@ -101,7 +105,8 @@ class Trial:
             labelled_share=0.0 if self.labelled is None else LABELLED_SHARE,
             statistics_weight=plan.training.statistics_weight if self.statistics is None else self.statistics,
         )
-        field = replace(plan.field, **VARIANTS[self.variant])
+        scales = {"sigma": self.scale * plan.field.sigma, "rho": self.scale * plan.field.rho}
+        field = replace(plan.field, **scales, **VARIANTS[self.variant])
         networks = replace(plan.networks, **PAIR_HEADS[self.heads])
         few = len(data.training) if self.labelled is None else self.labelled
         cases = [case if i < few else replace(case, labels=None) for i, case in enumerate(data.training)]
