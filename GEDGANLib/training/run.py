@@ -148,7 +148,6 @@ def train(
         else:
             request = Request(data, len(cases), fingerprint, seed, limit, device)
             plan.save(run / "plan.json")
-        request.save(run)
         return _Run(plan, cases, run, request, emit).train(resume)
 
 
@@ -193,6 +192,7 @@ class _Run:
                 f"{self.run} is at step {state['step']} already, after {self.seconds_before / 60:.1f} minutes.",
                 "Give more --steps or --minutes than that to go on.",
             )
+        self.request.save(self.run)
         about = {"device": device, "seed": seed, "step": state["step"], "total": limit.steps}
         self.emit("started", run=str(self.run), cases=len(self.cases), **about)
         self.trainer = Trainer(self.plan, self.cases, device, seed)
@@ -205,18 +205,18 @@ class _Run:
         self.start = time.monotonic()
         stop = self.run / "STOP"
         stop.unlink(missing_ok=True)
-        stopped = False
         try:
             self.history = _read_history(self.run, state["step"])
             lines = "".join(json.dumps(line) + "\n" for line in self.history)
             write_bytes(self.run / LOG, lines.encode("utf-8"))
+            # Saving at the end is guarded too: a signal that comes then must not tear it.
             with stop_on_signals(lambda: self.emit("warning", message="Stopping after this step.")) as signalled:
                 stopped = self._steps(lambda: signalled() or stop.exists())
-            stop.unlink(missing_ok=True)
+                stop.unlink(missing_ok=True)
+                self._write_checkpoint()
+                model = self._finish()
         except OSError as error:
             raise explain_unwritable(self.run / LOG, error) from error
-        self._write_checkpoint()
-        model = self._finish()
         if stopped:
             raise StoppedOnRequest(f"Stopped at step {self.trainer.step_count}; the model so far is {model}.")
         self.emit("finished", model=str(model), step=self.trainer.step_count, seconds=round(self.seconds(), 1))
