@@ -97,12 +97,14 @@ class Field:
     :param rho: scale of the average, mm.
     :param kind: one of :data:`FIELD_KINDS`, see ``structure.field``.
     :param stage: of the discriminator, at which it enters; stage s has 1/2^(s+1) of the grid's resolution.
+    :param agreement: show too whether label boundaries lie along image surfaces, see ``structure.agreement``.
     """
 
     sigma: float
     rho: float
     kind: str = "eigen-directional"
     stage: int = 0
+    agreement: bool = False
 
     @property
     def stride(self) -> int:
@@ -250,6 +252,8 @@ class Plan:
             refuse("separate heads need labels, and there are none", "Set networks.heads to shared.")
         if networks.heads == "separate" and networks.pair_sees != "image" and self.field.kind == "none":
             refuse("the pair head is to see a field, and there is none", "Set networks.pair_sees to image.")
+        if self.field.agreement and not self.labels:
+            refuse("field.agreement needs labels, and there are none", "Set it to false.")
         if not 0 <= training.labelled_share <= 1:
             refuse(f"training.labelled_share is {training.labelled_share} and must be from 0 to 1")
         above_zero = {

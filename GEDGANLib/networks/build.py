@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..structure.agreement import AgreementField
 from ..structure.field import FIELDS, StructureField
 from .article import ArticleDiscriminator, ArticleGenerator
 from .blocks import channels_last
@@ -14,6 +15,20 @@ def field_channels(plan) -> int:
     if plan.method == "article" or plan.field.kind == "none":
         return 0
     return FIELDS[plan.field.kind].CHANNELS[plan.spatial_dims] * len(plan.channels)
+
+
+def agreement_channels(plan) -> int:
+    """Channels of the agreement of image and labels; 0 for none. They follow those of the field."""
+    return len(plan.channels) * len(plan.labels) if plan.field.agreement and plan.method != "article" else 0
+
+
+def build_agreement(plan, tau: float) -> AgreementField | None:
+    """Agreement of image and labels as a function of the case; None for none. Parameters as :func:`build_field`."""
+    if not agreement_channels(plan):
+        return None
+    return AgreementField(
+        tuple(plan.grid.spacing), plan.field.sigma, plan.field.rho, tau, len(plan.channels), plan.field.stride
+    )
 
 
 def build_field(plan, tau: float) -> StructureField | None:
@@ -63,12 +78,13 @@ def build_discriminator(plan) -> Discriminator | SeparateHeads | ArticleDiscrimi
         "label_count": len(plan.labels),
         "field_channels": field_channels(plan),
         "widths": plan.networks.discriminator_widths,
+        "agreement_channels": agreement_channels(plan),
         "field_stage": plan.field.stage,
         "blocks": plan.networks.blocks,
     }
     if plan.networks.heads == "separate":
         unseen = {"image": {"field_channels": 0}, "field": {"image_channels": 0}, "both": {}}[plan.networks.pair_sees]
-        image_head = Discriminator(**{**options, "label_count": 0})
+        image_head = Discriminator(**{**options, "label_count": 0, "agreement_channels": 0})
         discriminator = SeparateHeads(image_head, Discriminator(**{**options, **unseen}))
     else:
         discriminator = Discriminator(**options)

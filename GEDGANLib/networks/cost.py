@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from .build import build_discriminator, build_generator, field_channels
+from .build import agreement_channels, build_discriminator, build_generator, field_channels
 
 # Products of one step in units of one forward pass of one case. A backward pass costs two forward ones, a second
 # backward through it two more. D's step: fakes, then real and fake with penalties; G's: fakes, D on real and fake.
@@ -72,7 +72,7 @@ def step_costs(plan) -> StepCosts:
     """Count one training step of ``plan`` on networks without data."""
     voxels, batch = math.prod(plan.grid.shape), plan.training.batch
     case_channels = len(plan.channels) + (len(plan.labels) + 1 if plan.labels else 0)
-    beside = field_channels(plan)
+    beside = field_channels(plan) + agreement_channels(plan)
     with torch.device("meta"):
         generator, discriminator = build_generator(plan), build_discriminator(plan)
         case = torch.empty(batch, case_channels, *plan.grid.shape)

@@ -40,6 +40,8 @@ class Discriminator(nn.Module):
     :param image_channels: image channels of the input.
     :param label_count: labels without background; 0 for none.
     :param field_channels: channels of the field; 0 for none.
+    :param agreement_channels: channels behind those of the field that say how image and labels agree, and are shut
+        together with the labels; 0 for none.
     :param field_stage: which stage the field enters.
     :param widths: channels a stage, finest first; the first stage has half the resolution of the input.
     :param class_count: classes to condition on (projection, Miyato and Koyama, ICLR 2018); 0 for none.
@@ -56,6 +58,7 @@ class Discriminator(nn.Module):
         field_channels: int,
         widths: Sequence[int],
         class_count: int = 0,
+        agreement_channels: int = 0,
         field_stage: int = 0,
         blocks: int = 1,
     ) -> None:
@@ -68,9 +71,9 @@ class Discriminator(nn.Module):
         case_channels = image_channels + (label_count + 1 if label_count else 0)
         self.pack = convolution(spatial_dims, case_channels, widths[0], 4, stride=2, padding=1)
         self.field_stage = field_stage
-        self.enter_field = (
-            convolution(spatial_dims, field_channels, widths[field_stage], 1, bias=False) if field_channels else None
-        )
+        self.field_channels, self.agreement_channels = field_channels, agreement_channels
+        entering = field_channels + agreement_channels
+        self.enter_field = convolution(spatial_dims, entering, widths[field_stage], 1, bias=False) if entering else None
         self.stages = nn.ModuleList(
             nn.Sequential(*(ResidualBlock(spatial_dims, width, total_blocks) for _ in range(blocks)))
             for width in widths
@@ -94,7 +97,7 @@ class Discriminator(nn.Module):
         """Return how real each case is, shape (N,); only differences mean something in the relativistic objective.
 
         :param case: (N, image_channels + label_count + 1, *shape), as the generator returns it.
-        :param field: (N, field_channels, *shape / 2 ** (field_stage + 1)).
+        :param field: (N, field_channels + agreement_channels, *shape / 2 ** (field_stage + 1)).
         :param labelled: (N,), 1 where the labels count and 0 where the image alone is judged; all 1 when not given.
         :param class_weights: (N, class_count), one-hot.
         """
@@ -120,6 +123,8 @@ class Discriminator(nn.Module):
         if labelled is not None and case.shape[1] > self.image_channels:
             shown = labelled.reshape(-1, *[1] * (case.ndim - 1)).to(case.dtype)
             case = torch.cat([case[:, : self.image_channels], case[:, self.image_channels :] * shown], 1)
+            if self.agreement_channels:
+                field = torch.cat([field[:, : self.field_channels], field[:, self.field_channels :] * shown], 1)
         x = self.pack(case)
         for index, stage in enumerate(self.stages):
             if index:
@@ -155,12 +160,17 @@ class SeparateHeads(nn.Module):
 
         Parameters as for :class:`Discriminator`.
         """
-        channels = self.image.image_channels
-        image = self.image(case[:, :channels], field, class_weights=class_weights)
+        channels, fields = self.image.image_channels, self.image.field_channels
+        image = self.image(case[:, :channels], field[:, :fields] if fields else None, class_weights=class_weights)
         seen = case if self.pair.image_channels else case[:, channels:]
-        pair = self.pair(seen, field if self.pair.enter_field is not None else None, class_weights=class_weights)
+        if self.pair.enter_field is None:
+            field = None
+        elif not self.pair.field_channels:
+            field = field[:, fields:]
+        pair = self.pair(seen, field, class_weights=class_weights)
         return torch.stack([image, pair if labelled is None else pair * labelled], 1)
 
     def realness(self, case: Tensor, field: Tensor | None = None, labelled: Tensor | None = None) -> Tensor:
         """What each place adds to the judgement of the image, see :meth:`Discriminator.realness`."""
-        return self.image.realness(case[:, : self.image.image_channels], field)
+        channels, fields = self.image.image_channels, self.image.field_channels
+        return self.image.realness(case[:, :channels], field[:, :fields] if fields else None)

@@ -108,7 +108,7 @@ def axis_filters(
     ]
 
 
-def _gradient(image: Tensor, filters: Sequence[AxisFilters]) -> list[Tensor]:
+def gradient_components(image: Tensor, filters: Sequence[AxisFilters]) -> list[Tensor]:
     """Components of the gradient, each (N, C, *spatial)."""
     # Smooth along each axis but the one that is derived, sharing the products: 8 instead of 9 in 3D.
     components: list[Tensor] = []
@@ -129,7 +129,7 @@ def gaussian_gradient(image: Tensor, sigma: float, spacing: Sequence[float]) -> 
     :param spacing: voxel size of each spatial axis in mm.
     :returns: shape (N, C, D, *spatial), intensity per mm, D the number of spatial axes.
     """
-    return torch.stack(_gradient(image, axis_filters(image, sigma, sigma, spacing)), dim=2)
+    return torch.stack(gradient_components(image, axis_filters(image, sigma, sigma, spacing)), dim=2)
 
 
 def structure_tensor(image: Tensor, sigma: float, rho: float, spacing: Sequence[float], stride: int = 1) -> Tensor:
@@ -160,12 +160,16 @@ def check_image(image: Tensor, spacing: Sequence[float]) -> None:
 
 def filtered_structure_tensor(image: Tensor, filters: Sequence[AxisFilters]) -> Tensor:
     """Structure tensor of ``image``, float32 or float64, with ready filters; shapes as :func:`structure_tensor`."""
-    gradient = _gradient(image, filters)
+    gradient = gradient_components(image, filters)
     averages = []
     for i, j in COMPONENTS[len(filters)]:
         # One component after the other: a large volume's then stays in the cache from product to average.
-        component = gradient[i] * gradient[j]
-        for axis, axis_filter in enumerate(filters):
-            component = _apply_along(component, axis_filter.average, axis)
-        averages.append(component)
+        averages.append(average(gradient[i] * gradient[j], filters))
     return torch.stack(averages, dim=2)
+
+
+def average(image: Tensor, filters: Sequence[AxisFilters]) -> Tensor:
+    """Average of ``image`` (N, C, *spatial) at scale ρ."""
+    for axis, axis_filter in enumerate(filters):
+        image = _apply_along(image, axis_filter.average, axis)
+    return image

@@ -91,7 +91,7 @@ def unlikeness_map(model: Model, case: Case) -> np.ndarray:
     import torch
     from torch.nn import functional
 
-    from ..networks.build import build_field
+    from ..networks.build import build_agreement, build_field
 
     plan, critic = model.plan, model.critic
     if critic is None:
@@ -107,11 +107,14 @@ def unlikeness_map(model: Model, case: Case) -> np.ndarray:
     device = next(critic.discriminator.parameters()).device
     image = torch.from_numpy(working.image)[None].to(device)
     labels = image.new_zeros(1, len(plan.labels) + 1 if plan.labels else 0, *plan.grid.shape)
-    field = build_field(plan, critic.tau)
+    field, agreement = build_field(plan, critic.tau), build_agreement(plan, critic.tau)
     with torch.inference_mode():
+        beside = [] if field is None else [field(image)]
+        if agreement is not None:
+            beside.append(agreement(torch.cat([image, labels], 1)))
         realness = critic.discriminator.realness(
             torch.cat([image, labels], 1),
-            None if field is None else field(image),
+            None if not beside else torch.cat(beside, 1),
             labelled=torch.zeros(1, device=device),
         )
         unlike = ((critic.mean - realness) / critic.deviation)[None]

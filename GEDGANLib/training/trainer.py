@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..networks.blocks import channels_last
-from ..networks.build import build_discriminator, build_field, build_generator
+from ..networks.build import build_agreement, build_discriminator, build_field, build_generator, field_channels
 from ..networks.discriminator import Critic
 from ..plan import Plan
 from ..structure.field import median_trace
@@ -74,11 +74,13 @@ class Trainer:
         first = list(self.images[:CASES_FOR_TAU])
         self.tau = median_trace(first, plan.field.sigma, plan.field.rho, plan.grid.spacing)
         self.field = build_field(plan, self.tau)
+        self.agreement = build_agreement(plan, self.tau)
 
         self.generator = build_generator(plan).to(self.device)
         self.discriminator = build_discriminator(plan).to(self.device)
         with torch.no_grad():
-            self.statistics = DataStatistics.of(self._whole_data(), len(plan.channels))
+            batches = ((self._without_agreement(seen), labelled) for seen, labelled in self._whole_data())
+            self.statistics = DataStatistics.of(batches, len(plan.channels))
         if plan.method != "article":
             self.generator.start_from(self.statistics.means[0])
         self.average = copy.deepcopy(self.generator).requires_grad_(False).eval()
@@ -129,10 +131,20 @@ class Trainer:
         return torch.randn(shape, generator=self.random).to(self.device)
 
     def _see(self, case: Tensor) -> Inputs:
-        """What the discriminator sees of a case: it and its field, if the plan has one."""
-        if self.field is None:
-            return (case,)
-        return case, self.field(case[:, : len(self.plan.channels)])
+        """What the discriminator sees of a case: it, and in one tensor its field and the agreement of its labels."""
+        beside = []
+        if self.field is not None:
+            beside.append(self.field(case[:, : len(self.plan.channels)]))
+        if self.agreement is not None:
+            beside.append(self.agreement(case))
+        return (case, torch.cat(beside, 1)) if beside else (case,)
+
+    def _without_agreement(self, inputs: Inputs) -> Inputs:
+        """What has a mean over all cases, with labels or without: the case and its field."""
+        if self.agreement is None:
+            return inputs
+        count = field_channels(self.plan)
+        return (inputs[0], inputs[1][:, :count]) if count else inputs[:1]
 
     @torch.no_grad()
     def critic(self) -> Critic | None:
@@ -180,7 +192,7 @@ class Trainer:
         self.discriminator.requires_grad_(False)
         generated = self._see(self.generator(self._latents()))
         pairing = generator_loss(judge, seen_real, generated, settings.objective)
-        distance = self.statistics.distance(generated)
+        distance = self.statistics.distance(self._without_agreement(generated))
         self.generator_optimizer.zero_grad(set_to_none=True)
         (pairing + settings.statistics_weight * distance).backward()
         self.generator_optimizer.step()

@@ -15,6 +15,7 @@ brain      the image alone against the best variant, on the brain data set
 few        eight labelled cases and the rest without labels: what a head of its own for the pair should see (H1)
 terms      the best variant without the term of the data's statistics (H4)
 scale      the field at half and at twice its scales (H3)
+agreement  image and field, each with the agreement of label boundaries and image surfaces beside it (H2)
 
 A generator learns from the training cases alone; 200 cases of it are compared with held-out cases: kernel distance
 (KID) with interval, precision and recall in the features of an encoder that was trained on the training cases, the
@@ -34,7 +35,7 @@ from pathlib import Path
 
 import torch
 from common import machine, table
-from trial import LABELLED, PAIR_HEADS, PICTURES, RESULTS, VARIANTS, Data, Trial, load, measure, pairs_of, run
+from trial import LABELLED, PAIR_HEADS, PICTURES, RESULTS, Data, Trial, load, measure, pairs_of, run
 
 COLLAPSE = 0.1
 """Diversity relative to real below which a generator counts as collapsed."""
@@ -43,6 +44,7 @@ SETTINGS = (
     *((0.1, 5e-4), (0.03, 5e-4), (0.1, 1e-3), (0.03, 1e-3), (0.1, 2e-3)),
 )
 """Penalty weights, in units of :data:`UNIT`, and learning rates that are tried."""
+COMPARED = ("image", "gradient", "tensor", "field", "field deeper")
 SEARCH_STEPS, STEPS = 800, 3000
 SEEDS = (0, 1, 2)
 
@@ -89,11 +91,11 @@ def trials_of(stage: str) -> Iterator[Trial]:
     """The trials of a stage; later ones depend on what is done."""
     if stage == "search":
         for weight, rate in SETTINGS:
-            for variant in VARIANTS:
+            for variant in COMPARED:
                 yield Trial("hippocampus", variant, weight, rate, 0, SEARCH_STEPS)
     elif stage == "field":
         for seed in SEEDS:
-            for variant in VARIANTS:
+            for variant in COMPARED:
                 yield Trial("hippocampus", variant, *best_setting(variant), seed, STEPS)
     elif stage == "optimizer":
         variant = best_variant()
@@ -130,8 +132,13 @@ def trials_of(stage: str) -> Iterator[Trial]:
             for scale in (0.5, 2.0):
                 yield Trial("hippocampus", "field", *best_setting("field"), seed, STEPS, scale=scale)
 
+    elif stage == "agreement":
+        for seed in SEEDS:
+            for variant in ("image", "field"):
+                yield Trial("hippocampus", f"{variant} and agreement", *best_setting(variant), seed, STEPS)
 
-STAGES = ("search", "field", "optimizer", "article", "brain", "few", "terms", "scale")
+
+STAGES = ("search", "field", "optimizer", "article", "brain", "few", "terms", "scale", "agreement")
 
 
 def wait_for(stages: list[str]) -> None:

@@ -37,6 +37,8 @@ VARIANTS = {
     "tensor": {"kind": "tensor"},
     "field": {"kind": "eigen-directional"},
     "field deeper": {"kind": "eigen-directional", "stage": 1},
+    "image and agreement": {"kind": "none", "agreement": True},
+    "field and agreement": {"kind": "eigen-directional", "agreement": True},
 }
 """What the discriminator sees: changes of the plan's field."""
 PAIR_HEADS = {
