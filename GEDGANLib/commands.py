@@ -145,8 +145,8 @@ def run_synthesize(arguments: argparse.Namespace, events: Events) -> None:
 
     model = load_model(arguments.model, choose_device(arguments.device))
     beside = _dataset_beside(arguments.beside, model)
-    claim_empty_folder(arguments.output)
     _claim_scene(arguments.scene)
+    claim_empty_folder(arguments.output)
     synthesizer = Synthesizer(model)
     integer = all(channel.integer for channel in model.plan.channels)
     # A scene holds all cases at once anyway; without one they go to disk one by one.
@@ -243,18 +243,20 @@ def run_explain(arguments: argparse.Namespace, events: Events) -> None:
     if arguments.model is not None:
         model = load_model(arguments.model, choose_device(arguments.device), with_critic=True)
     volume = read_volume(arguments.volume, 1 if model is None else len(model.plan.channels))
-    image = np.asarray(volume.array, dtype=np.float32)
-    image = image if image.ndim == 4 else image[None]
-    check_voxels(arguments.volume, image)
-    case = Case(stem_of(arguments.volume), image, None, volume.affine)
+    image = volume.array if volume.array.ndim == 4 else volume.array[None]
+    for voxels in image:
+        check_voxels(arguments.volume, voxels)
+    names = ("image",) if model is None else tuple(channel.name for channel in model.plan.channels)
+    image = image.astype(np.float32)
+    case = Case(stem_of(arguments.volume), image, None, volume.affine, channel_names=names)
     with events.bar("explaining") as show:
         show(0, 2, "structure")
         maps = structure_maps(case.image[0], case.affine, arguments.sigma, arguments.rho)
         show(1, 2, "discriminator")
         unlikeness = None if model is None else unlikeness_map(model, case)
         show(2, 2, "")
-    claim_empty_folder(arguments.output)
     _claim_scene(arguments.scene)
+    claim_empty_folder(arguments.output)
     about = f"GED-GAN {__version__}, explanation of {case.name}"
     for name, array in scalar_maps(maps, unlikeness):
         write_volume(arguments.output / f"{name}.nrrd", array, case.affine, f"{name}; {about}")

@@ -59,7 +59,10 @@ def small_unet(spatial_dims: int, image_channels: int, label_count: int, normali
 
 
 def augment(pairs: Pairs, random: torch.Generator) -> Pairs:
-    """Turn by up to 15°, scale by up to 15 %, move by up to 8 %, change contrast and brightness and add noise."""
+    """Turn by up to 15° about each axis, scale by up to 15 %, move by up to 8 %, change contrast and brightness.
+
+    Noise is added too. Angles are those of cubic voxels.
+    """
     count, dims = len(pairs), pairs.images.ndim - 2
 
     def draw(*shape: int, reach: float = 1.0) -> Tensor:

@@ -12,15 +12,17 @@ FINEST = 0.4
 """Cycles a voxel above which a frequency counts as near Nyquist's."""
 
 
-def radial_power(images: np.ndarray, bins: int = BINS) -> np.ndarray:
+def radial_power(images: np.ndarray, bins: int | None = None) -> np.ndarray:
     """Mean power of ``images`` over shells of equal frequency, up to 0.5 cycles a voxel.
 
     A window (Hann) takes the borders away, whose jump would otherwise look like high frequencies.
 
     :param images: (N, *grid).
+    :param bins: shells; as many as the grid fills when not given.
     :returns: (bins,), from the lowest frequency to the highest.
     """
     grid = images.shape[1:]
+    bins = bins or bins_of(grid)
     window = np.ones(grid)
     radius = np.zeros(grid)
     for axis, side in enumerate(grid):
@@ -35,11 +37,17 @@ def radial_power(images: np.ndarray, bins: int = BINS) -> np.ndarray:
     return (total / np.bincount(shell.ravel(), minlength=bins + 1) / len(images))[:bins]
 
 
+def bins_of(grid: tuple[int, ...]) -> int:
+    """Shells that a grid can fill: two voxels of its shortest side each, :data:`BINS` at most."""
+    return max(min(BINS, min(grid) // 2), 1)
+
+
 def fine_power_ratio(real: np.ndarray, made: np.ndarray) -> float:
     """Power above :data:`FINEST` of synthesized images over that of real ones; 1 is as real, 0 is blur.
 
     :param real: (N, *grid).
     :param made: (M, *grid), on the same grid.
     """
-    finest = slice(round(FINEST / 0.5 * BINS), None)
+    bins = bins_of(real.shape[1:])
+    finest = slice(min(round(FINEST / 0.5 * bins), bins - 1), None)
     return float(radial_power(made)[finest].mean() / max(radial_power(real)[finest].mean(), 1e-12))

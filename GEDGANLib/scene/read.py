@@ -26,7 +26,8 @@ def cases_in_scene(scene: Any) -> list[tuple[Any, Any | None]]:
         volume = segmentation.GetNodeReference(segmentation.GetReferenceImageGeometryReferenceRole())
         if volume is not None:
             pairs.append((volume, segmentation))
-    return pairs or [(volume, None) for volume in nodes("vtkMRMLScalarVolumeNode")]
+    scalar = [node for node in nodes("vtkMRMLScalarVolumeNode") if not node.IsA("vtkMRMLVectorVolumeNode")]
+    return pairs or [(volume, None) for volume in scalar]
 
 
 def _world_affine(node: Any) -> np.ndarray:

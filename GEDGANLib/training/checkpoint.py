@@ -55,6 +55,13 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted(run.glob("checkpoint-????????"))
 
 
+def remove_after(run: Path, step: int) -> None:
+    """Remove checkpoints that are newer than ``step``: they could not be read, or are about to be trained again."""
+    for folder in checkpoints(run):
+        if folder.name > f"checkpoint-{step:08d}":
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def load_checkpoint(run: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Read the newest checkpoint.
 

@@ -139,12 +139,12 @@ def train(
         is to be resumed had other cases or another seed.
     :raises StoppedOnRequest: STOP file, keyboard or SIGTERM; model and checkpoint are saved.
     """
+    fingerprint = fingerprint_of(cases)
     with sole_owner(run):
-        fingerprint = fingerprint_of(cases)
         if resume:
             before = Request.load(run)
             _refuse_other(before, run, len(cases), fingerprint, seed)
-            request = replace(before, limit=limit or before.limit, device=device)
+            request = replace(before, limit=limit or before.limit, device=device, data=data or before.data)
         else:
             request = Request(data, len(cases), fingerprint, seed, limit, device)
             plan.save(run / "plan.json")
@@ -179,20 +179,24 @@ class _Run:
         return self.request.limit.progress(self.trainer.step_count, self.seconds())
 
     def train(self, resume: bool) -> Path:
-        from .checkpoint import checkpoints, load_checkpoint
+        from .checkpoint import checkpoints, load_checkpoint, remove_after
         from .trainer import Trainer
 
         # A run that was killed before its first checkpoint begins anew, as the same seed makes it.
         resume = resume and bool(checkpoints(self.run))
         tensors, state = load_checkpoint(self.run) if resume else ({}, {"step": 0, "seconds": 0.0})
+        remove_after(self.run, state["step"])
         self.seconds_before = state["seconds"]
         limit, device, seed = self.request.limit, self.request.device, self.request.seed
-        if limit.progress(state["step"], self.seconds_before) >= 1:
+        # A run without its model was interrupted while it was being written: then only that is left to do.
+        if limit.progress(state["step"], self.seconds_before) >= 1 and (self.run / MODEL).exists():
             raise InputError(
                 f"{self.run} is at step {state['step']} already, after {self.seconds_before / 60:.1f} minutes.",
                 "Give more --steps or --minutes than that to go on.",
             )
         self.request.save(self.run)
+        stop = self.run / "STOP"
+        stop.unlink(missing_ok=True)
         about = {"device": device, "seed": seed, "step": state["step"], "total": limit.steps}
         self.emit("started", run=str(self.run), cases=len(self.cases), **about)
         self.trainer = Trainer(self.plan, self.cases, device, seed)
@@ -203,8 +207,6 @@ class _Run:
                 text = f"The checkpoint in {self.run} belongs to another plan."
                 raise InputError(text, "Train in a new folder.") from error
         self.start = time.monotonic()
-        stop = self.run / "STOP"
-        stop.unlink(missing_ok=True)
         try:
             self.history = _read_history(self.run, state["step"])
             lines = "".join(json.dumps(line) + "\n" for line in self.history)

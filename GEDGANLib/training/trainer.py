@@ -253,7 +253,15 @@ class Trainer:
                 elif key.startswith(name + "."):
                     _, index, moment = key.split(".")
                     state.setdefault(int(index), {})[moment] = value
+            self._check_moments(optimizer, state)
             optimizer.load_state_dict({**values, "state": state})
+
+    @staticmethod
+    def _check_moments(optimizer: torch.optim.Optimizer, state: dict[int, dict[str, Tensor]]) -> None:
+        """:raises KeyError: the state is another optimiser's."""
+        wanted = "direction" if isinstance(optimizer, ConjugateGradient) else "exp_avg_sq"
+        if any(wanted not in moments for moments in state.values()):
+            raise KeyError(wanted)
 
     def _networks(self) -> dict[str, torch.nn.Module]:
         return {"generator": self.generator, "discriminator": self.discriminator, "average": self.average}

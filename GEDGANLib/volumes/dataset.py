@@ -114,12 +114,14 @@ def _find_described(folder: Path) -> Dataset:
     if not image_folder.is_dir():
         raise InputError(f"{folder} has a dataset.json but no folder imagesTr.", "Put the training images there.")
     groups: dict[str, dict[int, Path]] = defaultdict(dict)
-    for path in _image_files(image_folder):
+    files = _image_files(image_folder)
+    # Where a segmentation has the very name of an image, endings like _0003 are the numbers of cases.
+    stems = {stem_of(path) for path in _label_files(label_folder)}
+    numbered = "channel_names" not in described and any(stem_of(path) in stems for path in files)
+    for path in files:
         stem = stem_of(path)
-        match = CHANNEL.match(stem)
-        # A file that has a label of its very own name is a case of its own, whatever its name ends in.
-        whole = not match or ("channel_names" not in described and _label_of(label_folder, stem) is not None)
-        name, channel = (stem, 0) if whole else (match.group(1), int(match.group(2)))
+        match = None if numbered else CHANNEL.match(stem)
+        name, channel = (match.group(1), int(match.group(2))) if match else (stem, 0)
         if channel in groups[name]:
             raise InputError(f"{groups[name][channel]} and {path.name} are the same channel of one case.", "Keep one.")
         groups[name][channel] = path
@@ -156,31 +158,33 @@ def _label_names(described: dict) -> dict[int, str]:
         if isinstance(value, list):
             for part in value:
                 regions[int(part)] = min(regions.get(int(part), (len(value), key)), (len(value), key))
-        elif str(key).lstrip("-").isdigit():
+        elif isinstance(value, int):  # nnU-Net: name -> value
+            names[value] = str(key)
+        else:  # Medical Decathlon: value -> name
             names[int(key)] = str(value)
-        else:
-            names[int(value)] = str(key)
     taken: dict[str, int] = {}
     for value, (_, name) in sorted(regions.items()):
         if value not in names:
             # Values that no region tells apart share its name; a number keeps them apart.
             taken[name] = taken.get(name, 0) + 1
-            names[value] = name if taken[name] == 1 else f"{name} {taken[name]}"
+            names[value] = name if taken[name] == 1 else f"{name} (value {value})"
     return {value: name for value, name in names.items() if value != 0}
 
 
-def _unmatched_labels(folders: Sequence[Path], cases: Sequence[CaseFiles]) -> list[str]:
-    """What to say of segmentations that belong to no image.
+def _label_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return [path for path in sorted(folder.iterdir()) if suffix_of(path) and not path.name.startswith(".")]
+
+
+def _unmatched_labels(folders: Sequence[Path], cases: Sequence[CaseFiles], beside: Sequence[Path] = ()) -> list[str]:
+    """What to say of segmentations in ``folders``, or ``beside`` the images, that belong to no image.
 
     :raises InputError: not one belongs to an image, though there are some.
     """
     used = {case.label for case in cases if case.label is not None}
-    left = [
-        path
-        for folder in folders
-        if folder.is_dir()
-        for path in sorted(folder.iterdir())
-        if suffix_of(path) and not path.name.startswith(".") and path not in used
+    left = [path for folder in folders for path in _label_files(folder) if path not in used] + [
+        path for path in beside if path not in used
     ]
     if not left:
         return []
@@ -207,13 +211,11 @@ def _image_files(folder: Path) -> list[Path]:
 
 def _label_of(folder: Path, name: str, images: Sequence[Path] = ()) -> Path | None:
     """The segmentation of case ``name`` in ``folder``, which may hold the ``images`` too; None if there is none."""
-    if not folder.is_dir():
-        return None
-    for path in sorted(folder.iterdir()):
-        if suffix_of(path) and not path.name.startswith(".") and path not in images:
-            stem = stem_of(path)
-            if stem == name or any(stem.lower() == (name + ending).lower() for ending in LABEL_ENDINGS):
-                return path
+    for path in _label_files(folder):
+        stem = stem_of(path)
+        own = stem == name or any(stem.lower() == (name + ending).lower() for ending in LABEL_ENDINGS)
+        if own and path not in images:
+            return path
     return None
 
 
@@ -222,7 +224,7 @@ def _find_plain(folder: Path) -> Dataset | None:
     files = _image_files(image_folder)
     if not files:
         return None
-    places = dict.fromkeys((folder, image_folder)) if image_folder != folder else {folder: None, folder.parent: None}
+    places = (folder, image_folder) if image_folder != folder else (folder, folder.resolve().parent)
     label_folders = [label_folder for place in places for label_folder in _folders_named(place, LABEL_FOLDERS)]
     groups = _group_channels(files)
     cases = []
@@ -233,13 +235,17 @@ def _find_plain(folder: Path) -> Dataset | None:
     channels = max(len(case.images) for case in cases)
     names = tuple(f"channel {index}" for index in range(channels)) if channels > 1 else ("image",)
     inside = [label_folder for label_folder in label_folders if label_folder.parent in (folder, image_folder)]
-    return Dataset(folder, tuple(cases), names, {}, False, warnings=tuple(_unmatched_labels(inside, cases)))
+    beside = [path for path in _label_files(image_folder) if path not in files]
+    return Dataset(folder, tuple(cases), names, {}, False, warnings=tuple(_unmatched_labels(inside, cases, beside)))
 
 
 def _folders_named(folder: Path, names: Sequence[str]) -> list[Path]:
     """Folders in ``folder`` with one of ``names``, in any case of letters, in the order of the names."""
     lower = [name.lower() for name in names]
-    found = [path for path in folder.iterdir() if path.is_dir() and path.name.lower() in lower]
+    try:
+        found = [path for path in folder.iterdir() if path.is_dir() and path.name.lower() in lower]
+    except PermissionError:  # a parent that may be entered and not listed, as on many clusters
+        found = [folder / name for name in names if (folder / name).is_dir()]
     return sorted(found, key=lambda path: lower.index(path.name.lower()))
 
 
@@ -250,9 +256,20 @@ def _group_channels(files: list[Path]) -> dict[str, tuple[Path, ...]]:
         match = CHANNEL.match(stem_of(path))
         if not match:
             break
-        groups[match.group(1)][int(match.group(2))] = path
+        channels = groups[match.group(1)]
+        if int(match.group(2)) in channels:
+            raise InputError(
+                f"{channels[int(match.group(2))]} and {path.name} are the same channel of one case.", "Keep one."
+            )
+        channels[int(match.group(2))] = path
     else:
         if len(groups) > 1 and all(min(channels) == 0 for channels in groups.values()):
+            for name, channels in groups.items():
+                if sorted(channels) != list(range(len(channels))):
+                    there = ", ".join(f"{channel:04d}" for channel in sorted(channels))
+                    raise InputError(
+                        f"{name} has the channels {there}; one is missing between them.", "Add it, or renumber them."
+                    )
             return {name: tuple(paths[key] for key in sorted(paths)) for name, paths in groups.items()}
     by_stem: dict[str, tuple[Path, ...]] = {}
     for path in files:

@@ -265,9 +265,14 @@ def _check_slices(folder: Path, files: tuple[str, ...]) -> None:
             normal = np.cross(*rows)
         positions.append(float(np.array(header.GetMetaData(POSITION).split("\\"), dtype=float) @ normal))
     steps = np.abs(np.diff(positions))
-    if len(steps) < 2:
+    if not len(steps):
         return
     usual = float(np.median(steps))
+    if steps.min() < 1e-3:
+        raise InputError(
+            f"{folder} has several images of one slice; it may be a series over time, or two series in one.",
+            "Give every volume a folder of its own.",
+        )
     worst = int(np.abs(steps - usual).argmax())
     if abs(steps[worst] - usual) > 0.05 * usual:
         raise InputError(

@@ -97,7 +97,7 @@ def check_dataset(dataset: Dataset, progress: Progress = _quiet) -> Fingerprint:
             "Add more scans of the same kind.",
         )
     _check_label_sets(dataset, value_sets)
-    labels = table.labels()
+    labels = table.labels() if any(case.label_voxels for case in facts) else ()  # names alone teach nothing
     warnings = (*dataset.warnings, *_warnings(facts, labels, value_sets))
     return Fingerprint(tuple(facts), labels, dataset.channel_names, dataset.description, warnings)
 

@@ -61,7 +61,8 @@ def claim_empty_folder(folder: Path) -> None:
     try:
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{folder} is a file.", "Give the name of a new folder.")
-        if folder.exists() and any(folder.iterdir()):
+        # The lock alone is what a job leaves that was interrupted before it wrote anything.
+        if folder.exists() and any(path.name != LOCK for path in folder.iterdir()):
             raise InputError(
                 f"{folder} already holds files.", "Give a new folder, so that nothing of yours is overwritten."
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import nibabel
 import nrrd
@@ -341,3 +342,68 @@ def test_tiny_units_and_mostly_air_keep_their_contrast(tmp_path):
         assert high > low
         working = next(iter(load_working_cases(dataset, plan)))
         assert working.image.min() < -0.99 and working.image.max() > 0.99
+
+
+def test_names_without_segmentations_are_no_labels(tmp_path):
+    """Or a model would invent segmentations of what it never saw segmented."""
+    for name in NAMES:
+        write_nifti(tmp_path / "imagesTr" / f"{name}_0000.nii.gz", image())
+    described = {"channel_names": {"0": "T1"}, "labels": {"background": 0, "tumor": 1}}
+    (tmp_path / "dataset.json").write_text(json.dumps(described))
+    assert check_dataset(find_dataset(tmp_path)).labels == ()
+
+
+def test_decathlon_numbers_are_cases_though_most_have_no_label(tmp_path):
+    for number in range(1, 7):
+        write_nifti(tmp_path / "imagesTr" / f"la_{number:04d}.nii.gz", image())
+        if number < 3:
+            write_nifti(tmp_path / "labelsTr" / f"la_{number:04d}.nii.gz", blocks((1,)))
+    (tmp_path / "dataset.json").write_text(json.dumps({"modality": {"0": "MRI"}, "labels": {"0": "b", "1": "atrium"}}))
+    cases = find_dataset(tmp_path).cases
+    assert [case.name for case in cases] == [f"la_{number:04d}" for number in range(1, 7)]
+    assert sum(case.label is not None for case in cases) == 2
+
+
+def test_names_that_are_digits_are_names(tmp_path):
+    for name in NAMES:
+        write_nifti(tmp_path / "imagesTr" / f"{name}_0000.nii.gz", image())
+        write_nifti(tmp_path / "labelsTr" / f"{name}.nii.gz", blocks((1, 2)))
+    described = {"channel_names": {"0": "T1"}, "labels": {"background": 0, "2": 1, "1": 2}}
+    (tmp_path / "dataset.json").write_text(json.dumps(described))
+    assert find_dataset(tmp_path).label_names == {1: "2", 2: "1"}
+
+
+def test_segmentations_beside_images_that_match_none_are_told(tmp_path):
+    for name in ("scan1", "scan2"):
+        write_nifti(tmp_path / f"{name}.nii.gz", image())
+    write_nifti(tmp_path / "patient1_seg.nii.gz", blocks((1,)))
+    with pytest.raises(InputError, match="None of the 1 segmentations"):
+        find_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"), [("B_0002.nii", "one is missing between"), ("A_0001.nii.gz", "same channel")]
+)
+def test_channels_of_a_plain_folder_must_be_complete(tmp_path, extra, words):
+    for name in ("A_0000.nii", "A_0001.nii", "B_0000.nii", extra):
+        write_nifti(tmp_path / name, image())
+    with pytest.raises(InputError, match=words):
+        find_dataset(tmp_path)
+
+
+def test_a_folder_of_images_finds_its_labels_from_inside(tmp_path, monkeypatch):
+    for name in NAMES:
+        write_nifti(tmp_path / "images" / f"{name}.nii.gz", image())
+        write_nifti(tmp_path / "labels" / f"{name}.nii.gz", blocks((1,)))
+    monkeypatch.chdir(tmp_path / "images")
+    assert all(case.label is not None for case in find_dataset(Path(".")).cases)
+
+
+def test_several_images_of_one_slice_are_refused(tmp_path):
+    case, _ = asymmetric_case("RAS")
+    flat = case.affine.copy()
+    flat[:3, 2] *= 1e-6
+    case.affine = flat
+    with pytest.raises(InputError, match="several images of one slice"):
+        write_dicom(tmp_path / "scan", case)
+        read_volume(tmp_path / "scan")

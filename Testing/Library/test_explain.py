@@ -123,3 +123,13 @@ def test_the_command_writes_maps_on_the_grid_of_the_volume(model, tmp_path, rand
         assert colours.shape == (3, *image.shape) and colours.dtype == np.uint8
         assert list(header["kinds"]) == ["RGB-color", "domain", "domain", "domain"]
     assert (out / "explanation.png").stat().st_size > 1000
+
+
+def test_colours_and_complex_numbers_are_refused(tmp_path, capsys):
+    colours = np.zeros((9, 9, 9), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+    nibabel.save(nibabel.Nifti1Image(colours, np.eye(4)), tmp_path / "colours.nii")
+    nibabel.save(nibabel.Nifti1Image(np.ones((9, 9, 9), np.complex64) * 1j, np.eye(4)), tmp_path / "complex.nii")
+    for name in ("colours.nii", "complex.nii"):
+        assert main(["explain", str(tmp_path / name), "-o", str(tmp_path / "out")]) == 2
+        assert "does not hold numbers" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

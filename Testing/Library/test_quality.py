@@ -108,3 +108,10 @@ def test_an_encoder_tells_real_cases_from_others():
     near, far = kernel_distance(reference, alike), kernel_distance(reference, empty)
     assert near.value < far.value
     assert far.low > 0
+
+
+@pytest.mark.parametrize("side", [8, 12, 16])
+def test_spectra_of_small_grids_are_numbers(random, side):
+    images = random.standard_normal((4, side, side, side))
+    assert np.isfinite(radial_power(images)).all()
+    assert fine_power_ratio(images, 2 * images) == pytest.approx(4)

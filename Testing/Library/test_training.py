@@ -366,3 +366,53 @@ def test_any_field_at_any_stage_trains(small_plan, small_cases, kind, stage):
     trainer = Trainer(plan, small_cases, "cpu", 0)
     assert trainer.step().finite()
     assert (trainer.field is None) == (kind == "none")
+
+
+def test_a_stop_while_it_gets_ready_counts(small_plan, small_cases, tmp_path):
+    run = tmp_path / "run"
+
+    def stop_at_once(event, **fields):
+        if event == "started":
+            (run / "STOP").touch()
+
+    claim_run_folder(run, False)
+    with pytest.raises(StoppedOnRequest, match="step 0"):
+        train(small_plan, small_cases, run, Limit(minutes=10), "cpu", 0, stop_at_once)
+
+
+def test_a_damaged_checkpoint_makes_way_for_a_good_one(small_plan, small_cases, tmp_path):
+    run = tmp_path / "run"
+    train_steps(small_plan, small_cases, run, 2)
+    train_steps(small_plan, small_cases, run, 4, seed=None, resume=True)
+    damaged = checkpoints(run)[-1] / "state.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    train_steps(small_plan, small_cases, run, 5, seed=None, resume=True)
+    assert [load_checkpoint(run)[1]["step"], len(checkpoints(run))] == [5, 2]
+    (run / "checkpoint-00000005" / "state.json").unlink()
+    assert load_checkpoint(run)[1]["step"] == 2
+
+
+def test_a_run_without_its_model_is_finished(small_plan, small_cases, tmp_path, same_clock):
+    run = tmp_path / "run"
+    train_steps(small_plan, small_cases, run, 2)
+    model = weights(run)
+    (run / "model.safetensors").unlink()
+    train(small_plan, small_cases, run, None, "cpu", None, quiet, resume=True)
+    assert weights(run) == model
+
+
+def test_a_folder_with_the_lock_alone_is_free(small_plan, small_cases, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / ".lock").touch()
+    train_steps(small_plan, small_cases, run, 1)
+
+
+def test_the_state_of_another_optimizer_is_refused(small_plan, small_cases):
+    plans = [replace(small_plan, training=replace(small_plan.training, optimizer=name)) for name in ("adam", "PRP+")]
+    trainers = [Trainer(plan, small_cases, "cpu", 0) for plan in plans]
+    for trainer in trainers:
+        trainer.step()
+    for one, other in (trainers, trainers[::-1]):
+        with pytest.raises(KeyError):
+            one.load_state(other.state(), 1)

@@ -5,12 +5,17 @@ gedgan=$1
 folder=$2
 # The result of an earlier demo is put aside, and comes back if this one does not reach its end.
 earlier="$folder.earlier"
-if [ -d "$folder" ]; then
-    rm -rf "$earlier"
-    mv "$folder" "$earlier"
-    trap 'if [ -d "$earlier" ]; then rm -rf "$folder"; mv "$earlier" "$folder"; echo "The earlier $folder/ is back."; fi' EXIT
-    trap 'exit 130' INT TERM
-fi
+back() {
+    if [ -d "$earlier" ]; then
+        rm -rf "$folder"
+        mv "$earlier" "$folder"
+        echo "The earlier $folder/ is back."
+    fi
+}
+# One that was killed could not bring it back: then what it left is dropped, not what it had put aside.
+if [ -d "$earlier" ]; then rm -rf "$folder"; elif [ -d "$folder" ]; then mv "$folder" "$earlier"; fi
+trap back EXIT
+trap 'exit 130' HUP INT TERM
 mkdir -p "$folder"
 
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
