@@ -222,7 +222,7 @@ def row(name: str, found: list[dict]) -> list[str]:
         each(lambda r: r["recall"]),
         each(lambda r: r["diversity"]),
         each(lambda r: r["fine_power"]),
-        each(lambda r: r.get("mean_dice", float("nan")), 3),
+        each(lambda r: r["mean_dice"], 3) if "mean_dice" in found[0] else "-",
         f"{lost} of {len(found)}",
         f"{sum(r.get('cpu_seconds', 0) for r in found) / 3600:.2f}",
     ]
