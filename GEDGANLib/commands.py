@@ -100,10 +100,10 @@ def run_train(arguments: argparse.Namespace, events: Events) -> None:
     dataset = find_dataset(arguments.data)
     if arguments.resume and arguments.plan is not None:
         raise InputError("--resume goes on with the plan of its run.", "Leave --plan out, or train in a new folder.")
-    if not arguments.resume:
+    if arguments.resume:
+        claim_run_folder(arguments.output, resume=True)
+    else:
         _refuse_taken(arguments.output)
-    elif not (arguments.output / "run.json").exists():
-        raise InputError(f"{arguments.output} holds no run that could be resumed.", "Train without --resume.")
     plan_path = arguments.output / "plan.json" if arguments.resume else arguments.plan
     if plan_path is not None:
         plan, device = Plan.load(plan_path), choose_device(arguments.device)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor
+
 from ..structure.agreement import AgreementField
 from ..structure.field import FIELDS, StructureField
 from .article import ArticleDiscriminator, ArticleGenerator
@@ -29,6 +32,21 @@ def build_agreement(plan, tau: float) -> AgreementField | None:
     return AgreementField(
         tuple(plan.grid.spacing), plan.field.sigma, plan.field.rho, tau, len(plan.channels), plan.field.stride
     )
+
+
+def seen(
+    case: Tensor, field: StructureField | None, agreement: AgreementField | None, image_channels: int
+) -> tuple[Tensor, ...]:
+    """What the discriminator sees of a case: it and, in one tensor, its field and the agreement of its labels.
+
+    :param case: (N, image_channels + label_count + 1, *grid).
+    :param field: from :func:`build_field`.
+    :param agreement: from :func:`build_agreement`.
+    """
+    beside = [] if field is None else [field(case[:, :image_channels])]
+    if agreement is not None:
+        beside.append(agreement(case))
+    return (case, torch.cat(beside, 1)) if beside else (case,)
 
 
 def build_field(plan, tau: float) -> StructureField | None:

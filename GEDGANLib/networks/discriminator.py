@@ -160,17 +160,19 @@ class SeparateHeads(nn.Module):
 
         Parameters as for :class:`Discriminator`.
         """
-        channels, fields = self.image.image_channels, self.image.field_channels
-        image = self.image(case[:, :channels], field[:, :fields] if fields else None, class_weights=class_weights)
-        seen = case if self.pair.image_channels else case[:, channels:]
+        image = self.image(*self._of_image(case, field), class_weights=class_weights)
+        seen = case if self.pair.image_channels else case[:, self.image.image_channels :]
         if self.pair.enter_field is None:
             field = None
         elif not self.pair.field_channels:
-            field = field[:, fields:]
+            field = field[:, self.image.field_channels :]
         pair = self.pair(seen, field, class_weights=class_weights)
         return torch.stack([image, pair if labelled is None else pair * labelled], 1)
 
     def realness(self, case: Tensor, field: Tensor | None = None, labelled: Tensor | None = None) -> Tensor:
         """What each place adds to the judgement of the image, see :meth:`Discriminator.realness`."""
-        channels, fields = self.image.image_channels, self.image.field_channels
-        return self.image.realness(case[:, :channels], field[:, :fields] if fields else None)
+        return self.image.realness(*self._of_image(case, field))
+
+    def _of_image(self, case: Tensor, field: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        fields = self.image.field_channels
+        return case[:, : self.image.image_channels], field[:, :fields] if fields else None

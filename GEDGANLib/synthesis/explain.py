@@ -91,7 +91,7 @@ def unlikeness_map(model: Model, case: Case) -> np.ndarray:
     import torch
     from torch.nn import functional
 
-    from ..networks.build import build_agreement, build_field
+    from ..networks.build import build_agreement, build_field, seen
 
     plan, critic = model.plan, model.critic
     if critic is None:
@@ -109,14 +109,8 @@ def unlikeness_map(model: Model, case: Case) -> np.ndarray:
     labels = image.new_zeros(1, len(plan.labels) + 1 if plan.labels else 0, *plan.grid.shape)
     field, agreement = build_field(plan, critic.tau), build_agreement(plan, critic.tau)
     with torch.inference_mode():
-        beside = [] if field is None else [field(image)]
-        if agreement is not None:
-            beside.append(agreement(torch.cat([image, labels], 1)))
-        realness = critic.discriminator.realness(
-            torch.cat([image, labels], 1),
-            None if not beside else torch.cat(beside, 1),
-            labelled=torch.zeros(1, device=device),
-        )
+        inputs = seen(torch.cat([image, labels], 1), field, agreement, len(plan.channels))
+        realness = critic.discriminator.realness(*inputs, labelled=torch.zeros(1, device=device))
         unlike = ((critic.mean - realness) / critic.deviation)[None]
         full = functional.interpolate(unlike, size=tuple(plan.grid.shape), mode="trilinear", align_corners=False)
     return resample(full[0].cpu().numpy(), working.affine, case.affine, case.image.shape[1:], outside="border")[0]

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..networks.blocks import channels_last
-from ..networks.build import build_agreement, build_discriminator, build_field, build_generator, field_channels
+from ..networks.build import build_agreement, build_discriminator, build_field, build_generator, field_channels, seen
 from ..networks.discriminator import Critic
 from ..plan import Plan
 from ..structure.field import median_trace
@@ -79,7 +79,7 @@ class Trainer:
         self.generator = build_generator(plan).to(self.device)
         self.discriminator = build_discriminator(plan).to(self.device)
         with torch.no_grad():
-            batches = ((self._without_agreement(seen), labelled) for seen, labelled in self._whole_data())
+            batches = ((self._without_agreement(inputs), labelled) for inputs, labelled in self._whole_data())
             self.statistics = DataStatistics.of(batches, len(plan.channels))
         if plan.method != "article":
             self.generator.start_from(self.statistics.means[0])
@@ -131,13 +131,7 @@ class Trainer:
         return torch.randn(shape, generator=self.random).to(self.device)
 
     def _see(self, case: Tensor) -> Inputs:
-        """What the discriminator sees of a case: it, and in one tensor its field and the agreement of its labels."""
-        beside = []
-        if self.field is not None:
-            beside.append(self.field(case[:, : len(self.plan.channels)]))
-        if self.agreement is not None:
-            beside.append(self.agreement(case))
-        return (case, torch.cat(beside, 1)) if beside else (case,)
+        return seen(case, self.field, self.agreement, len(self.plan.channels))
 
     def _without_agreement(self, inputs: Inputs) -> Inputs:
         """What has a mean over all cases, with labels or without: the case and its field."""

@@ -122,9 +122,7 @@ def _find_described(folder: Path) -> Dataset:
         stem = stem_of(path)
         match = None if numbered else CHANNEL.match(stem)
         name, channel = (match.group(1), int(match.group(2))) if match else (stem, 0)
-        if channel in groups[name]:
-            raise InputError(f"{groups[name][channel]} and {path.name} are the same channel of one case.", "Keep one.")
-        groups[name][channel] = path
+        _add_channel(groups[name], channel, path)
     cases = []
     for name, files in sorted(groups.items()):
         wrong_channels = len(files) > 1 and sorted(files) != list(range(len(channel_names)))
@@ -139,9 +137,7 @@ def _find_described(folder: Path) -> Dataset:
         cases.append(CaseFiles(name, tuple(files[key] for key in sorted(files)), _label_of(label_folder, name)))
     if not cases:
         raise InputError(f"{image_folder} holds no image that can be read.", "Put the training images there.")
-    there = {path.name for files in groups.values() for path in files.values()} | {
-        stem_of(p) for p in map(Path, groups)
-    }
+    there = {path.name for files in groups.values() for path in files.values()}
     missing = [name for name in listed if Path(name).name not in there and stem_of(Path(name)) not in groups]
     warnings = _unmatched_labels([label_folder], cases)
     if missing:
@@ -249,6 +245,13 @@ def _folders_named(folder: Path, names: Sequence[str]) -> list[Path]:
     return sorted(found, key=lambda path: lower.index(path.name.lower()))
 
 
+def _add_channel(channels: dict[int, Path], channel: int, path: Path) -> None:
+    """:raises InputError: the case has that channel already."""
+    if channel in channels:
+        raise InputError(f"{channels[channel]} and {path.name} are the same channel of one case.", "Keep one.")
+    channels[channel] = path
+
+
 def _group_channels(files: list[Path]) -> dict[str, tuple[Path, ...]]:
     """Group ``_0000``, ``_0001`` ... of a case, unless that ending can only be a case number."""
     groups: dict[str, dict[int, Path]] = defaultdict(dict)
@@ -256,12 +259,7 @@ def _group_channels(files: list[Path]) -> dict[str, tuple[Path, ...]]:
         match = CHANNEL.match(stem_of(path))
         if not match:
             break
-        channels = groups[match.group(1)]
-        if int(match.group(2)) in channels:
-            raise InputError(
-                f"{channels[int(match.group(2))]} and {path.name} are the same channel of one case.", "Keep one."
-            )
-        channels[int(match.group(2))] = path
+        _add_channel(groups[match.group(1)], int(match.group(2)), path)
     else:
         if len(groups) > 1 and all(min(channels) == 0 for channels in groups.values()):
             for name, channels in groups.items():
