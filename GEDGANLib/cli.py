@@ -2,7 +2,7 @@
 
 Every command ends with status 0, with 2 after bad input (one sentence says which file, what is wrong and what to do)
 or with 3 when it was stopped on request; status 1 is a fault of the program.
-What the commands do stands in ``commands``.
+What the commands do stands in ``learning`` and ``commands``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import __version__, commands
+from . import __version__, commands, learning
 from .errors import InputError, StoppedOnRequest
 from .jobs import BAD_INPUT, DONE, FAULT, STOPPED, Events, JsonEvents, TerminalEvents
 
@@ -36,13 +36,14 @@ def build_parser() -> argparse.ArgumentParser:
 
     check = kinds.add_parser("check", help="read every file of a data set once and say what is wrong")
     check.add_argument("data", type=_path, metavar="DATA", help=data_help)
-    check.set_defaults(run=commands.run_check)
+    _add_class_column(check)
+    check.set_defaults(run=learning.run_check)
 
     plan = kinds.add_parser("plan", help="decide grid, intensities and networks; write a file to read and edit")
     plan.add_argument("data", type=_path, metavar="DATA", help=data_help)
     plan.add_argument("-o", "--output", type=_path, default=Path("plan.json"), help="default: plan.json")
     _add_plan_options(plan, device)
-    plan.set_defaults(run=commands.run_plan)
+    plan.set_defaults(run=learning.run_plan)
 
     train = kinds.add_parser("train", help="train a model on a data set")
     train.add_argument("data", type=_path, metavar="DATA", help=data_help)
@@ -56,14 +57,32 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--resume", action="store_true", help="continue the run in RUN, to its own limit unless another is given"
     )
+    train.add_argument(
+        "--accept-changed-data", action="store_true", help="resume though cases were added, removed or changed"
+    )
+    train.add_argument(
+        "--from", dest="start_from", type=_path, metavar="MODEL", help="start from a model, as for few new scans"
+    )
+    train.add_argument(
+        "--freeze",
+        type=_whole,
+        default=0,
+        metavar="N",
+        help="with --from: keep the first N stages of the discriminator (default: 0)",
+    )
+    train.add_argument(
+        "--workers", type=_whole, default=1, metavar="N", help="threads that read cases ahead (default: 1; 0 for none)"
+    )
+    train.add_argument("--tensorboard", action="store_true", help="write RUN/tensorboard too")
     train.add_argument("--events", choices=("-",), help="print one JSON object a line instead of a progress bar")
-    train.set_defaults(run=commands.run_train)
+    train.set_defaults(run=learning.run_train)
 
     synthesize = kinds.add_parser("synthesize", help="make new cases with a model")
     synthesize.add_argument("model", type=_path, metavar="MODEL", help="model.safetensors of a run")
     synthesize.add_argument("-n", "--number", type=_positive(int), default=8, help="cases to make (default: 8)")
     synthesize.add_argument("-o", "--output", type=_path, required=True, metavar="OUT", help="new folder for the cases")
     synthesize.add_argument("--seed", type=_seed, default=0, help="same seed, same cases (default: 0)")
+    synthesize.add_argument("--class", dest="class_name", metavar="NAME", help="make cases of one class only")
     synthesize.add_argument("--scene", type=_path, help="write the cases as a Slicer scene too (.mrb)")
     synthesize.add_argument(
         "--beside", type=_path, metavar="DATA", help="show cases of DATA above in the contact sheet"
@@ -99,7 +118,16 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_class_column(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--class-column",
+        metavar="NAME",
+        help="column of DATA/participants.tsv that tells the class of a case (default: class, if there is one)",
+    )
+
+
 def _add_plan_options(parser: argparse.ArgumentParser, device: dict) -> None:
+    _add_class_column(parser)
     parser.add_argument("--device", **device)
     parser.add_argument("--grid", type=_positive(int), nargs=3, metavar="N", help="voxels of the working grid")
     parser.add_argument(
@@ -121,6 +149,12 @@ def _positive(kind: type):
 
     convert.__name__ = "number"
     return convert
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal() or int(text) > 1000:
+        raise argparse.ArgumentTypeError(f"{text} must be a whole number from 0 on")
+    return int(text)
 
 
 def _seed(text: str) -> int:

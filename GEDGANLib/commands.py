@@ -1,4 +1,6 @@
-"""What each command of ``gedgan`` does, from its parsed arguments to files and words.
+"""What the commands of ``gedgan`` do that need a model or a scene, from parsed arguments to files and words.
+
+Those that need data to learn from stand in ``learning``.
 
 Heavy packages are imported by the command that needs them, so that help and mistyped options answer at once.
 """
@@ -8,137 +10,16 @@ from __future__ import annotations
 import argparse
 import shlex
 import textwrap
-from collections.abc import Sequence
 from pathlib import Path
 
 from . import __version__
 from .errors import InputError
-from .jobs import Events, JsonEvents, with_progress
-
-
-def _spacing(values: Sequence[float] | None) -> list[float] | None:
-    if values is None:
-        return None
-    if len(values) not in (1, 3):
-        raise InputError(f"--spacing was given {len(values)} numbers.", "Give one for all axes, or three.")
-    return list(values) * (3 if len(values) == 1 else 1)
-
-
-def run_check(arguments: argparse.Namespace, events: Events) -> None:
-    from .volumes.dataset import find_dataset
-    from .volumes.pipeline import check_dataset
-
-    dataset = find_dataset(arguments.data)
-    with events.bar("reading") as show:
-        fingerprint = check_dataset(dataset, show)
-    _print_fingerprint(fingerprint, arguments.data)
-
-
-def _print_fingerprint(fingerprint, folder: Path) -> None:
-    import numpy as np
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False)
-    cases = fingerprint.cases
-    shapes, spacings = np.array([case.shape for case in cases]), np.array([case.spacing for case in cases])
-    labelled = sum(case.labelled for case in cases)
-    table = Table(title=f"{folder}: {len(cases)} cases, {labelled} with segmentation, all good", title_justify="left")
-    for heading in ("", "smallest", "median", "largest"):
-        table.add_column(heading)
-    for words, values in (("voxels", shapes), ("spacing, mm", spacings)):
-        numbers = (values.min(0), np.median(values, axis=0), values.max(0))
-        table.add_row(words, *(" x ".join(f"{x:.4g}" for x in row) for row in numbers))
-    for index, name in enumerate(fingerprint.channel_names):
-        _lows, highs = np.array([case.percentiles[index] for case in cases]).T
-        table.add_row(f"{name}, 99.5th percentile", *(f"{x:.4g}" for x in (highs.min(), np.median(highs), highs.max())))
-    for label in fingerprint.labels:
-        voxels = np.array([case.label_voxels.get(label.name, 0) for case in cases if case.labelled])
-        row = (voxels.min(), np.median(voxels), voxels.max())
-        table.add_row(f"label {label.value} {label.name}, voxels", *(f"{x:.0f}" for x in row))
-    console.print(table)
-    for warning in fingerprint.warnings:
-        console.print(f"[yellow]Note:[/yellow] {warning}")
-
-
-def _make_plan(arguments: argparse.Namespace, dataset, events: Events):
-    from .plan import choose_device
-    from .planning import make_plan
-    from .volumes.pipeline import check_dataset
-
-    device = choose_device(arguments.device)
-    spacing = _spacing(arguments.spacing)
-    with events.bar("reading") as show:
-        fingerprint = check_dataset(dataset, show)
-    for warning in fingerprint.warnings:
-        events.emit("warning", message=warning)
-    return make_plan(fingerprint, device, arguments.grid, spacing, arguments.method or "ged"), device
-
-
-def run_plan(arguments: argparse.Namespace, events: Events) -> None:
-    from .volumes.dataset import find_dataset
-    from .volumes.writing import claim_new_file
-
-    claim_new_file(arguments.output, ".json")
-    plan, device = _make_plan(arguments, find_dataset(arguments.data), events)
-    plan.save(arguments.output)
-    print(f"{arguments.output} is written. What it decides:")
-    for reason in plan.reasons:
-        print(f"  - {reason}")
-    print(
-        f"  - Expected on {device}: {plan.prediction.memory_gb:g} GB of memory and "
-        f"{plan.prediction.minutes_per_1000_steps:g} minutes for 1000 steps (rough figures)."
-    )
-
-
-def run_train(arguments: argparse.Namespace, events: Events) -> None:
-    from .plan import Plan, choose_device
-    from .training.run import Limit, claim_run_folder, train
-    from .volumes.dataset import find_dataset
-    from .volumes.pipeline import load_working_cases
-
-    dataset = find_dataset(arguments.data)
-    if arguments.resume and arguments.plan is not None:
-        raise InputError("--resume goes on with the plan of its run.", "Leave --plan out, or train in a new folder.")
-    if arguments.resume:
-        claim_run_folder(arguments.output, resume=True)
-    else:
-        _refuse_taken(arguments.output)
-    plan_path = arguments.output / "plan.json" if arguments.resume else arguments.plan
-    if plan_path is not None:
-        plan, device = Plan.load(plan_path), choose_device(arguments.device)
-        if arguments.grid or arguments.spacing or arguments.method:
-            raise InputError("--grid, --spacing and --method make a plan, but one is given.", "Edit the plan instead.")
-    else:
-        plan, device = _make_plan(arguments, dataset, events)
-    with events.bar("bringing the cases to one grid") as show:
-        cases = list(load_working_cases(dataset, plan, show))
-    if len(cases) < 2:
-        raise InputError(f"{arguments.data} holds one single case; learning needs at least 2.", "Add more scans.")
-    claim_run_folder(arguments.output, arguments.resume)
-    limit, seed = Limit(arguments.steps, arguments.minutes), arguments.seed
-    if limit == Limit():
-        limit = None if arguments.resume else Limit(minutes=60.0)
-    if seed is None and not arguments.resume:
-        seed = 0
-    data = str(arguments.data.resolve())
-    model = train(plan, cases, arguments.output, limit, device, seed, events.emit, data, arguments.resume)
-    if not isinstance(events, JsonEvents):
-        print(f"The model is {model}. Training and synthesized cases: {arguments.output / 'preview.png'}")
-        print(f"Try: gedgan synthesize {shlex.quote(str(model))} -n 8 -o OUT --scene OUT/scene.mrb")
-
-
-def _refuse_taken(run: Path) -> None:
-    """Say at once that the folder is taken, before minutes of reading."""
-    if run.exists() and (not run.is_dir() or any(run.iterdir())):
-        from .training.run import claim_run_folder
-
-        claim_run_folder(run, resume=False)
+from .jobs import Events, with_progress
 
 
 def run_synthesize(arguments: argparse.Namespace, events: Events) -> None:
+    from .device import choose_device
     from .exchange.nnunet import write_dataset
-    from .plan import choose_device
     from .synthesis.model_file import load_model
     from .synthesis.synthesizer import Synthesizer, describe_origin
     from .volumes.writing import claim_empty_folder
@@ -148,12 +29,16 @@ def run_synthesize(arguments: argparse.Namespace, events: Events) -> None:
     _claim_scene(arguments.scene)
     claim_empty_folder(arguments.output)
     synthesizer = Synthesizer(model)
+    classes = model.plan.classes
+    if arguments.class_name is not None and arguments.class_name not in classes:
+        there = f"it knows {', '.join(classes)}" if classes else "it was trained without classes"
+        raise InputError(f"{arguments.model} knows no class {arguments.class_name}; {there}.", "Leave --class out.")
     integer = all(channel.integer for channel in model.plan.channels)
     # A scene holds all cases at once anyway; without one they go to disk one by one.
     kept: list = []
 
     def made():
-        for case in synthesizer.cases(arguments.number, arguments.seed):
+        for case in synthesizer.cases(arguments.number, arguments.seed, class_name=arguments.class_name):
             if arguments.scene is not None or len(kept) < CONTACT_SHEET_CASES:
                 kept.append(case)
             yield case
@@ -231,7 +116,7 @@ def _write_scene(path: Path, cases: list, model) -> None:
 def run_explain(arguments: argparse.Namespace, events: Events) -> None:
     import numpy as np
 
-    from .plan import choose_device
+    from .device import choose_device
     from .synthesis.explain import colour_maps, draw_explanation, scalar_maps, structure_maps, unlikeness_map
     from .synthesis.model_file import load_model
     from .volumes.case import Case

@@ -2,8 +2,10 @@
 
 Kinds and their fields:
 
-- ``started``: run, device, seed, step, total (steps, null when the limit is in minutes), cases
-- ``progress``: step, total, progress (0 to 1), and of a training seconds, seconds_left, cases_seen, losses, memory_gb;
+- ``started``: run, device, seed, step, total (steps, null when the limit is in minutes), cases, processes
+- ``progress``: step, total, progress (0 to 1), and of a training seconds, seconds_left, cases_seen, losses,
+  augmentation (its strength, 0 to 1), overfitting (0 to 1, null without held-out cases), waiting (share of the time
+  spent waiting for cases), device, memory_gb and, where there are classes, classes (cases drawn and gap of each);
   of shorter work, such as reading the cases before a training starts, stage (what is done) and name
 - ``preview``: path (PNG), step
 - ``checkpoint``: path, step
@@ -70,6 +72,17 @@ class JsonEvents:
         yield show
 
 
+class SilentEvents:
+    """Says nothing: for processes that help another one."""
+
+    def emit(self, event: str, **fields: Any) -> None:
+        pass
+
+    @contextmanager
+    def bar(self, words: str) -> Iterator[Any]:
+        yield lambda done, total, name: None
+
+
 class TerminalEvents:
     """A live progress line in a terminal, a line every :data:`PLAIN_SECONDS` where the output is a file."""
 
@@ -87,9 +100,11 @@ class TerminalEvents:
             self._start("looking at all cases once")
         elif event == "progress" and self._progress is not None:
             losses = fields["losses"]
+            of_total = f" of {fields['total']}" if fields["total"] else ""
+            memory = f", {fields['memory_gb']:.1f} GB" if fields["memory_gb"] is not None else ""
             words = (
-                f"step {fields['step']}  D {losses['discriminator_loss']:.3f}  G {losses['generator_loss']:.3f}  "
-                f"{fields['cases_seen']} cases seen"
+                f"step {fields['step']}{of_total}  D {losses['discriminator_loss']:.3f}  "
+                f"G {losses['generator_loss']:.3f}  {fields['cases_seen']} cases seen, {fields['device']}{memory}"
             )
             left = _time_words(fields["seconds_left"])
             self._progress.update(self._task, completed=fields["progress"], description=words, left=left)

@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 import numpy as np
 
 from .errors import InputError
+from .typed import build
 from .volumes.case import Label
 from .volumes.geometry import compose
 from .volumes.pipeline import percentile_range
@@ -22,10 +23,12 @@ FORMAT_VERSION = 1
 METHODS = ("ged", "article")
 ARTICLE_STRIDE = 8
 OBJECTIVES = ("relativistic", "bce", "hinge", "wasserstein", "article")
-PRECISIONS, VOLUMES, MAPPINGS = ("float32",), ("whole",), ("percentiles", "window")
+PRECISIONS, VOLUMES = ("float32", "bfloat16", "float16"), ("whole",)
+MAPPINGS = ("percentiles", "window")
 HEADS, PAIR_SEES = ("shared", "separate"), ("image", "field", "both")
 FIELD_KINDS = ("eigen-directional", "tensor", "gradient", "none")
 OPTIMIZERS = ("adam", "PRP+", "FR", "HS", "DY", "HZ")
+AUGMENTATIONS = ("shift", "scale", "rotation", "intensity", "noise", "cut-out")
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,12 @@ class Training:
     :param statistics_weight: of the distance from the data's mean case and field in the generator's objective.
     :param ema_share: half-life of the averaged generator as a share of the cases seen so far.
     :param labelled_share: of each batch that is drawn from labelled cases alone, so that few of them are seen often.
+    :param precision: of the networks on CUDA, where no penalty or field is taken: ``float32``, ``bfloat16`` or
+        ``float16``. Other devices always compute in float32.
+    :param held_out: cases that teach nothing: they steer the augmentation and show over-fitting.
+    :param balance: how much more often cases of rare classes and with rare labels are drawn: 0 as often as there are
+        such cases, 1 all groups equally often. See ``training.sampling``.
+    :param frozen_stages: of the discriminator, finest first, that keep their weights when a model is trained further.
     """
 
     batch: int
@@ -140,6 +149,32 @@ class Training:
     beta1: float = 0.0
     penalty_interval: int = 1
     labelled_share: float = 0.0
+    held_out: int = 0
+    balance: float = 0.0
+    frozen_stages: int = 0
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How real and synthesized cases are changed alike before the discriminator sees them.
+
+    The strength is the probability of each change. With held-out cases it is steered by what the discriminator knows
+    of its training cases by heart; without, it grows to half of ``largest`` along a cosine. See
+    ``training.augmentation``.
+
+    :param kinds: of change, among :data:`AUGMENTATIONS`; none for no augmentation.
+    :param flips: axes along which a mirrored case is a possible case too; 0 is right to left.
+    :param largest: strength, in [0, 1].
+    :param target: over-fitting that the strength is to keep: 0 when held-out cases look as real to the discriminator
+        as training cases, 1 when as little as synthesized ones.
+    :param ramp_cases: training cases seen until the strength may have grown from 0 to 1.
+    """
+
+    kinds: tuple[str, ...] = ()
+    flips: tuple[int, ...] = ()
+    largest: float = 0.8
+    target: float = 0.5
+    ramp_cases: int = 8000
 
 
 @dataclass(frozen=True)
@@ -159,6 +194,7 @@ class Prediction:
 class Plan:
     """See the module's text.
 
+    :param classes: names of the kinds of cases the generator can be asked for; none for one kind.
     :param method: ``ged``, or ``article`` for the baseline.
     :param reasons: why the choices are what they are, in words.
     """
@@ -174,6 +210,8 @@ class Plan:
     data: dict[str, Any] = field(default_factory=dict)
     reasons: tuple[str, ...] = ()
     method: str = "ged"
+    classes: tuple[str, ...] = ()
+    augmentation: Augmentation = field(default_factory=Augmentation)
     format_version: int = FORMAT_VERSION
 
     @property
@@ -199,7 +237,7 @@ class Plan:
                 f"{source} was written by a newer GED-GAN (plan version {version}, this one reads {FORMAT_VERSION}).",
                 "Update GED-GAN.",
             )
-        plan = _build(cls, values, source, "")
+        plan = build(cls, values, source, "")
         plan._check(source)
         return plan
 
@@ -242,10 +280,12 @@ class Plan:
             ("training.precision", training.precision, PRECISIONS),
             ("training.volume", training.volume, VOLUMES),
             *(("channels.mapping", channel.mapping, MAPPINGS) for channel in self.channels),
+            *(("augmentation.kinds", kind, AUGMENTATIONS) for kind in self.augmentation.kinds),
+            *(("augmentation.flips", axis, tuple(range(dims))) for axis in self.augmentation.flips),
         ]
         for name, value, known in choices:
             if value not in known:
-                refuse(f"{name} is {value!r}", f"Choose {', '.join(known)}.")
+                refuse(f"{name} is {value!r}", f"Choose {', '.join(map(str, known))}.")
         if self.method != "article" and not 0 <= self.field.stage < len(networks.discriminator_widths):
             refuse(f"field.stage is {self.field.stage}, but there are {len(networks.discriminator_widths)} stages")
         if networks.heads == "separate" and not self.labels:
@@ -254,8 +294,17 @@ class Plan:
             refuse("the pair head is to see a field, and there is none", "Set networks.pair_sees to image.")
         if self.field.agreement and not self.labels:
             refuse("field.agreement needs labels, and there are none", "Set it to false.")
-        if not 0 <= training.labelled_share <= 1:
-            refuse(f"training.labelled_share is {training.labelled_share} and must be from 0 to 1")
+        if self.method == "article" and (self.classes or self.augmentation.kinds):
+            refuse("the article's baseline knows neither classes nor augmentation")
+        shares = {
+            "training.labelled_share": training.labelled_share,
+            "training.balance": training.balance,
+            "augmentation.largest": self.augmentation.largest,
+            "augmentation.target": self.augmentation.target,
+        }
+        for name, number in shares.items():
+            if not 0 <= number <= 1:
+                refuse(f"{name} is {number} and must be from 0 to 1")
         above_zero = {
             "grid.spacing": min(grid.spacing),
             "networks widths": min((*networks.generator_widths, *networks.discriminator_widths), default=1),
@@ -266,11 +315,14 @@ class Plan:
             "training.batch": training.batch,
             "training.penalty_interval": training.penalty_interval,
             "training.learning_rate": training.learning_rate,
+            "augmentation.ramp_cases": self.augmentation.ramp_cases,
         }
         from_zero = {
             "training.penalty_weight": training.penalty_weight,
             "training.statistics_weight": training.statistics_weight,
             "training.ema_share": training.ema_share,
+            "training.held_out": training.held_out,
+            "training.frozen_stages": training.frozen_stages,
         }
         for name, number in above_zero.items():
             if not number > 0:
@@ -308,62 +360,3 @@ class Plan:
         if not isinstance(values, dict):
             raise InputError(f"{path} is not a plan of GED-GAN.", "Make one with `gedgan plan DATA -o plan.json`.")
         return cls.from_dict(values, str(path))
-
-
-def _build(kind: Any, value: Any, source: str, place: str) -> Any:
-    """A value of plain JSON types as ``kind``: a dataclass, a tuple of something, or a number, text or truth.
-
-    :param place: where in the plan the value stands, for messages.
-    :raises InputError: missing or unknown entries, values of another type.
-    """
-    hint = "Correct what was edited last, or make a new plan with `gedgan plan`."
-    if is_dataclass(kind):
-        if not isinstance(value, dict):
-            raise InputError(f"{source} is not a complete plan: {place or 'it'} has no entries.", hint)
-        known = {entry.name: entry for entry in fields(kind)}
-        prefix = f"{place}." if place else ""
-        for name in value:
-            if name not in known:
-                raise InputError(f"{source}: there is no entry called {prefix}{name}.", hint)
-        for name, entry in known.items():
-            if name not in value and entry.default is MISSING and entry.default_factory is MISSING:
-                raise InputError(f"{source} is not a complete plan: {prefix}{name} is missing.", hint)
-        types = get_type_hints(kind)
-        return kind(**{name: _build(types[name], part, source, f"{prefix}{name}") for name, part in value.items()})
-    if get_origin(kind) is tuple:
-        inner = get_args(kind)[0]
-        if not isinstance(value, (list, tuple)):
-            raise InputError(f"{source}: {place} must be a list.", hint)
-        return tuple(_build(inner, part, source, place) for part in value)
-    if get_origin(kind) is dict:
-        return _frozen(value)
-    right = isinstance(value, kind) or (kind is float and isinstance(value, int))
-    if not right or (isinstance(value, bool) and kind is not bool):
-        words = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}[kind]
-        raise InputError(f"{source}: {place} is {value!r} and must be {words}.", hint)
-    return float(value) if kind is float else value
-
-
-def _frozen(value: Any) -> Any:
-    """Lists of a JSON value as tuples, so that plans compare and hash."""
-    if isinstance(value, list):
-        return tuple(_frozen(part) for part in value)
-    return {key: _frozen(part) for key, part in value.items()} if isinstance(value, dict) else value
-
-
-def choose_device(wanted: str = "auto") -> str:
-    """``cuda``, ``mps`` or ``cpu``: the best there is, or the one that is asked for.
-
-    :raises InputError: the one asked for is not there.
-    """
-    import torch
-
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if wanted == "auto":
-        return next(device for device, there in available.items() if there)
-    if wanted not in available:
-        raise InputError(f"There is no kind of device called {wanted}.", "Choose auto, cuda, mps or cpu.")
-    if not available[wanted]:
-        reason = "" if wanted != "cuda" or torch.version.cuda else " (this PyTorch was built without CUDA)"
-        raise InputError(f"No {wanted} device can be used here{reason}.", "Use --device auto, or repair the driver.")
-    return wanted

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from .plan import Channel, Field, Grid, Networks, Plan, Prediction, Training
+from .device import DEVICE_WORDS
+from .errors import InputError
+from .plan import AUGMENTATIONS, Augmentation, Channel, Field, Grid, Networks, Plan, Prediction, Training
 from .volumes.pipeline import Fingerprint
 
 WHOLE_VOLUME_VOXELS = {"cpu": 64**3, "mps": 96**3, "cuda": 128**3}
 """Voxels up to which whole volumes are trained on each kind of device; above, the plan takes larger voxels."""
-
-
-DEVICE_WORDS = {"cpu": "a CPU", "mps": "an Apple GPU", "cuda": "a CUDA GPU"}
 
 
 def make_plan(
@@ -41,11 +41,16 @@ def make_plan(
     if method == "article":
         reasons.append("Networks, objective and optimiser are the article's, as a baseline to compare with.")
         networks, training = Networks((), (), 1, 100), ARTICLE_TRAINING
+        classes, augmentation = (), Augmentation()
     else:
         base = {"cpu": 16, "mps": 24, "cuda": 32}[device]
         widths = tuple(min(base * 2**stage, 8 * base) for stage in range(stages))
         networks = Networks(widths[::-1], widths, 1, 128)
-        training = _choose_training(device, grid.shape)
+        classes, balance = _choose_balance(fingerprint, reasons)
+        training = replace(
+            _choose_training(device, grid.shape), balance=balance, held_out=_choose_held_out(fingerprint, reasons)
+        )
+        augmentation = _choose_augmentation(training.held_out, reasons)
         reasons.append(
             f"Widths from {widths[0]} to {widths[-1]} and batches of {training.batch}: what {DEVICE_WORDS[device]} "
             "trains in reasonable time."
@@ -59,8 +64,11 @@ def make_plan(
         training=training,
         prediction=Prediction(device, 0.0, 0.0),
         description=fingerprint.description,
+        classes=classes,
+        augmentation=augmentation,
         data={
             "cases": len(fingerprint.cases),
+            "classes": {name: sum(case.class_name == name for case in fingerprint.cases) for name in classes},
             "labelled": sum(case.labelled for case in fingerprint.cases),
             "median_shape": tuple(int(x) for x in np.median([case.shape for case in fingerprint.cases], axis=0)),
             "median_spacing": tuple(
@@ -93,6 +101,8 @@ ARTICLE_TRAINING = Training(
 
 def _choose_training(device: str, shape: Sequence[int]) -> Training:
     batch = {"cpu": 4, "mps": 8, "cuda": 16}[device]
+    # Taken where neither a penalty nor the field is; on CUDA alone.
+    precision = "bfloat16" if device == "cuda" else "float32"
     return Training(
         batch=batch,
         learning_rate=1e-3,
@@ -100,7 +110,7 @@ def _choose_training(device: str, shape: Sequence[int]) -> Training:
         penalty_weight=_penalty_weight(shape, batch),
         statistics_weight=1.0,
         ema_share=0.05,
-        precision="float32",
+        precision=precision,
         volume="whole",
     )
 
@@ -165,16 +175,134 @@ def _choose_grid(
         + ("as asked for" if grid_shape is not None else "holds the median field of view and every label")
         + f", rounded up to multiples of {2**stages} for networks of {stages} stage(s)."
     )
+    return _placed_grid(fingerprint, shape, spacing), stages
+
+
+def _placed_grid(fingerprint: Fingerprint, shape: Sequence[int], spacing: Sequence[float]) -> Grid:
+    """A grid with the directions of a typical case, in the middle of where cases lie."""
+    cases = fingerprint.cases
     directions = np.array(cases[_medoid([np.array(case.directions) for case in cases])].directions)
     centre = np.median([case.centre for case in cases], axis=0)
-    origin = centre - directions @ ((np.array(shape) - 1) / 2 * spacing)
-    grid = Grid(
+    origin = centre - directions @ ((np.array(shape) - 1) / 2 * np.array(spacing))
+    return Grid(
         shape=tuple(int(side) for side in shape),
         spacing=tuple(float(side) for side in spacing),
         directions=tuple(tuple(float(x) for x in row) for row in directions),
         origin=tuple(float(x) for x in origin),
     )
-    return grid, stages
+
+
+FEWEST_TO_HOLD_OUT = 10
+HELD_OUT_SHARE, MOST_HELD_OUT = 0.1, 20
+
+
+def _choose_held_out(fingerprint: Fingerprint, reasons: list[str]) -> int:
+    cases = len(fingerprint.cases)
+    if cases < FEWEST_TO_HOLD_OUT:
+        reasons.append(f"No case is held out of {cases}: all are needed to learn from.")
+        return 0
+    count = int(np.clip(round(HELD_OUT_SHARE * cases), 2, MOST_HELD_OUT))
+    reasons.append(f"{count} of {cases} cases are held out: they teach nothing, and show what is known by heart.")
+    return count
+
+
+def _choose_augmentation(held_out: int, reasons: list[str]) -> Augmentation:
+    reasons.append(
+        "Augmentation as strong as held-out cases ask for; mirrored cases only if you put the axis into "
+        "augmentation.flips (0 is right to left)."
+        if held_out
+        else "Augmentation that grows slowly, since no case is held out that could steer it."
+    )
+    return Augmentation(kinds=AUGMENTATIONS)
+
+
+RARE_SHARE, BALANCE = 0.25, 0.5
+"""A class or label is rare below this share of the cases; how much more often such cases then are drawn."""
+
+
+def _choose_balance(fingerprint: Fingerprint, reasons: list[str]) -> tuple[tuple[str, ...], float]:
+    """Classes, and the plan's ``training.balance``."""
+    counts = Counter(case.class_name for case in fingerprint.cases if case.class_name is not None)
+    classes = tuple(sorted(counts)) if len(counts) > 1 else ()
+    labelled = [case for case in fingerprint.cases if case.labelled]
+    rare = [
+        f"{name} ({count} of {len(fingerprint.cases)} cases)"
+        for name, count in sorted(counts.items())
+        if classes and count < RARE_SHARE * len(fingerprint.cases)
+    ]
+    for label in fingerprint.labels:
+        count = sum(label.name in case.label_voxels for case in labelled)
+        if 0 < count < RARE_SHARE * len(labelled):
+            rare.append(f"{label.name} ({count} of {len(labelled)} segmentations)")
+    if classes:
+        words = ", ".join(f"{name} {counts[name]}" for name in classes)
+        reasons.append(f"Classes ({words} cases): synthesized cases can be asked for by class.")
+    if rare:
+        reasons.append(f"Cases of the rare {', '.join(rare)} are drawn more often (training.balance).")
+    return classes, BALANCE if rare else 0.0
+
+
+FINE_TUNING_RATE = 0.5
+"""Learning rate of a training that starts from a model, as a share of that from nothing."""
+
+
+def plan_from_model(model_plan: Plan, fingerprint: Fingerprint, device: str, frozen_stages: int, source: str) -> Plan:
+    """The plan of a training that starts from a model: its grid, networks and labels, the place of the new data.
+
+    :param frozen_stages: of the discriminator (Mo et al., *Freeze the Discriminator*, 2020).
+    :param source: the model, named in errors.
+    :raises InputError: the data have other channels or labels than the model.
+    """
+    if len(fingerprint.channel_names) != len(model_plan.channels):
+        raise InputError(
+            f"The data have {len(fingerprint.channel_names)} channel(s), {source} was trained on "
+            f"{len(model_plan.channels)}.",
+            "Start from a model of the same kind of scans, or train without --from.",
+        )
+    strange = sorted({label.name for label in fingerprint.labels} - {label.name for label in model_plan.labels})
+    if strange:
+        raise InputError(
+            f"The data have labels that {source} does not know: {', '.join(strange)}.",
+            "Start from a model with the same labels, or train without --from.",
+        )
+    if frozen_stages > len(model_plan.networks.discriminator_widths):
+        raise InputError(
+            f"The discriminator of {source} has {len(model_plan.networks.discriminator_widths)} stages; "
+            f"{frozen_stages} cannot be frozen.",
+            "Give a smaller number to --freeze.",
+        )
+    shape, spacing = model_plan.grid.shape, model_plan.grid.spacing
+    fresh = make_plan(fingerprint, device, shape, spacing)
+    training = replace(
+        model_plan.training,
+        learning_rate=FINE_TUNING_RATE * fresh.training.learning_rate,
+        frozen_stages=frozen_stages,
+        held_out=fresh.training.held_out,
+        balance=fresh.training.balance,
+        batch=fresh.training.batch,
+        penalty_weight=fresh.training.penalty_weight,
+        precision=fresh.training.precision,
+    )
+    channels = tuple(
+        old if old.mapping == "window" else replace(old, typical=new.typical, integer=new.integer)
+        for old, new in zip(model_plan.channels, fresh.channels)
+    )
+    reasons = (
+        f"Starts from {source}: its grid, networks, labels and classes; half the learning rate.",
+        *([f"The first {frozen_stages} stage(s) of the discriminator keep their weights."] if frozen_stages else []),
+        *(reason for reason in fresh.reasons if not reason.startswith(("Grid", "Spacing", "Widths", "Classes"))),
+    )
+    return replace(
+        model_plan,
+        grid=_placed_grid(fingerprint, shape, spacing),
+        channels=channels,
+        training=training,
+        augmentation=fresh.augmentation if model_plan.method == "ged" else model_plan.augmentation,
+        description=fingerprint.description,
+        data=fresh.data | {"started_from": source},
+        prediction=fresh.prediction,
+        reasons=reasons,
+    )
 
 
 def _round_up(voxels: np.ndarray, stride: int) -> np.ndarray:

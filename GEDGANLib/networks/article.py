@@ -91,6 +91,10 @@ class ArticleDiscriminator(nn.Module):
         self.logit = nn.Linear(128 * math.prod(2 * side for side in coarse_shape), 1)
         _initialise(self)
 
+    def first_parts(self, stages: int) -> list[nn.Module]:
+        """The first ``stages`` convolutions."""
+        return list(self.stages[:stages])
+
     def forward(self, case: Tensor, field: Tensor | None = None, labelled: Tensor | None = None) -> Tensor:
         """Return how real each case is, (N,). ``field`` and ``labelled`` are taken for the sake of one signature."""
         x = case

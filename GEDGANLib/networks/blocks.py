@@ -9,6 +9,8 @@ dead; long live the GAN!*, NeurIPS 2024, section 3).
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -52,6 +54,11 @@ def upsample(x: Tensor) -> Tensor:
 def downsample(x: Tensor) -> Tensor:
     """Halve every spatial side by averaging 2x2(x2) voxels."""
     return (functional.avg_pool3d if x.ndim == 5 else functional.avg_pool2d)(x, 2)
+
+
+def full_precision(device: torch.device) -> AbstractContextManager:
+    """No autocast within this context; ``meta``, where costs are counted, knows none."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def channels_last(spatial_dims: int) -> torch.memory_format:

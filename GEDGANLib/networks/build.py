@@ -78,6 +78,7 @@ def build_generator(plan) -> Generator | ArticleGenerator:
         label_count=len(plan.labels),
         widths=plan.networks.generator_widths,
         latent_size=plan.networks.latent_size,
+        class_count=len(plan.classes),
         blocks=plan.networks.blocks,
     )
     return generator.to(memory_format=channels_last(plan.spatial_dims))
@@ -99,6 +100,7 @@ def build_discriminator(plan) -> Discriminator | SeparateHeads | ArticleDiscrimi
         "agreement_channels": agreement_channels(plan),
         "field_stage": plan.field.stage,
         "blocks": plan.networks.blocks,
+        "class_count": len(plan.classes),
     }
     if plan.networks.heads == "separate":
         unseen = {"image": {"field_channels": 0}, "field": {"image_channels": 0}, "both": {}}[plan.networks.pair_sees]

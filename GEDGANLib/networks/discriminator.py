@@ -108,6 +108,11 @@ class Discriminator(nn.Module):
             logit = logit + (pooled * self.class_embedding(class_weights)).sum(1)
         return logit
 
+    def first_parts(self, stages: int) -> list[nn.Module]:
+        """All that a case passes before it leaves the first ``stages`` stages; nothing for 0."""
+        entry = [self.enter_field] if self.enter_field is not None and self.field_stage < stages else []
+        return [self.pack, *entry, *self.stages[:stages], *self.transitions[: stages - 1]] if stages else []
+
     def realness(self, case: Tensor, field: Tensor | None = None, labelled: Tensor | None = None) -> Tensor:
         """What each place adds to the judgement, (N, *coarse): summed over all places, plus the bias, it is the logit.
 
@@ -168,6 +173,10 @@ class SeparateHeads(nn.Module):
             field = field[:, self.image.field_channels :]
         pair = self.pair(seen, field, class_weights=class_weights)
         return torch.stack([image, pair if labelled is None else pair * labelled], 1)
+
+    def first_parts(self, stages: int) -> list[nn.Module]:
+        """Those of both, see :meth:`Discriminator.first_parts`."""
+        return [*self.image.first_parts(stages), *self.pair.first_parts(stages)]
 
     def realness(self, case: Tensor, field: Tensor | None = None, labelled: Tensor | None = None) -> Tensor:
         """What each place adds to the judgement of the image, see :meth:`Discriminator.realness`."""

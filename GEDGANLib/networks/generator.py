@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .blocks import SLOPE, ResidualBlock, convolution, upsample
+from .blocks import SLOPE, ResidualBlock, convolution, full_precision, upsample
 
 
 class Generator(nn.Module):
@@ -114,7 +114,9 @@ class Generator(nn.Module):
             background first, that sum to 1.
         """
         full = self.features(latent, class_weights)["full"]
-        output = self.mean_case + self.output(functional.leaky_relu(full, SLOPE))
-        image, labels = output[:, : self.image_channels], output[:, self.image_channels :]
-        image = torch.tanh(image)
-        return torch.cat([image, labels.softmax(1)], 1) if labels.shape[1] else image
+        # In half precision an intensity would be one of a few hundred.
+        with full_precision(full.device):
+            output = self.mean_case + self.output(functional.leaky_relu(full.float(), SLOPE))
+            image, labels = output[:, : self.image_channels], output[:, self.image_channels :]
+            image = torch.tanh(image)
+            return torch.cat([image, labels.softmax(1)], 1) if labels.shape[1] else image

@@ -23,24 +23,42 @@ def describe_origin(model: Model) -> str:
     return f"Synthetic, made by GED-GAN {__version__}; not a patient. Learned from: {source}"
 
 
+def class_of(plan, seed: int, index: int) -> str | None:
+    """Class of case ``index`` of ``seed``: as often as among the training cases; None where there are no classes."""
+    if not plan.classes:
+        return None
+    counts = np.array([dict(plan.data.get("classes", {})).get(name, 0) for name in plan.classes], dtype=float)
+    shares = counts / counts.sum() if counts.sum() else np.full(len(plan.classes), 1 / len(plan.classes))
+    return str(np.random.default_rng([seed, index, 1]).choice(plan.classes, p=shares))
+
+
 class Synthesizer:
     """Makes cases from a model; case i of a seed is the same alone or among many, bit for bit on the CPU."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
 
-    def case(self, latent: np.ndarray, name: str, provenance: dict | None = None) -> Case:
+    def case(
+        self, latent: np.ndarray, name: str, provenance: dict | None = None, class_name: str | None = None
+    ) -> Case:
         """Return the case of one latent vector.
 
         :param latent: (latent_size,), standard normal.
+        :param class_name: one of the plan's classes; a mixture of all when not given.
         :returns: the case on the plan's grid, in the units of the training data.
         """
         import torch
 
         plan = self.model.plan
         device = next(self.model.generator.parameters()).device
+        inputs = [torch.from_numpy(np.asarray(latent, np.float32))[None].to(device)]
+        if plan.classes:
+            one_hot = torch.zeros(1, len(plan.classes), device=device)
+            if class_name is not None:
+                one_hot[0, plan.classes.index(class_name)] = 1.0
+            inputs.append(one_hot)
         with torch.inference_mode():
-            output = self.model.generator(torch.from_numpy(np.asarray(latent, np.float32))[None].to(device))[0].cpu()
+            output = self.model.generator(*inputs)[0].cpu()
         channels = len(plan.channels)
         image = unmap_intensities(output[:channels].numpy(), [channel.typical for channel in plan.channels])
         labels = output[channels:].argmax(0).numpy().astype(np.uint8) if plan.labels else None
@@ -56,12 +74,19 @@ class Synthesizer:
                 "synthetic": True,
                 "model": self.model.path.name,
                 "library_version": __version__,
+                **({} if class_name is None else {"class": class_name}),
                 **(provenance or {}),
             },
+            class_name=class_name,
         )
 
-    def cases(self, count: int, seed: int = 0, first: int = 0) -> Iterator[Case]:
-        """Yield cases ``first`` to ``first + count`` of ``seed``, one at a time, so that memory does not grow."""
+    def cases(self, count: int, seed: int = 0, first: int = 0, class_name: str | None = None) -> Iterator[Case]:
+        """Yield cases ``first`` to ``first + count`` of ``seed``, one at a time, so that memory does not grow.
+
+        :param class_name: of all cases; drawn as often as among the training cases when not given.
+        """
+        plan = self.model.plan
         for index in range(first, first + count):
-            latent = latent_of(seed, index, self.model.plan.networks.latent_size)
-            yield self.case(latent, f"synthetic_{seed}_{index:04d}", {"seed": seed, "index": index})
+            latent = latent_of(seed, index, plan.networks.latent_size)
+            kind = class_name or class_of(plan, seed, index)
+            yield self.case(latent, f"synthetic_{seed}_{index:04d}", {"seed": seed, "index": index}, kind)

@@ -108,11 +108,12 @@ def _squared_gradient(logits: Tensor, inputs: Inputs) -> Tensor:
     return torch.stack(squares, 1)
 
 
-def interpolated_penalty(
-    judge: Judge, real: Inputs, generated: Inputs, random: torch.Generator | None = None
-) -> Tensor:
-    """Mean of (gradient norm - 1)² at one random point between each real and its generated case."""
-    share = torch.rand(len(real[0]), generator=random, dtype=real[0].dtype).to(real[0].device)
+def interpolated_penalty(judge: Judge, real: Inputs, generated: Inputs, share: Tensor | None = None) -> Tensor:
+    """Mean of (gradient norm - 1)² at one random point between each real and its generated case.
+
+    :param share: (N,) in [0, 1], of the way from real to generated; uniform when not given.
+    """
+    share = (torch.rand(len(real[0])) if share is None else share).to(real[0])
     between = tuple(
         torch.lerp(a, b, share.view(-1, *[1] * (a.ndim - 1))).detach().requires_grad_() for a, b in zip(real, generated)
     )
@@ -125,7 +126,7 @@ def discriminator_loss(
     generated: Inputs,
     penalty_weight: float,
     objective: str = "relativistic",
-    random: torch.Generator | None = None,
+    share: Tensor | None = None,
 ) -> DiscriminatorLoss:
     """Loss of the discriminator with its gradient penalty.
 
@@ -134,7 +135,7 @@ def discriminator_loss(
     :param generated: inputs of generated cases.
     :param penalty_weight: γ; 0 leaves the penalty out.
     :param objective: one of :data:`OBJECTIVES`.
-    :param random: on the CPU; where the interpolated penalty draws its points from.
+    :param share: see :func:`interpolated_penalty`.
     """
     players = OBJECTIVES[objective]
     at_both = penalty_weight > 0 and not players.interpolated
@@ -148,7 +149,7 @@ def discriminator_loss(
         penalty = gradient_penalty(real_logits, real) + gradient_penalty(generated_logits, generated)
         total = pairing + 0.5 * penalty_weight * penalty
     elif penalty_weight > 0:
-        penalty = interpolated_penalty(judge, real, generated, random)
+        penalty = interpolated_penalty(judge, real, generated, share)
         total = pairing + penalty_weight * penalty
     return DiscriminatorLoss(total, pairing.detach(), penalty.detach(), real_logits.detach(), generated_logits.detach())
 

@@ -2,120 +2,63 @@
 
 A run folder holds ``plan.json``, ``run.json`` (what was asked for, and of which data), ``log.jsonl``, ``losses.png``,
 ``preview.png``, the last two ``checkpoint-*`` folders and, at the end, ``model.safetensors``. A file ``STOP`` in it
-ends the run at the next step, with everything saved.
+ends the run at the next step, with everything saved. Losses that are no longer numbers send it back to its last
+checkpoint with a smaller step, a few times.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import __version__
 from ..errors import InputError, StoppedOnRequest
 from ..jobs import stop_on_signals
 from ..plan import Plan
 from ..volumes.case import Case
-from ..volumes.pictures import contact_sheet, save_figure
+from ..volumes.pictures import contact_sheet
 from ..volumes.pipeline import WorkingCase
-from ..volumes.writing import claim_empty_folder, explain_unwritable, probe, sole_owner, write_bytes
+from ..volumes.writing import explain_unwritable, sole_owner, write_bytes
+from .log import LOG, Board, plot_losses, progress_line, read_history
+from .request import Request, digests_of, refuse_other
+
+if TYPE_CHECKING:
+    from .request import Limit
+    from .team import Team
 
 Emit = Callable[..., None]
 """Called with the kind of an event and its fields, see ``jobs``."""
 
 MODEL = "model.safetensors"
-LOG = "log.jsonl"
 CHECKPOINT_SECONDS = 120.0
 PREVIEW_SECONDS = 60.0
 PROGRESS_SECONDS = 1.0
 PREVIEW_CASES = 4
+ROLLBACKS, SMALLER = 3, 0.5
+"""How often a training that left the numbers goes back, and what is left of its learning rate each time."""
 
 
 @dataclass(frozen=True)
-class Limit:
-    """When a training ends: after so many steps or so many minutes, whichever is given."""
+class Options:
+    """What a training can be asked for besides its plan, data and limit; none of it changes what is learned.
 
-    steps: int | None = None
-    minutes: float | None = None
-
-    def progress(self, step: int, seconds: float) -> float:
-        """Share of the run that is done, in [0, 1]."""
-        if self.steps is not None:
-            return min(step / self.steps, 1.0)
-        return min(seconds / (60 * self.minutes), 1.0)
-
-    def seconds_left(self, step: int, seconds: float) -> float | None:
-        """Expected seconds to the end; None before the first step."""
-        if self.steps is None:
-            return max(60 * self.minutes - seconds, 0.0)
-        return (self.steps - step) * seconds / step if step else None
-
-
-def claim_run_folder(run: Path, resume: bool) -> None:
-    """Make sure that a training may write into ``run``, and create it.
-
-    :raises InputError: it holds another run or other files, or cannot be written.
-    """
-    if not resume:
-        if (run / "run.json").exists():
-            raise InputError(f"{run} already holds another run.", "Give a new folder, or continue it with --resume.")
-        claim_empty_folder(run)
-        return
-    if not (run / "run.json").exists():
-        raise InputError(f"{run} holds no run that could be resumed.", "Train without --resume.")
-    try:
-        probe(run)
-    except OSError as error:
-        raise explain_unwritable(run, error) from error
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a training was asked for, as ``run.json`` keeps it.
-
-    :param data: where the cases came from.
-    :param cases: how many they are.
-    :param fingerprint: of all their voxels on the working grid, see :func:`fingerprint_of`.
+    :param team: the processes that share the work; one alone when not given.
+    :param workers: threads that read cases ahead.
+    :param changes_accepted: resume though the data are not those of before.
+    :param tensorboard: write ``RUN/tensorboard`` too.
+    :param start_from: weights of a model, of both networks, to start a new run from; see ``weights_of``.
     """
 
-    data: str
-    cases: int
-    fingerprint: str
-    seed: int
-    limit: Limit
-    device: str
-    version: str = __version__
-
-    def save(self, run: Path) -> None:
-        write_bytes(run / "run.json", json.dumps(asdict(self), indent=1).encode("utf-8"))
-
-    @classmethod
-    def load(cls, run: Path) -> Request:
-        """Read ``run.json``.
-
-        :raises InputError: it is damaged.
-        """
-        try:
-            values = json.loads((run / "run.json").read_text(encoding="utf-8"))
-            return cls(**{**values, "limit": Limit(**values["limit"])})
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise InputError(f"{run / 'run.json'} cannot be read.", "Train in a new folder.") from error
-
-
-def fingerprint_of(cases: Sequence[WorkingCase]) -> str:
-    """A short text that changes with any voxel of any case, and with their order."""
-    digest = hashlib.sha256()
-    for case in cases:
-        digest.update(case.name.encode("utf-8"))
-        digest.update(np.ascontiguousarray(case.image))
-        digest.update(b"" if case.labels is None else np.ascontiguousarray(case.labels))
-    return digest.hexdigest()[:16]
+    team: Team | None = None
+    workers: int = 1
+    changes_accepted: bool = False
+    tensorboard: bool = False
+    start_from: dict[str, dict] = field(default_factory=dict)
 
 
 def train(
@@ -128,48 +71,75 @@ def train(
     emit: Emit,
     data: str = "",
     resume: bool = False,
+    options: Options | None = None,
 ) -> Path:
     """Train ``plan`` on ``cases`` and return the model file.
 
-    :param run: claimed by :func:`claim_run_folder`.
+    :param run: claimed by :func:`GEDGANLib.training.request.claim_run_folder`.
     :param limit: None to resume with that of before.
     :param seed: None to resume; a run has one for all its life.
     :param data: where the cases came from, for ``run.json``.
-    :raises InputError: the disk is full, the losses are no longer numbers, another process works in ``run``, or what
-        is to be resumed had other cases or another seed.
+    :raises InputError: the disk is full, the losses are no longer numbers, another process works in ``run``, another
+        process of the team is gone, or what is to be resumed had other cases or another seed.
     :raises StoppedOnRequest: STOP file, keyboard or SIGTERM; model and checkpoint are saved.
     """
-    fingerprint = fingerprint_of(cases)
-    with sole_owner(run):
+    from .team import Team
+
+    options = options or Options()
+    team = options.team or Team()
+    digests = digests_of(cases)
+    with sole_owner(run, alone=team.leads):
         if resume:
             before = Request.load(run)
-            _refuse_other(before, run, len(cases), fingerprint, seed)
-            request = replace(before, limit=limit or before.limit, device=device, data=data or before.data)
+            refuse_other(before, run, digests, seed, options.changes_accepted)
+            request = replace(
+                before, limit=limit or before.limit, device=device, data=data or before.data, cases=digests
+            )
         else:
-            request = Request(data, len(cases), fingerprint, seed, limit, device)
-            plan.save(run / "plan.json")
-        return _Run(plan, cases, run, request, emit).train(resume)
+            request = Request(data, digests, seed, limit, device)
+            if team.leads:
+                plan.save(run / "plan.json")
+        try:
+            return _Run(plan, cases, run, request, emit if team.leads else _mute, options, team).train(resume)
+        except RuntimeError as error:
+            if team.size == 1 or not _lost_contact(error):
+                raise
+            raise InputError(
+                f"Another process of this training is gone, so {run} ended early.",
+                "Its last checkpoint is complete: start all processes again with --resume.",
+            ) from error
 
 
-def _refuse_other(before: Request, run: Path, cases: int, fingerprint: str, seed: int | None) -> None:
-    if before.fingerprint != fingerprint:
-        what = f"{cases} cases instead of {before.cases}" if cases != before.cases else "other voxels or another order"
-        raise InputError(
-            f"The data are not those that {run} was started with ({before.data or 'unnamed'}): {what}.",
-            "Give the same data to resume, or train in a new folder.",
-        )
-    if seed is not None and seed != before.seed:
-        raise InputError(f"{run} was started with seed {before.seed}, not {seed}.", "Resume without --seed.")
+def _mute(event: str, **fields: Any) -> None:
+    pass
+
+
+def _lost_contact(error: RuntimeError) -> bool:
+    words = str(error).lower()
+    return any(sign in words for sign in ("gloo", "nccl", "connection", "closed by peer", "broken pipe", "timed out"))
 
 
 class _Run:
-    """A training in its folder: the clock, the log, previews and checkpoints around :class:`Trainer`."""
+    """A training in its folder: the clock, the log, previews and checkpoints around ``Trainer``."""
 
-    def __init__(self, plan: Plan, cases: Sequence[WorkingCase], run: Path, request: Request, emit: Emit) -> None:
-        self.plan, self.cases, self.run, self.request, self.emit = plan, cases, run, request, emit
+    def __init__(
+        self,
+        plan: Plan,
+        cases: Sequence[WorkingCase],
+        run: Path,
+        request: Request,
+        emit: Emit,
+        options: Options,
+        team: Team,
+    ) -> None:
+        self.plan, self.cases, self.run, self.request = plan, cases, run, request
+        self.emit, self.options, self.team = emit, options, team
         self.history: list[dict[str, Any]] = []
+        self.warnings: list[str] = []
+        self.rollbacks = 0
         self.seconds_before = 0.0
         self.start = time.monotonic()
+        self.board: Board | None = None
 
     def seconds(self) -> float:
         """Seconds of training so far, those before a resumption included."""
@@ -180,13 +150,14 @@ class _Run:
 
     def train(self, resume: bool) -> Path:
         from .checkpoint import checkpoints, load_checkpoint, remove_after
+        from .monitor import Monitor
         from .trainer import Trainer
 
         # A run that was killed before its first checkpoint begins anew, as the same seed makes it.
         resume = resume and bool(checkpoints(self.run))
         tensors, state = load_checkpoint(self.run) if resume else ({}, {"step": 0, "seconds": 0.0})
-        remove_after(self.run, state["step"])
-        self.seconds_before = state["seconds"]
+        self.team.wait()
+        self.seconds_before, self.rollbacks = state["seconds"], state.get("rollbacks", 0)
         limit, device, seed = self.request.limit, self.request.device, self.request.seed
         # A run without its model was interrupted while it was being written: then only that is left to do.
         if limit.progress(state["step"], self.seconds_before) >= 1 and (self.run / MODEL).exists():
@@ -194,51 +165,84 @@ class _Run:
                 f"{self.run} is at step {state['step']} already, after {self.seconds_before / 60:.1f} minutes.",
                 "Give more --steps or --minutes than that to go on.",
             )
-        self.request.save(self.run)
         stop = self.run / "STOP"
-        stop.unlink(missing_ok=True)
+        if self.team.leads:
+            remove_after(self.run, state["step"])
+            self.request.save(self.run)
+            stop.unlink(missing_ok=True)
+            self.board = Board(self.run) if self.options.tensorboard else None
         about = {"device": device, "seed": seed, "step": state["step"], "total": limit.steps}
-        self.emit("started", run=str(self.run), cases=len(self.cases), **about)
-        self.trainer = Trainer(self.plan, self.cases, device, seed)
+        self.emit("started", run=str(self.run), cases=len(self.cases), processes=self.team.size, **about)
+        self.trainer = Trainer(self.plan, self.cases, device, seed, self.team, self.options.workers)
+        self.monitor = Monitor(self.trainer.cases, self.trainer.held_out) if self.team.leads else None
         if resume:
-            try:
-                self.trainer.load_state(tensors, state["step"])
-            except (KeyError, RuntimeError) as error:
-                text = f"The checkpoint in {self.run} belongs to another plan."
-                raise InputError(text, "Train in a new folder.") from error
+            self._restore(tensors, state["step"])
+        elif self.options.start_from:
+            self._start_from_model()
         self.start = time.monotonic()
         try:
-            self.history = _read_history(self.run, state["step"])
-            lines = "".join(json.dumps(line) + "\n" for line in self.history)
-            write_bytes(self.run / LOG, lines.encode("utf-8"))
+            self._rewrite_log(state["step"])
             # Saving at the end is guarded too: a signal that comes then must not tear it.
             with stop_on_signals(lambda: self.emit("warning", message="Stopping after this step.")) as signalled:
+                if not resume:
+                    self._write_checkpoint()  # where a training that leaves the numbers soon goes back to
                 stopped = self._steps(lambda: signalled() or stop.exists())
-                stop.unlink(missing_ok=True)
                 self._write_checkpoint()
-                model = self._finish()
+                if self.team.leads:
+                    stop.unlink(missing_ok=True)
+                    self._finish()
+                self.team.wait()
         except OSError as error:
             raise explain_unwritable(self.run / LOG, error) from error
+        finally:
+            self.trainer.loader.close()
+            if self.board is not None:
+                self.board.close()
+        model = self.run / MODEL
         if stopped:
             raise StoppedOnRequest(f"Stopped at step {self.trainer.step_count}; the model so far is {model}.")
         self.emit("finished", model=str(model), step=self.trainer.step_count, seconds=round(self.seconds(), 1))
         return model
 
+    def _restore(self, tensors: dict, step: int) -> None:
+        from .state import load_state
+
+        try:
+            load_state(self.trainer, tensors, step)
+        except (KeyError, RuntimeError, ValueError) as error:
+            text = f"The checkpoint in {self.run} belongs to another plan."
+            raise InputError(text, "Train in a new folder.") from error
+
+    def _start_from_model(self) -> None:
+        weights = self.options.start_from
+        self.trainer.generator.load_state_dict(weights["generator"])
+        self.trainer.average.load_state_dict(weights["generator"])
+        if weights.get("discriminator"):
+            self.trainer.discriminator.load_state_dict(weights["discriminator"])
+
+    def _rewrite_log(self, last_step: int) -> None:
+        """Keep the log up to ``last_step``: what came after is going to be trained again."""
+        self.history = read_history(self.run, last_step)
+        if self.team.leads:
+            lines = "".join(json.dumps(line) + "\n" for line in self.history)
+            write_bytes(self.run / LOG, lines.encode("utf-8"))
+
     def _steps(self, asked_to_stop: Callable[[], bool]) -> bool:
         """Train to the limit, or until asked to stop; returns whether that happened."""
         last = {"checkpoint": self.start, "preview": self.start, "progress": 0.0}
-        while self.progress() < 1:
-            if asked_to_stop():
-                return True
-            self.trainer.set_progress(self.progress())
+        while True:
+            # The clock, the STOP file and signals are the first process's; all act on what it says.
+            progress, stop = self.team.as_leader((self.progress(), float(asked_to_stop())), self.trainer.device)
+            if progress >= 1 or stop:
+                return progress < 1
+            self.trainer.set_progress(progress)
             figures = self.trainer.step()
             if not figures.finite():
-                raise InputError(
-                    f"The training left the numbers at step {self.trainer.step_count}: a loss is not finite.",
-                    f"Halve learning_rate in {self.run / 'plan.json'} and train with it in a new folder, or resume "
-                    "from the last checkpoint with it.",
-                )
+                self._go_back()
+                continue
             now = time.monotonic()
+            if not self.team.leads:
+                continue
             if now - last["progress"] >= PROGRESS_SECONDS or self.progress() >= 1:
                 last["progress"] = now
                 self._log(figures)
@@ -249,46 +253,81 @@ class _Run:
             if now - last["checkpoint"] >= CHECKPOINT_SECONDS:
                 self._write_checkpoint()
                 last["checkpoint"] = time.monotonic()
-        return False
+
+    def _go_back(self) -> None:
+        """Return to the last checkpoint with a smaller step.
+
+        :raises InputError: that was done often enough.
+        """
+        from .checkpoint import load_checkpoint
+
+        step = self.trainer.step_count
+        if self.rollbacks == ROLLBACKS:
+            raise InputError(
+                f"The training left the numbers at step {step} for the {ROLLBACKS + 1}th time: a loss is not finite, "
+                "though the learning rate was halved each time.",
+                f"Halve learning_rate or double penalty_weight in {self.run / 'plan.json'} and train with it in a new "
+                "folder. If the first steps already fail, check the data with `gedgan check`.",
+            )
+        self.rollbacks += 1
+        tensors, state = load_checkpoint(self.run)
+        self._restore(tensors, state["step"])
+        self.trainer.rate_factor = SMALLER**self.rollbacks
+        self._rewrite_log(state["step"])
+        self._warn(
+            f"The training left the numbers at step {step}: it goes on from step {state['step']} with "
+            f"{self.trainer.rate_factor:g} of its learning rate ({self.rollbacks} of {ROLLBACKS} times)."
+        )
+
+    def _warn(self, words: str) -> None:
+        self.warnings.append(words)
+        self.emit("warning", message=words)
 
     def _log(self, figures: Any) -> None:
-        step, limit = self.trainer.step_count, self.request.limit
-        line = _progress(step, limit, self.seconds(), figures, self.plan.training.batch)
+        line = progress_line(self.trainer, figures, self.request.limit, self.seconds())
         self.history.append(line)
         with open(self.run / LOG, "a", encoding="utf-8") as log:
             log.write(json.dumps(line) + "\n")
+        if self.board is not None:
+            self.board.add(line)
         self.emit("progress", **line)
 
     def _write_checkpoint(self) -> None:
         from .checkpoint import save_checkpoint
+        from .state import finite, state_of
 
-        state = {"seconds": self.seconds(), "seed": self.request.seed}
-        folder = save_checkpoint(self.run, self.trainer.step_count, self.trainer.state(), state)
+        if not self.team.leads:
+            return
+        tensors = state_of(self.trainer)
+        if not finite(tensors):  # weights may leave the numbers a step before a loss shows it
+            return
+        state = {"seconds": self.seconds(), "seed": self.request.seed, "rollbacks": self.rollbacks}
+        folder = save_checkpoint(self.run, self.trainer.step_count, tensors, state)
         self.emit("checkpoint", path=str(folder), step=self.trainer.step_count)
 
-    def _finish(self) -> Path:
+    def _finish(self) -> None:
         from ..synthesis.model_file import save_model
 
         self._write_preview()
         about = {
             "description": self.plan.description,
-            "cases": len(self.cases),
+            "cases": len(self.trainer.cases),
+            "held_out": len(self.trainer.held_out),
             "steps": self.trainer.step_count,
             "seconds": round(self.seconds()),
             "seed": self.request.seed,
             "device": self.request.device,
+            "warnings": self.warnings,
         }
         save_model(self.run / MODEL, self.trainer.average, self.plan, about, self.trainer.critic())
-        return self.run / MODEL
 
     def _write_preview(self) -> None:
-        import torch
+        from .monitor import WATCHED
 
         plan, count = self.plan, len(self.plan.channels)
-        shape = (PREVIEW_CASES, plan.networks.latent_size)
-        latents = torch.from_numpy(np.random.default_rng(0).standard_normal(shape, dtype=np.float32))
-        with torch.inference_mode():
-            outputs = self.trainer.average(latents.to(self.trainer.device)).cpu().numpy()
+        outputs = self._synthesized(WATCHED)
+        for words in self.monitor.warnings(outputs[:, :count], self.trainer.strength, self.progress()):
+            self._warn(words)
         made = [
             Case(
                 f"preview_{index}",
@@ -297,73 +336,26 @@ class _Run:
                 plan.grid.affine,
                 tuple(plan.labels),
             )
-            for index, output in enumerate(outputs)
+            for index, output in enumerate(outputs[:PREVIEW_CASES].numpy())
         ]
-        first = self.cases[:PREVIEW_CASES]
+        first = self.trainer.cases[:PREVIEW_CASES]
         real = [Case(case.name, case.image, case.labels, case.affine, tuple(plan.labels)) for case in first]
         title = f"training cases and synthesized ones after {self.trainer.step_count} steps"
         contact_sheet(self.run / "preview.png", [("training", real), ("synthesized", made)], title)
         plot_losses(self.run / "losses.png", self.history)
 
+    def _synthesized(self, number: int):
+        """The same cases every time, (number, channels, *grid), on the CPU; of the classes in turn."""
+        import torch
 
-def _progress(step: int, limit: Limit, seconds: float, figures, batch: int) -> dict[str, Any]:
-    left = limit.seconds_left(step, seconds)
-    return {
-        "step": step,
-        "total": limit.steps,
-        "progress": round(limit.progress(step, seconds), 4),
-        "seconds": round(seconds, 1),
-        "seconds_left": None if left is None else round(left, 1),
-        "cases_seen": step * batch,
-        "losses": {name: float(f"{value:.4g}") for name, value in vars(figures).items()},
-        "memory_gb": _memory_gb(),
-    }
-
-
-def _memory_gb() -> float | None:
-    """Peak memory of this process so far, GB; None where the system does not tell."""
-    try:
-        import resource
-        import sys
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return round(peak * (1 if sys.platform == "darwin" else 1024) / 1e9, 2)
-    except ImportError:
-        return None
-
-
-def plot_losses(path: Path, history: Sequence[dict[str, Any]]) -> None:
-    """Plot the losses of both players, the gap between them and the penalty over the steps, as a PNG."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 5), facecolor="white", layout="constrained")
-    upper, lower = figure.subplots(2, 1, sharex=True)
-    steps = [line["step"] for line in history]
-    for name, words in (("discriminator_loss", "discriminator"), ("generator_loss", "generator")):
-        upper.plot(steps, [line["losses"][name] for line in history], label=words, linewidth=1)
-    upper.axhline(np.log(2), color="grey", linewidth=0.6, linestyle=":", label="both even (log 2)")
-    upper.set_ylabel("loss")
-    upper.legend(fontsize=7)
-    lower.plot(steps, [line["losses"]["gap"] for line in history], linewidth=1, label="D(real) - D(synthesized)")
-    lower.set_ylabel("gap")
-    twin = lower.twinx()
-    twin.plot(steps, [line["losses"]["penalty"] for line in history], color="tab:green", linewidth=0.8)
-    twin.set_ylabel("R1 + R2", color="tab:green")
-    lower.set_xlabel("step")
-    lower.legend(fontsize=7, loc="upper right")
-    save_figure(figure, path)
-
-
-def _read_history(run: Path, last_step: int) -> list[dict[str, Any]]:
-    """The lines of the log up to ``last_step``; what came after the checkpoint is going to be trained again."""
-    try:
-        lines = (run / LOG).read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    history = []
-    for line in lines:
-        try:
-            history.append(json.loads(line))
-        except ValueError:  # the last line of a run that was killed
-            continue
-    return [line for line in history if line["step"] <= last_step]
+        latents = np.random.default_rng(0).standard_normal((number, self.plan.networks.latent_size), dtype=np.float32)
+        outputs = []
+        with torch.inference_mode():
+            for index, latent in enumerate(latents):
+                classes = ()
+                if self.plan.classes:
+                    one_hot = torch.eye(len(self.plan.classes))[index % len(self.plan.classes)][None]
+                    classes = (one_hot.to(self.trainer.device),)
+                latent = torch.from_numpy(latent)[None].to(self.trainer.device)
+                outputs.append(self.trainer.average(latent, *classes).cpu())
+        return torch.cat(outputs)

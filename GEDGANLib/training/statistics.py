@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from .objectives import Inputs
+from .team import Team
 
 
 @dataclass(frozen=True)
@@ -63,13 +64,21 @@ class DataStatistics:
         )  # above 0 also for two equal cases
         return cls(tuple(sums), variances)
 
-    def distance(self, generated: Inputs) -> Tensor:
-        """L_S of a generated batch, a scalar; it may be below 0, its expectation is not. 0 for a batch of one case."""
-        half = len(generated[0]) // 2
+    def distance(self, generated: Inputs, team: Team | None = None) -> Tensor:
+        """L_S of a generated batch, a scalar; it may be below 0, its expectation is not. 0 for a batch of one case.
+
+        :param team: the processes whose parts make the batch.
+        """
+        team = team or Team()
+        count = len(generated[0]) * team.size
+        half = count // 2
         if not half:
             return generated[0].new_zeros(())
+        # Cases of the batch's first half among this process's.
+        border = min(max(half - team.part(count).start, 0), len(generated[0]))
         terms = []
         for part, mean, variance in zip(generated, self.means, self.variances):
-            first, second = part[:half].mean(0) - mean, part[half:].mean(0) - mean
+            first = team.sum(part[:border].sum(0)) / half - mean
+            second = team.sum(part[border:].sum(0)) / (count - half) - mean
             terms.append((first * second).mean() / variance)
         return torch.stack(terms).sum()

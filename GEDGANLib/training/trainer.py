@@ -1,6 +1,7 @@
 """The game between generator and discriminator, step by step.
 
-What a step minimises stands in ``objectives``; files and schedules of a whole run stand in ``run``.
+What a step minimises stands in ``objectives``; which cases it looks at in ``sampling``, how they are changed in
+``augmentation``; files and schedules of a whole run stand in ``run``.
 """
 
 from __future__ import annotations
@@ -8,10 +9,11 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from ..networks.blocks import channels_last
@@ -20,15 +22,18 @@ from ..networks.discriminator import Critic
 from ..plan import Plan
 from ..structure.field import median_trace
 from ..volumes.pipeline import WorkingCase
+from .augmentation import STEERED_EVERY, Augmentation, Drawn, Strength, apply
 from .conjugate import ConjugateGradient
-from .objectives import Inputs, Judge, discriminator_loss, generator_loss
+from .loading import Batch, Loader
+from .objectives import DiscriminatorLoss, Inputs, Judge, discriminator_loss, generator_loss
+from .sampling import Draws, Sampler, case_weights, split_held_out
 from .statistics import DataStatistics
+from .team import Team
 
 FINAL_RATE = 0.1
 """Learning rate at the end of the run as a share of that at its start."""
 CASES_FOR_TAU = 16
-RUNNING = {"steps", "squared_norm", "restarts"}
-"""Entries of an optimiser's group that change while it runs, so that resuming needs them."""
+HALF_PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -50,31 +55,63 @@ class StepFigures:
         return all(math.isfinite(value) for value in vars(self).values())
 
 
-class Trainer:
-    """Both networks, their optimisers, the averaged generator and the random state of a training.
+class _DiscriminatorStep(nn.Module):
+    """The discriminator with its loss as one forward pass, since gradients are averaged per pass of a module."""
 
-    :param cases: on the plan's grid; all are held in memory.
+    def __init__(self, discriminator: nn.Module) -> None:
+        super().__init__()
+        self.discriminator = discriminator
+
+    def forward(self, real: Inputs, generated: Inputs, shown: dict, weight: float, objective: str, share: Tensor):
+        loss = discriminator_loss(
+            lambda inputs: self.discriminator(*inputs, **shown), real, generated, weight, objective, share
+        )
+        return loss.total, loss.pairing, loss.penalty, loss.real, loss.generated
+
+
+class Trainer:
+    """Both networks, their optimisers, the averaged generator and the state of the game.
+
+    :param cases: on the plan's grid; read where they are needed, so they may be views of files.
     :param device: ``cuda``, ``mps`` or ``cpu``.
-    :param seed: of weights, latents and order of cases.
+    :param seed: of weights, latents, order of cases, changes and held-out cases.
+    :param team: the processes that share the work.
+    :param workers: threads that read cases ahead; what they read does not depend on how many there are.
     """
 
-    def __init__(self, plan: Plan, cases: Sequence[WorkingCase], device: str, seed: int) -> None:
-        self.plan = plan
+    def __init__(
+        self,
+        plan: Plan,
+        cases: Sequence[WorkingCase],
+        device: str,
+        seed: int,
+        team: Team | None = None,
+        workers: int = 0,
+    ) -> None:
+        self.plan, self.seed = plan, seed
         self.device = torch.device(device)
-        self.seed = seed
+        self.team = team or Team()
         self.step_count = 0
+        self.rate_factor = 1.0
         torch.manual_seed(seed)
-        self.random = torch.Generator().manual_seed(seed)
-        self.images = torch.stack([torch.from_numpy(case.image) for case in cases])
-        grid = tuple(plan.grid.shape)
-        blank = torch.zeros(grid, dtype=torch.uint8)
-        self.labels = torch.stack([blank if case.labels is None else torch.from_numpy(case.labels) for case in cases])
-        self.labelled = torch.tensor([case.labels is not None for case in cases])
-        self.all_labelled = bool(self.labelled.all())
-        first = list(self.images[:CASES_FOR_TAU])
+        self.draws = Draws(seed)
+        self.part = self.team.part(plan.training.batch)
+        training, held_out = split_held_out(cases, plan.training.held_out, self.draws)
+        self.cases, self.held_out = [cases[i] for i in training], [cases[i] for i in held_out]
+        self.labelled = torch.tensor([case.labels is not None for case in self.cases])
+        self.all_labelled = bool(self.labelled.all()) and all(case.labels is not None for case in self.held_out)
+        self.sampler = Sampler(
+            self.draws, case_weights(self.cases, plan.training.balance), self.labelled, plan.training.labelled_share
+        )
+        self.loader = Loader(self.cases, self._choose, plan.classes, workers)
+        self.class_gaps = {name: [0.0, 0] for name in plan.classes}
+
+        first = [torch.from_numpy(case.image.copy()) for case in self.cases[:CASES_FOR_TAU]]
         self.tau = median_trace(first, plan.field.sigma, plan.field.rho, plan.grid.spacing)
         self.field = build_field(plan, self.tau)
         self.agreement = build_agreement(plan, self.tau)
+        self.augmentation = Augmentation(plan.augmentation.kinds, plan.augmentation.flips, plan.grid.shape)
+        self.strength = Strength(plan.augmentation.largest, plan.augmentation.target, plan.augmentation.ramp_cases)
 
         self.generator = build_generator(plan).to(self.device)
         self.discriminator = build_discriminator(plan).to(self.device)
@@ -83,55 +120,89 @@ class Trainer:
             self.statistics = DataStatistics.of(batches, len(plan.channels))
         if plan.method != "article":
             self.generator.start_from(self.statistics.means[0])
+        self._freeze()
         self.average = copy.deepcopy(self.generator).requires_grad_(False).eval()
-
         self.generator_optimizer = self._optimizer(self.generator)
         self.discriminator_optimizer = self._optimizer(self.discriminator)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self._half is torch.float16)
+        self._shared_generator = self.team.wrap(self.generator)
+        self._discriminator_step = self.team.wrap(_DiscriminatorStep(self.discriminator))
 
-    def _optimizer(self, network: torch.nn.Module) -> torch.optim.Optimizer:
+    def _freeze(self) -> None:
+        for part in self.discriminator.first_parts(self.plan.training.frozen_stages):
+            part.requires_grad_(False)
+
+    def _optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
         settings = self.plan.training
+        weights = [weight for weight in network.parameters() if weight.requires_grad]
         if settings.optimizer == "adam":
-            return torch.optim.Adam(
-                network.parameters(), settings.learning_rate, betas=(settings.beta1, settings.beta2)
-            )
-        return ConjugateGradient(network.parameters(), settings.learning_rate, settings.optimizer, beta2=settings.beta2)
+            return torch.optim.Adam(weights, settings.learning_rate, betas=(settings.beta1, settings.beta2))
+        return ConjugateGradient(weights, settings.learning_rate, settings.optimizer, beta2=settings.beta2)
+
+    # ---- what a step looks at
+
+    def _choose(self, step: int) -> Tensor:
+        return self.sampler.choose(step, self.plan.training.batch)[self.part]
 
     def _whole_data(self) -> Iterator[tuple[Inputs, Tensor]]:
-        """All cases once, in batches, as the discriminator sees them."""
-        for chosen in torch.arange(len(self.images)).split(self.plan.training.batch):
-            case, labelled = self._cases(chosen)
-            yield self._see(case), labelled
+        """All training cases once, in batches, as the discriminator sees them."""
+        for chosen in torch.arange(len(self.cases)).split(self.plan.training.batch):
+            batch = self.loader.read(chosen)
+            yield self._see(self._case(batch)), batch.labelled.to(self.device)
 
-    def _real(self) -> tuple[Tensor, Tensor]:
-        """A batch of real cases (N, C + labels, *grid) and which of them are labelled (N,)."""
-        batch = self.plan.training.batch
-        chosen = torch.randint(len(self.images), (batch,), generator=self.random)
-        from_labelled = math.ceil(self.plan.training.labelled_share * batch)
-        if from_labelled and bool(self.labelled.any()):
-            few = self.labelled.nonzero()[:, 0]
-            chosen[:from_labelled] = few[torch.randint(len(few), (from_labelled,), generator=self.random)]
-        return self._cases(chosen)
-
-    def _cases(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        case = self.images[chosen].to(self.device)
+    def _case(self, batch: Batch) -> Tensor:
+        """Images and one-hot labels of a batch, (N, C + labels, *grid), on the device."""
+        case = batch.images.to(self.device, non_blocking=True)
         if self.plan.labels:
-            classes = functional.one_hot(self.labels[chosen].to(self.device).long(), len(self.plan.labels) + 1)
+            classes = functional.one_hot(batch.labels.to(self.device).long(), len(self.plan.labels) + 1)
             case = torch.cat([case, classes.movedim(-1, 1).to(case.dtype)], 1)
-        case = case.to(memory_format=channels_last(self.plan.spatial_dims))
-        return case, self.labelled[chosen].to(self.device)
+        return case.to(memory_format=channels_last(self.plan.spatial_dims))
 
-    def _judge(self, labelled: Tensor) -> Judge:
-        """The discriminator for a batch of which those cases are labelled."""
+    def _shown(self, batch: Batch) -> dict[str, Tensor | None]:
+        """What else the discriminator is told of a batch."""
         # Shutting labels costs copies of the whole batch, forth and back and back again: not where there is no need.
-        shown = None if self.all_labelled else labelled
-        return lambda inputs: self.discriminator(*inputs, labelled=shown)
+        shown = {"labelled": None if self.all_labelled else batch.labelled.to(self.device)}
+        return shown | ({"class_weights": self._class_weights(batch)} if self.plan.classes else {})
 
-    def _latents(self) -> Tensor:
+    def _class_weights(self, batch: Batch) -> Tensor:
+        """One-hot classes, (N, classes); all zero where a class is not known."""
+        known = functional.one_hot(batch.classes.clamp_min(0), len(self.plan.classes)).float()
+        return (known * (batch.classes >= 0)[:, None]).to(self.device)
+
+    def _judge(self, batch: Batch) -> Judge:
+        shown = self._shown(batch)
+        return lambda inputs: self.discriminator(*inputs, **shown)
+
+    def _latents(self, player: str = "generator") -> Tensor:
         shape = (self.plan.training.batch, self.plan.networks.latent_size)
-        return torch.randn(shape, generator=self.random).to(self.device)
+        random = self.draws.of(f"latents of the {player}", self.step_count)
+        return torch.randn(shape, generator=random)[self.part].to(self.device)
+
+    def _generate(self, network: nn.Module, player: str, batch: Batch) -> Tensor:
+        """Cases from latents, of the classes of ``batch``, so that each is paired with a real one of its class."""
+        classes = (self._class_weights(batch),) if self.plan.classes else ()
+        with self._mixed():
+            return network(self._latents(player), *classes).float()
 
     def _see(self, case: Tensor) -> Inputs:
-        return seen(case, self.field, self.agreement, len(self.plan.channels))
+        with torch.autocast(self.device.type, enabled=False):
+            return seen(case, self.field, self.agreement, len(self.plan.channels))
+
+    def _changes(self, player: str) -> Drawn | None:
+        """How the batch is changed before this player's discriminator sees it; None for not at all."""
+        settings = self.plan.augmentation
+        if not settings.kinds and not settings.flips:
+            return None
+        random = self.draws.of(f"changes for the {player}", self.step_count)
+        return self.augmentation.draw(
+            self.plan.training.batch, len(self.plan.channels), self.strength.value, random
+        ).part(self.part)
+
+    def _change(self, case: Tensor, drawn: Drawn | None) -> Tensor:
+        if drawn is None or self.strength.value == 0:
+            return case
+        changed = apply(case, drawn, len(self.plan.channels), self.plan.grid.spacing)
+        return changed.to(memory_format=channels_last(self.plan.spatial_dims))
 
     def _without_agreement(self, inputs: Inputs) -> Inputs:
         """What has a mean over all cases, with labels or without: the case and its field."""
@@ -139,6 +210,132 @@ class Trainer:
             return inputs
         count = field_channels(self.plan)
         return (inputs[0], inputs[1][:, :count]) if count else inputs[:1]
+
+    # ---- precision and rates
+
+    @property
+    def _half(self) -> torch.dtype | None:
+        """Half precision, where the plan and the device have it."""
+        return HALF_PRECISIONS.get(self.plan.training.precision) if self.device.type == "cuda" else None
+
+    def _mixed(self) -> AbstractContextManager:
+        return nullcontext() if self._half is None else torch.autocast(self.device.type, self._half)
+
+    def set_progress(self, progress: float) -> None:
+        """Set the learning rates for ``progress`` in [0, 1] of the run: half a cosine down to :data:`FINAL_RATE`.
+
+        The article's baseline keeps its rate, as the article has it.
+        """
+        if not self.held_out:
+            self.strength.follow(progress)
+        share = FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
+        if self.plan.method == "article":
+            share = 1.0
+        for optimizer in (self.generator_optimizer, self.discriminator_optimizer):
+            for group in optimizer.param_groups:
+                group["lr"] = share * self.rate_factor * self.plan.training.learning_rate
+
+    # ---- a step
+
+    def step(self) -> StepFigures:
+        """One update of each player."""
+        batch = self.loader.batch(self.step_count)
+        real = self._case(batch)
+        loss = self._step_discriminator(batch, real)
+        pairing, distance = self._step_generator(batch, real)
+        if self.held_out and self.step_count % STEERED_EVERY == 0:
+            self._steer(loss)
+        self.step_count += 1
+        self._update_average()
+        gaps = (loss.real - loss.generated).reshape(len(loss.real), -1).mean(1)
+        numbers = [float(value) for value in (loss.pairing, pairing, loss.penalty, gaps.mean(), distance)]
+        self._note_classes(batch, gaps)
+        return StepFigures(*self.team.mean(numbers, self.device))
+
+    def _step_discriminator(self, batch: Batch, real: Tensor) -> DiscriminatorLoss:
+        settings = self.plan.training
+        changes = self._changes("discriminator")
+        with torch.no_grad():
+            generated = self._generate(self.generator, "discriminator", batch)
+            seen_real = self._see(self._change(real, changes))
+            seen_generated = self._see(self._change(generated, changes))
+        penalised = settings.penalty_weight > 0 and self.step_count % settings.penalty_interval == 0
+        weight = settings.penalty_weight * settings.penalty_interval if penalised else 0.0
+        share = torch.rand(settings.batch, generator=self.draws.of("points between", self.step_count))[self.part]
+        # A penalty is a derivative of the whole pass: then all of it is in full precision.
+        with nullcontext() if penalised else self._mixed():
+            terms = self._discriminator_step(
+                seen_real, seen_generated, self._shown(batch), weight, settings.objective, share
+            )
+        loss = DiscriminatorLoss(*terms)
+        self.discriminator_optimizer.zero_grad(set_to_none=True)
+        loss.total.backward()
+        self.discriminator_optimizer.step()
+        return loss
+
+    def _step_generator(self, batch: Batch, real: Tensor) -> tuple[Tensor, Tensor]:
+        settings = self.plan.training
+        changes = self._changes("generator")
+        changing = changes is not None and self.strength.value > 0
+        trained = [weight for weight in self.discriminator.parameters() if weight.requires_grad]
+        for weight in trained:
+            weight.requires_grad_(False)
+        generated = self._generate(self._shared_generator, "generator", batch)
+        seen_generated = self._see(self._change(generated, changes))
+        with torch.no_grad():
+            seen_real = self._see(self._change(real, changes))
+        with self._mixed():
+            pairing = generator_loss(self._judge(batch), seen_real, seen_generated, settings.objective)
+        # The mean is that of unchanged cases.
+        unchanged = self._see(generated) if changing and settings.statistics_weight else seen_generated
+        distance = self.statistics.distance(self._without_agreement(unchanged), self.team)
+        self.generator_optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(pairing.float() + settings.statistics_weight * distance).backward()
+        self.scaler.step(self.generator_optimizer)
+        self.scaler.update()
+        for weight in trained:
+            weight.requires_grad_(True)
+        return pairing.detach(), distance.detach()
+
+    @torch.no_grad()
+    def _steer(self, loss: DiscriminatorLoss) -> None:
+        """Measure on held-out cases what the discriminator knows by heart, and adapt the augmentation."""
+        random = self.draws.of("held-out cases", self.step_count)
+        chosen = torch.randint(len(self.held_out), (self.plan.training.batch,), generator=random)[self.part]
+        batch = Loader(self.held_out, lambda step: chosen, self.plan.classes, 0).read(chosen)
+        logits = self._judge(batch)(self._see(self._change(self._case(batch), self._changes("held-out cases"))))
+        # Of several heads the first, the image's: labels of a few cases are known by heart soonest.
+        means = [float(each.reshape(len(each), -1)[:, 0].mean()) for each in (loss.real, logits, loss.generated)]
+        self.strength.measure(*self.team.mean(means, self.device), STEERED_EVERY * self.plan.training.batch)
+
+    def _note_classes(self, batch: Batch, gaps: Tensor) -> None:
+        if not self.plan.classes:
+            return
+        sums = [[float(gaps[batch.classes.to(gaps.device) == index].sum()), int((batch.classes == index).sum())]
+                for index in range(len(self.plan.classes))]  # fmt: skip
+        flat = self.team.mean([number for pair in sums for number in pair], self.device)
+        for name, total, count in zip(self.plan.classes, flat[::2], flat[1::2]):
+            self.class_gaps[name][0] += total * self.team.size
+            self.class_gaps[name][1] += round(count * self.team.size)
+
+    def take_class_gaps(self) -> dict[str, dict[str, float | int | None]]:
+        """Per class the cases drawn and their mean gap since this was asked last."""
+        taken = {
+            name: {"cases": count, "gap": round(total / count, 4) if count else None}
+            for name, (total, count) in self.class_gaps.items()
+        }
+        self.class_gaps = {name: [0.0, 0] for name in self.plan.classes}
+        return taken
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        """Exponential average of the generator's weights, its half-life a share of the steps taken so far."""
+        share = self.plan.training.ema_share
+        keep = 0.5 ** (1 / max(share * self.step_count, 1.0)) if share else 0.0
+        for averaged, current in zip(self.average.parameters(), self.generator.parameters()):
+            averaged.lerp_(current, 1 - keep)
+        for averaged, current in zip(self.average.buffers(), self.generator.buffers()):
+            averaged.copy_(current)
 
     @torch.no_grad()
     def critic(self) -> Critic | None:
@@ -154,114 +351,3 @@ class Trainer:
         return Critic(
             self.discriminator, self.tau, realness.mean(0), deviation.clamp_min(0.05 * float(deviation.max()))
         )
-
-    def set_progress(self, progress: float) -> None:
-        """Set the learning rates for ``progress`` in [0, 1] of the run: half a cosine down to :data:`FINAL_RATE`.
-
-        The article's baseline keeps its rate, as the article has it.
-        """
-        if self.plan.method == "article":
-            return
-        share = FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
-        for optimizer in (self.generator_optimizer, self.discriminator_optimizer):
-            for group in optimizer.param_groups:
-                group["lr"] = share * self.plan.training.learning_rate
-
-    def step(self) -> StepFigures:
-        """One update of each player."""
-        real, labelled = self._real()
-        judge = self._judge(labelled)
-        with torch.no_grad():
-            generated = self.generator(self._latents())
-            seen_real = self._see(real)
-            seen_generated = self._see(generated)
-        settings = self.plan.training
-        penalised = self.step_count % settings.penalty_interval == 0
-        weight = settings.penalty_weight * settings.penalty_interval if penalised else 0.0
-        loss = discriminator_loss(judge, seen_real, seen_generated, weight, settings.objective, self.random)
-        self.discriminator_optimizer.zero_grad(set_to_none=True)
-        loss.total.backward()
-        self.discriminator_optimizer.step()
-
-        self.discriminator.requires_grad_(False)
-        generated = self._see(self.generator(self._latents()))
-        pairing = generator_loss(judge, seen_real, generated, settings.objective)
-        distance = self.statistics.distance(self._without_agreement(generated))
-        self.generator_optimizer.zero_grad(set_to_none=True)
-        (pairing + settings.statistics_weight * distance).backward()
-        self.generator_optimizer.step()
-        self.discriminator.requires_grad_(True)
-
-        self.step_count += 1
-        self._update_average()
-        return StepFigures(
-            discriminator_loss=float(loss.pairing),
-            generator_loss=float(pairing.detach()),
-            penalty=float(loss.penalty),
-            gap=float((loss.real - loss.generated).mean()),
-            distance=float(distance.detach()),
-        )
-
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        """Exponential average of the generator's weights, its half-life a share of the steps taken so far."""
-        share = self.plan.training.ema_share
-        keep = 0.5 ** (1 / max(share * self.step_count, 1.0)) if share else 0.0
-        for averaged, current in zip(self.average.parameters(), self.generator.parameters()):
-            averaged.lerp_(current, 1 - keep)
-        for averaged, current in zip(self.average.buffers(), self.generator.buffers()):
-            averaged.copy_(current)
-
-    def state(self) -> dict[str, Tensor]:
-        """All tensors that resuming needs: weights, average, optimisers, random state."""
-        tensors = {"random": self.random.get_state(), "global_random": torch.get_rng_state()}
-        for name, network in self._networks().items():
-            tensors |= {f"{name}.{key}": value for key, value in network.state_dict().items()}
-        for name, optimizer in self._optimizers().items():
-            values = optimizer.state_dict()
-            for index, moments in values["state"].items():
-                tensors |= {f"{name}.{index}.{key}": torch.as_tensor(value) for key, value in moments.items()}
-            for key in RUNNING & values["param_groups"][0].keys():
-                tensors[f"{name}.group.{key}"] = torch.tensor(values["param_groups"][0][key], dtype=torch.float64)
-        return {name: tensor.clone() for name, tensor in tensors.items()}
-
-    def load_state(self, tensors: dict[str, Tensor], step_count: int) -> None:
-        """Continue from what :meth:`state` returned.
-
-        :raises KeyError, RuntimeError: it belongs to another plan.
-        """
-        self.step_count = step_count
-        self.random.set_state(tensors["random"])
-        torch.set_rng_state(tensors["global_random"])  # of dropout, in the article's discriminator
-        for name, network in self._networks().items():
-            prefix = name + "."
-            network.load_state_dict(
-                {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-            )
-        for name, optimizer in self._optimizers().items():
-            values = optimizer.state_dict()
-            state: dict[int, dict[str, Tensor]] = {}
-            for key, value in tensors.items():
-                if key.startswith(f"{name}.group."):
-                    values["param_groups"][0][key.split(".")[2]] = value.item()
-                elif key.startswith(name + "."):
-                    _, index, moment = key.split(".")
-                    state.setdefault(int(index), {})[moment] = value
-            self._check_moments(optimizer, state)
-            optimizer.load_state_dict({**values, "state": state})
-
-    @staticmethod
-    def _check_moments(optimizer: torch.optim.Optimizer, state: dict[int, dict[str, Tensor]]) -> None:
-        """:raises KeyError: the state is another optimiser's."""
-        wanted = "direction" if isinstance(optimizer, ConjugateGradient) else "exp_avg_sq"
-        if any(wanted not in moments for moments in state.values()):
-            raise KeyError(wanted)
-
-    def _networks(self) -> dict[str, torch.nn.Module]:
-        return {"generator": self.generator, "discriminator": self.discriminator, "average": self.average}
-
-    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        return {
-            "generator_optimizer": self.generator_optimizer,
-            "discriminator_optimizer": self.discriminator_optimizer,
-        }

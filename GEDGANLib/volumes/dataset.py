@@ -11,10 +11,11 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import InputError
+from .classes import read_classes
 from .files import SEGMENTATION_SUFFIX, dicom_series, stem_of, suffix_of
 
 IMAGE_FOLDERS = ("imagesTr", "images", "image", "volumes", "scans")
@@ -29,11 +30,13 @@ class CaseFiles:
 
     :param images: one file a channel, one file of several channels, or one folder of a DICOM series.
     :param label: segmentation, or None.
+    :param class_name: kind of case, see ``classes``; None where it is not known.
     """
 
     name: str
     images: tuple[Path, ...]
     label: Path | None = None
+    class_name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -54,9 +57,10 @@ class Dataset:
     warnings: tuple[str, ...] = ()
 
 
-def find_dataset(folder: Path) -> Dataset:
-    """Find the cases of ``folder``; reads names and ``dataset.json``, no voxels.
+def find_dataset(folder: Path, class_column: str | None = None) -> Dataset:
+    """Find the cases of ``folder``; reads names, ``dataset.json`` and ``participants.tsv``, no voxels.
 
+    :param class_column: of ``participants.tsv``, see :func:`GEDGANLib.volumes.classes.read_classes`.
     :raises InputError: no such folder, nothing in it that can be read, a ``dataset.json`` that does not fit.
     """
     folder = Path(folder)
@@ -66,11 +70,13 @@ def find_dataset(folder: Path) -> Dataset:
         raise InputError(f"{folder} is a file, not a folder of scans.", "Give the folder that holds it.")
     try:
         if (folder / "dataset.json").exists():
-            return _find_described(folder)
-        dataset = _find_plain(folder) or _find_dicom(folder)
+            dataset = _find_described(folder)
+        else:
+            dataset = _find_plain(folder) or _find_dicom(folder)
         if dataset is None:
             _explain_nothing(folder)
-        return dataset
+        classes = read_classes(folder, [case.name for case in dataset.cases], class_column)
+        return replace(dataset, cases=tuple(replace(case, class_name=classes.get(case.name)) for case in dataset.cases))
     except PermissionError as error:
         raise InputError(f"{error.filename or folder} may not be read by you.", "Change its permissions.") from error
 

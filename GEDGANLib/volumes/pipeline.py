@@ -53,6 +53,7 @@ class CaseFacts:
     labelled: bool
     label_voxels: dict[str, int] = field(default_factory=dict)
     label_reach: tuple[float, ...] = (0.0, 0.0, 0.0)
+    class_name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def check_dataset(dataset: Dataset, progress: Progress = _quiet) -> Fingerprint:
         except InputError as error:
             faults.append(error)
             continue
-        facts.append(_facts(case, table))
+        facts.append(_facts(case, table, files.class_name))
         if case.label_values is not None:
             names = {table.name_of(int(v), case)[0] for v in np.unique(case.label_values) if v}
             value_sets[files.name] = frozenset(names)
@@ -125,7 +126,7 @@ def _all_in_one(faults: list[InputError]) -> InputError:
     )
 
 
-def _facts(case: RawCase, table: LabelTable) -> CaseFacts:
+def _facts(case: RawCase, table: LabelTable, class_name: str | None) -> CaseFacts:
     image, affine = to_closest_ras(case.image, case.affine)
     spacing = spacing_of(affine)
     reach, voxels = np.zeros(3), {}
@@ -149,6 +150,7 @@ def _facts(case: RawCase, table: LabelTable) -> CaseFacts:
         labelled=case.label_values is not None,
         label_voxels=voxels,
         label_reach=tuple(float(x) for x in reach),
+        class_name=class_name,
     )
 
 
@@ -205,6 +207,7 @@ class WorkingCase:
     :param labels: (*grid) uint8, 0 background; None without segmentation.
     :param affine: of the grid in this patient, (4, 4).
     :param source_affine: of the case before; with ``source_shape`` the grid that :func:`from_working` returns to.
+    :param class_name: kind of case; None where it is not known.
     """
 
     name: str
@@ -213,6 +216,7 @@ class WorkingCase:
     affine: np.ndarray
     source_affine: np.ndarray
     source_shape: tuple[int, ...]
+    class_name: str | None = None
 
 
 def map_intensities(image: np.ndarray, ranges: list[tuple[float, float]]) -> np.ndarray:
@@ -260,7 +264,13 @@ def to_working(case: Case, plan) -> WorkingCase:
         labels = resample_labels(labels, affine, target, tuple(plan.grid.shape))
     moved = resample(image, affine, target, plan.grid.shape)
     return WorkingCase(
-        case.name, map_intensities(moved, ranges), labels, target, case.affine, tuple(case.image.shape[1:])
+        case.name,
+        map_intensities(moved, ranges),
+        labels,
+        target,
+        case.affine,
+        tuple(case.image.shape[1:]),
+        case.class_name,
     )
 
 
@@ -318,4 +328,13 @@ def load_case(
             "Make a new plan with `gedgan plan`, or correct the segmentation.",
         )
     indices = table.renumber(raw, labels) if known else None
-    return Case(raw.name, raw.image, indices, raw.affine, labels, dataset.channel_names, dataset.description)
+    return Case(
+        raw.name,
+        raw.image,
+        indices,
+        raw.affine,
+        labels,
+        dataset.channel_names,
+        dataset.description,
+        class_name=files.class_name,
+    )

@@ -19,8 +19,8 @@ import torch
 from common import best_convolution_rate, machine, seconds, table
 from torch.profiler import ProfilerActivity, profile
 
+from GEDGANLib.device import choose_device
 from GEDGANLib.networks.cost import step_costs
-from GEDGANLib.plan import choose_device
 from GEDGANLib.planning import make_plan
 from GEDGANLib.training.trainer import Trainer
 from GEDGANLib.volumes.cohort import make_case

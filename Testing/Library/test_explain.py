@@ -17,7 +17,8 @@ from GEDGANLib.errors import InputError
 from GEDGANLib.structure.shape import ShapeField
 from GEDGANLib.synthesis.explain import structure_maps, unlikeness_map
 from GEDGANLib.synthesis.model_file import load_model
-from GEDGANLib.training.run import Limit, claim_run_folder, train
+from GEDGANLib.training.request import Limit, claim_run_folder
+from GEDGANLib.training.run import train
 from GEDGANLib.training.trainer import Trainer
 from GEDGANLib.volumes.case import Case
 from GEDGANLib.volumes.files import read_volume
@@ -27,8 +28,8 @@ def test_the_discriminator_falls_apart_into_places(small_plan, small_cases):
     trainer = Trainer(small_plan, small_cases, "cpu", 0)
     for weight in trainer.discriminator.parameters():
         torch.nn.init.normal_(weight, std=0.2)
-    case, labelled = trainer._cases(torch.arange(3))
-    inputs = trainer._see(case)
+    batch = trainer.loader.read(torch.arange(3))
+    inputs, labelled = trainer._see(trainer._case(batch)), batch.labelled
     realness = trainer.discriminator.realness(*inputs, labelled=labelled)
     logits = trainer.discriminator(*inputs, labelled=labelled)
     torch.testing.assert_close(realness.flatten(1).sum(1) + trainer.discriminator.logit.bias, logits)

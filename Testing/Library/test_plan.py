@@ -70,7 +70,7 @@ def test_an_edit_counts(tmp_path):
         (lambda plan: plan["channels"][0].update(typical=[5]), "two typical intensities"),
         (lambda plan: plan["training"].update(batch=2.5), "training.batch is 2.5 and must be a whole number"),
         (lambda plan: plan["training"].update(learning_rate="fast"), "'fast' and must be a number"),
-        (lambda plan: plan["training"].update(precision="bfloat16"), "training.precision is 'bfloat16'"),
+        (lambda plan: plan["training"].update(precision="int8"), "training.precision is 'int8'"),
         (lambda plan: plan["training"].update(beta2=1.5), "from 0 to below 1"),
         (lambda plan: plan["training"].update(ema_share=-1), "must not be below 0"),
         (lambda plan: plan["field"].update(rho=-1), "field.rho is -1"),

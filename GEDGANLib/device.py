@@ -1,0 +1,25 @@
+"""Where to compute: CUDA before Apple's GPU before the CPU, and what each is called."""
+
+from __future__ import annotations
+
+from .errors import InputError
+
+DEVICE_WORDS = {"cpu": "a CPU", "mps": "an Apple GPU", "cuda": "a CUDA GPU"}
+
+
+def choose_device(wanted: str = "auto") -> str:
+    """``cuda``, ``mps`` or ``cpu``: the best there is, or the one that is asked for.
+
+    :raises InputError: the one asked for is not there.
+    """
+    import torch
+
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if wanted == "auto":
+        return next(device for device, there in available.items() if there)
+    if wanted not in available:
+        raise InputError(f"There is no kind of device called {wanted}.", "Choose auto, cuda, mps or cpu.")
+    if not available[wanted]:
+        reason = "" if wanted != "cuda" or torch.version.cuda else " (this PyTorch was built without CUDA)"
+        raise InputError(f"No {wanted} device can be used here{reason}.", "Use --device auto, or repair the driver.")
+    return wanted

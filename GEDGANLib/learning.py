@@ -1,0 +1,239 @@
+"""What the commands of ``gedgan`` do that learn from data: check, plan, train.
+
+Heavy packages are imported by the command that needs them, so that help and mistyped options answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .errors import InputError
+from .jobs import Events, JsonEvents, SilentEvents
+
+PREPARED = "prepared"
+"""Folder of a run with its cases on the working grid; it can be deleted, and is made anew where it is missing."""
+
+
+def _spacing(values: Sequence[float] | None) -> list[float] | None:
+    if values is None:
+        return None
+    if len(values) not in (1, 3):
+        raise InputError(f"--spacing was given {len(values)} numbers.", "Give one for all axes, or three.")
+    return list(values) * (3 if len(values) == 1 else 1)
+
+
+def run_check(arguments: argparse.Namespace, events: Events) -> None:
+    from .volumes.dataset import find_dataset
+    from .volumes.pipeline import check_dataset
+
+    dataset = find_dataset(arguments.data, arguments.class_column)
+    with events.bar("reading") as show:
+        fingerprint = check_dataset(dataset, show)
+    _print_fingerprint(fingerprint, arguments.data)
+
+
+def _print_fingerprint(fingerprint, folder: Path) -> None:
+    from collections import Counter
+
+    import numpy as np
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    cases = fingerprint.cases
+    shapes, spacings = np.array([case.shape for case in cases]), np.array([case.spacing for case in cases])
+    labelled = sum(case.labelled for case in cases)
+    table = Table(title=f"{folder}: {len(cases)} cases, {labelled} with segmentation, all good", title_justify="left")
+    for heading in ("", "smallest", "median", "largest"):
+        table.add_column(heading)
+    for words, values in (("voxels", shapes), ("spacing, mm", spacings)):
+        numbers = (values.min(0), np.median(values, axis=0), values.max(0))
+        table.add_row(words, *(" x ".join(f"{x:.4g}" for x in row) for row in numbers))
+    for index, name in enumerate(fingerprint.channel_names):
+        _lows, highs = np.array([case.percentiles[index] for case in cases]).T
+        table.add_row(f"{name}, 99.5th percentile", *(f"{x:.4g}" for x in (highs.min(), np.median(highs), highs.max())))
+    for label in fingerprint.labels:
+        voxels = np.array([case.label_voxels.get(label.name, 0) for case in cases if case.labelled])
+        row = (voxels.min(), np.median(voxels), voxels.max())
+        table.add_row(f"label {label.value} {label.name}, voxels", *(f"{x:.0f}" for x in row))
+    console.print(table)
+    classes = Counter(case.class_name or "not known" for case in cases)
+    if set(classes) != {"not known"}:
+        console.print("Classes: " + ", ".join(f"{name} {count}" for name, count in sorted(classes.items())))
+    for warning in fingerprint.warnings:
+        console.print(f"[yellow]Note:[/yellow] {warning}")
+
+
+def _make_plan(arguments: argparse.Namespace, dataset, device: str, events: Events):
+    """The plan for a data set as the options ask for it.
+
+    :raises InputError: it cannot fit the memory of the device.
+    """
+    from .planning import make_plan
+    from .volumes.pipeline import check_dataset
+
+    spacing = _spacing(arguments.spacing)
+    with events.bar("reading") as show:
+        fingerprint = check_dataset(dataset, show)
+    for warning in fingerprint.warnings:
+        events.emit("warning", message=warning)
+    return make_plan(fingerprint, device, arguments.grid, spacing, arguments.method or "ged"), fingerprint
+
+
+def run_plan(arguments: argparse.Namespace, events: Events) -> None:
+    from .device import choose_device
+    from .fitting import refuse_what_cannot_fit
+    from .volumes.dataset import find_dataset
+    from .volumes.writing import claim_new_file
+
+    claim_new_file(arguments.output, ".json")
+    device = choose_device(arguments.device)
+    plan, fingerprint = _make_plan(arguments, find_dataset(arguments.data, arguments.class_column), device, events)
+    refuse_what_cannot_fit(plan, fingerprint, device)
+    plan.save(arguments.output)
+    print(f"{arguments.output} is written. What it decides:")
+    for reason in plan.reasons:
+        print(f"  - {reason}")
+    print(
+        f"  - Expected on {device}: {plan.prediction.memory_gb:g} GB of memory and "
+        f"{plan.prediction.minutes_per_1000_steps:g} minutes for 1000 steps."
+    )
+
+
+def run_train(arguments: argparse.Namespace, events: Events) -> None:
+    from .device import choose_device
+    from .training.team import Team
+
+    team = Team.join(choose_device(arguments.device))
+    try:
+        _train(arguments, events if team.leads else SilentEvents(), team)
+    finally:
+        team.leave()
+
+
+def _train(arguments: argparse.Namespace, events: Events, team) -> None:
+    from .device import choose_device
+    from .plan import Plan
+    from .training.request import Limit
+    from .training.run import Options, train
+    from .volumes.prepared import PreparedCases
+
+    run, device = arguments.output, choose_device(arguments.device)
+    weights: dict[str, Any] = {}
+    if team.leads:
+        plan, cases, weights = _prepare(arguments, device, events)
+    # The others wait for the plan and the prepared cases, which the first process has written.
+    team.wait()
+    if not team.leads:
+        plan, cases = Plan.load(run / "plan.json"), PreparedCases(run / PREPARED)
+    limit, seed = Limit(arguments.steps, arguments.minutes), arguments.seed
+    if limit == Limit():
+        limit = None if arguments.resume else Limit(minutes=60.0)
+    if seed is None and not arguments.resume:
+        seed = 0
+    options = Options(
+        team=team,
+        workers=arguments.workers,
+        changes_accepted=arguments.accept_changed_data,
+        tensorboard=arguments.tensorboard,
+        start_from=weights,
+    )
+    data = str(arguments.data.resolve())
+    model = train(plan, cases, run, limit, device, seed, events.emit, data, arguments.resume, options)
+    if team.leads and not isinstance(events, JsonEvents):
+        print(f"The model is {model}. Training and synthesized cases: {run / 'preview.png'}")
+        print(f"Try: gedgan synthesize {shlex.quote(str(model))} -n 8 -o OUT --scene OUT/scene.mrb")
+
+
+def _prepare(arguments: argparse.Namespace, device: str, events: Events) -> tuple:
+    """Plan, cases on its grid and, to start from a model, its weights; the run folder is claimed and holds the plan.
+
+    :raises InputError: whatever is wrong with data, plan, model or folder; a folder that was made for it is gone again.
+    """
+    import shutil
+
+    from .plan import Plan
+    from .training.request import claim_run_folder
+    from .volumes.dataset import find_dataset
+    from .volumes.prepared import prepare_cases
+
+    run, weights = arguments.output, {}
+    dataset = find_dataset(arguments.data, arguments.class_column)
+    _refuse_contradictions(arguments)
+    if arguments.resume:
+        claim_run_folder(run, resume=True)
+    else:
+        _refuse_taken(run)
+    plan_path = run / "plan.json" if arguments.resume else arguments.plan
+    if plan_path is not None:
+        plan = Plan.load(plan_path)
+    elif arguments.start_from is not None:
+        plan, weights = _plan_from_model(arguments, dataset, device, events)
+    else:
+        from .fitting import refuse_what_cannot_fit
+
+        plan, fingerprint = _make_plan(arguments, dataset, device, events)
+        refuse_what_cannot_fit(plan, fingerprint, device)
+    existed = run.exists()
+    claim_run_folder(run, arguments.resume)
+    try:
+        with events.bar("bringing the cases to one grid") as show:
+            cases = prepare_cases(dataset, plan, run / PREPARED, show)
+        if len(cases) - plan.training.held_out < 2:
+            raise InputError(
+                f"{arguments.data} holds {len(cases)} case(s), of which {plan.training.held_out} are to be held out; "
+                "learning needs at least 2.",
+                "Add more scans.",
+            )
+        if not arguments.resume:
+            plan.save(run / "plan.json")
+    except InputError:
+        if not arguments.resume:
+            shutil.rmtree(run / PREPARED, ignore_errors=True)
+            if not existed:
+                run.rmdir()
+        raise
+    return plan, cases, weights
+
+
+def _refuse_contradictions(arguments: argparse.Namespace) -> None:
+    if arguments.resume and arguments.plan is not None:
+        raise InputError("--resume goes on with the plan of its run.", "Leave --plan out, or train in a new folder.")
+    if arguments.start_from is not None and (arguments.resume or arguments.plan is not None):
+        raise InputError(
+            "--from starts a new run with the plan of its model.", "Leave --resume and --plan out, or leave --from out."
+        )
+    if arguments.freeze and arguments.start_from is None:
+        raise InputError("--freeze keeps weights of a model, and none is given.", "Add --from MODEL.")
+    given = arguments.plan is not None or arguments.resume or arguments.start_from is not None
+    if given and (arguments.grid or arguments.spacing or arguments.method):
+        raise InputError("--grid, --spacing and --method make a plan, but one is given.", "Edit the plan instead.")
+
+
+def _plan_from_model(arguments: argparse.Namespace, dataset, device: str, events: Events) -> tuple:
+    from .planning import plan_from_model
+    from .synthesis.model_file import load_model
+    from .volumes.pipeline import check_dataset
+
+    model = load_model(arguments.start_from, "cpu", with_critic=True)
+    with events.bar("reading") as show:
+        fingerprint = check_dataset(dataset, show)
+    for warning in fingerprint.warnings:
+        events.emit("warning", message=warning)
+    plan = plan_from_model(model.plan, fingerprint, device, arguments.freeze, str(arguments.start_from))
+    weights = {"generator": model.generator.state_dict()}
+    if model.critic is not None:
+        weights["discriminator"] = model.critic.discriminator.state_dict()
+    return plan, weights
+
+
+def _refuse_taken(run: Path) -> None:
+    """Say at once that the folder is taken, before minutes of reading."""
+    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+        from .training.request import claim_run_folder
+
+        claim_run_folder(run, resume=False)

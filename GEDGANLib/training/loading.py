@@ -1,0 +1,98 @@
+"""Batches of cases, fetched while the step before is still being computed."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..volumes.pipeline import WorkingCase
+
+AHEAD = 2
+"""Batches that are fetched before they are asked for."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Cases as they lie in memory, on the CPU.
+
+    :param images: (N, C, *grid) float32 in [-1, 1].
+    :param labels: (N, *grid) uint8; zeros where there are none.
+    :param labelled: (N,) bool.
+    :param classes: (N,) index of the class, -1 where it is not known.
+    """
+
+    images: Tensor
+    labels: Tensor
+    labelled: Tensor
+    classes: Tensor
+
+
+class Loader:
+    """Gives the batch of a step; with workers, the next ones are read meanwhile.
+
+    Reading is copying from mapped files, during which other threads run, so threads are enough: they work everywhere,
+    Slicer and Windows included. What a batch holds does not depend on how many there are.
+
+    :param choose: step -> indices of its cases.
+    :param class_names: whose positions :attr:`Batch.classes` tells.
+    :param workers: threads; 0 reads when the batch is asked for.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[WorkingCase],
+        choose: Callable[[int], Tensor],
+        class_names: Sequence[str] = (),
+        workers: int = 1,
+    ) -> None:
+        self._cases = cases
+        self._choose = choose
+        self._class_index = {name: index for index, name in enumerate(class_names)}
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="cases") if workers else None
+        self._pending: OrderedDict[int, Future[Batch]] = OrderedDict()
+        self.waited = 0.0
+        """Seconds that steps have waited for their cases."""
+
+    def batch(self, step: int) -> Batch:
+        """The cases of ``step``.
+
+        :raises OSError: a file of the prepared cases is gone.
+        """
+        start = time.perf_counter()
+        batch = self._batch(step)
+        self.waited += time.perf_counter() - start
+        return batch
+
+    def _batch(self, step: int) -> Batch:
+        if self._pool is None:
+            return self.read(self._choose(step))
+        for ahead in range(step, step + 1 + AHEAD):
+            if ahead not in self._pending:
+                self._pending[ahead] = self._pool.submit(self.read, self._choose(ahead))
+        result = self._pending.pop(step).result()
+        for earlier in [number for number in self._pending if number < step]:
+            del self._pending[earlier]
+        return result
+
+    def read(self, chosen: Tensor) -> Batch:
+        """The cases with these indices."""
+        cases = [self._cases[int(index)] for index in chosen]
+        labels = [np.zeros(case.image.shape[1:], np.uint8) if case.labels is None else case.labels for case in cases]
+        return Batch(
+            images=torch.from_numpy(np.stack([case.image for case in cases])),
+            labels=torch.from_numpy(np.stack(labels)),
+            labelled=torch.tensor([case.labels is not None for case in cases]),
+            classes=torch.tensor([self._class_index.get(case.class_name, -1) for case in cases]),
+        )
+
+    def close(self) -> None:
+        """Let go of the threads."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)

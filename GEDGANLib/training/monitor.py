@@ -1,0 +1,89 @@
+"""Watches a training for what goes wrong with few cases, and says what can be done about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..volumes.pipeline import WorkingCase
+
+WATCHED = 16
+"""Synthesized cases that are looked at each time."""
+SIDE = 16
+"""Blocks along each axis of the small pictures in which cases are compared."""
+FROM_PROGRESS = 0.3
+"""Share of the run before which nothing is said: a training starts from the mean of its cases, all alike."""
+COLLAPSED, KNOWN_BY_HEART, COPIED = 0.1, 0.9, 0.5
+"""Bounds: of diversity relative to real cases, of over-fitting, and of the distance to the nearest training case
+relative to that of held-out cases."""
+FEWEST_HELD_OUT = 5
+"""Held-out cases below which nothing is said of copies."""
+
+COLLAPSE_ADVICE = (
+    "The synthesized cases hardly differ from each other ({figure:.0%} of the variety of the training cases): the "
+    "generator has collapsed. Stop, double training.penalty_weight or halve training.learning_rate in the plan, and "
+    "train anew."
+)
+OVERFITTING_ADVICE = (
+    "The discriminator knows its {cases} training cases by heart ({figure:.0%} of what tells real from synthesized "
+    "cases does not hold for held-out ones), though augmentation is as strong as it may be. More cases help most; "
+    "unlabelled ones do too. Longer training will not."
+)
+COPY_ADVICE = (
+    "Synthesized cases lie closer to training cases than held-out real ones do ({figure:.0%} of their distance): some "
+    "may be copies of patients. Do not share them before `preview.png` was looked at; more cases, or an earlier stop, "
+    "make copies less likely."
+)
+
+
+def small_pictures(images: Tensor) -> Tensor:
+    """Images (N, C, *spatial) as vectors of block means, (N, C * blocks)."""
+    sides = [min(SIDE, side) for side in images.shape[2:]]
+    pool = functional.adaptive_avg_pool3d if images.ndim == 5 else functional.adaptive_avg_pool2d
+    return pool(images.float(), sides).flatten(1)
+
+
+class Monitor:
+    """Compares synthesized cases with training and held-out ones, in small pictures that are made once.
+
+    :param training, held_out: cases on the working grid.
+    """
+
+    def __init__(self, training: Sequence[WorkingCase], held_out: Sequence[WorkingCase]) -> None:
+        self._training = self._pictures(training)
+        self._held_out = self._pictures(held_out) if held_out else None
+        self._said: set[str] = set()
+
+    @staticmethod
+    def _pictures(cases: Sequence[WorkingCase]) -> Tensor:
+        return torch.cat([small_pictures(torch.from_numpy(case.image[None].copy())) for case in cases])
+
+    def warnings(self, images: Tensor, strength: Any, progress: float) -> list[str]:
+        """What is wrong and was not said before.
+
+        :param images: synthesized, (N, C, *grid), on the CPU.
+        :param strength: of the augmentation, a :class:`GEDGANLib.training.augmentation.Strength`.
+        :param progress: of the run, in [0, 1].
+        """
+        if progress < FROM_PROGRESS:
+            return []
+        made = small_pictures(images)
+        found = {}
+        diversity = float(made.var(0).sum() / self._training.var(0).sum().clamp_min(1e-12))
+        if diversity < COLLAPSED:
+            found["collapse"] = COLLAPSE_ADVICE.format(figure=diversity)
+        known = strength.overfitting
+        if known is not None and known > KNOWN_BY_HEART and strength.value >= 0.99 * strength.largest:
+            found["overfitting"] = OVERFITTING_ADVICE.format(figure=min(known, 1.0), cases=len(self._training))
+        if self._held_out is not None and len(self._held_out) >= FEWEST_HELD_OUT:
+            nearest = [torch.cdist(pictures, self._training).min(1).values for pictures in (made, self._held_out)]
+            closeness = float(nearest[0].median() / nearest[1].median().clamp_min(1e-12))
+            if closeness < COPIED and "collapse" not in found:
+                found["copies"] = COPY_ADVICE.format(figure=closeness)
+        new = [words for kind, words in found.items() if kind not in self._said]
+        self._said |= set(found)
+        return new

@@ -1,0 +1,130 @@
+"""What a training was asked for, and whether a run folder may be used for it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .. import __version__
+from ..errors import InputError
+from ..volumes.pipeline import WorkingCase
+from ..volumes.writing import claim_empty_folder, explain_unwritable, probe, write_bytes
+
+NAMES_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Limit:
+    """When a training ends: after so many steps or so many minutes, whichever is given."""
+
+    steps: int | None = None
+    minutes: float | None = None
+
+    def progress(self, step: int, seconds: float) -> float:
+        """Share of the run that is done, in [0, 1]."""
+        if self.steps is not None:
+            return min(step / self.steps, 1.0)
+        return min(seconds / (60 * self.minutes), 1.0)
+
+    def seconds_left(self, step: int, seconds: float) -> float | None:
+        """Expected seconds to the end; None before the first step."""
+        if self.steps is None:
+            return max(60 * self.minutes - seconds, 0.0)
+        return (self.steps - step) * seconds / step if step else None
+
+
+def claim_run_folder(run: Path, resume: bool) -> None:
+    """Make sure that a training may write into ``run``, and create it.
+
+    :raises InputError: it holds another run or other files, or cannot be written.
+    """
+    if not resume:
+        if (run / "run.json").exists():
+            raise InputError(f"{run} already holds another run.", "Give a new folder, or continue it with --resume.")
+        claim_empty_folder(run)
+        return
+    if not (run / "run.json").exists():
+        raise InputError(f"{run} holds no run that could be resumed.", "Train without --resume.")
+    try:
+        probe(run)
+    except OSError as error:
+        raise explain_unwritable(run, error) from error
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a training was asked for, as ``run.json`` keeps it.
+
+    :param data: where the cases came from.
+    :param cases: name of each case, in order, and a digest of it on the working grid, see :func:`digests_of`.
+    """
+
+    data: str
+    cases: dict[str, str]
+    seed: int
+    limit: Limit
+    device: str
+    version: str = __version__
+
+    def save(self, run: Path) -> None:
+        write_bytes(run / "run.json", json.dumps(asdict(self), indent=1).encode("utf-8"))
+
+    @classmethod
+    def load(cls, run: Path) -> Request:
+        """Read ``run.json``.
+
+        :raises InputError: it is damaged.
+        """
+        try:
+            values = json.loads((run / "run.json").read_text(encoding="utf-8"))
+            request = cls(**{**values, "limit": Limit(**values["limit"])})
+            if not isinstance(request.cases, dict):
+                raise TypeError("cases")
+            return request
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise InputError(f"{run / 'run.json'} cannot be read.", "Train in a new folder.") from error
+
+
+def digests_of(cases: Sequence[WorkingCase]) -> dict[str, str]:
+    """Name of each case -> a short text that changes with any of its voxels and with its class."""
+    digests = {}
+    for case in cases:
+        digest = hashlib.sha256((case.class_name or "").encode("utf-8"))
+        digest.update(np.ascontiguousarray(case.image))
+        digest.update(b"" if case.labels is None else np.ascontiguousarray(case.labels))
+        digests[case.name] = digest.hexdigest()[:16]
+    return digests
+
+
+def what_changed(before: dict[str, str], now: dict[str, str]) -> str:
+    """How the data differ from those a run was started with, in words; "" where they do not."""
+    kinds = {
+        "new": [name for name in now if name not in before],
+        "gone": [name for name in before if name not in now],
+        "changed": [name for name in now if name in before and now[name] != before[name]],
+    }
+    parts = []
+    for word, names in kinds.items():
+        if names:
+            more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+            parts.append(f"{len(names)} {word} ({', '.join(names[:NAMES_SHOWN])}{more})")
+    if not parts and list(before) != list(now):
+        parts.append("the cases come in another order")
+    return ", ".join(parts)
+
+
+def refuse_other(before: Request, run: Path, now: dict[str, str], seed: int | None, changes_accepted: bool) -> None:
+    """:raises InputError: the data or the seed are not those that ``run`` was started with."""
+    changes = what_changed(before.cases, now)
+    if changes and not changes_accepted:
+        raise InputError(
+            f"The data are not those that {run} was started with ({before.data or 'unnamed'}): {changes}.",
+            "Give the same data to resume, add --accept-changed-data to go on with these, or train in a new folder.",
+        )
+    if seed is not None and seed != before.seed:
+        raise InputError(f"{run} was started with seed {before.seed}, not {seed}.", "Resume without --seed.")

@@ -1,0 +1,62 @@
+"""Which class each case belongs to: a column of the table ``participants.tsv`` beside the images, as BIDS has it."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from ..errors import InputError
+
+TABLES = ("participants.tsv", "participants.csv")
+IDENTIFIERS = ("participant_id", "case", "name", "id")
+DEFAULT_COLUMN = "class"
+UNKNOWN = {"", "n/a", "na", "nan", "none", "unknown"}
+MAXIMUM_CLASSES = 16
+
+
+def read_classes(folder: Path, names: list[str], column: str | None = None) -> dict[str, str]:
+    """Class of each case, by its name; cases of which it is not known are left out.
+
+    :param names: of the cases; a row's identifier may also have BIDS' ``sub-`` before the name.
+    :param column: of the table; when not given, ``class`` if the table has it, and else there are no classes.
+    :raises InputError: a column was asked for and there is no table, or none of that name; too many classes; no row
+        that belongs to a case.
+    """
+    path = next((folder / name for name in TABLES if (folder / name).exists()), None)
+    if path is None:
+        if column is not None:
+            raise InputError(
+                f"{folder} has no {TABLES[0]} that could tell the classes.",
+                f"Write one: a line a case, with the columns {IDENTIFIERS[0]} and {column}, separated by tabs.",
+            )
+        return {}
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read: {error}.", "Save it as UTF-8 text separated by tabs.") from error
+    columns = list(rows[0]) if rows else []
+    wanted = column or DEFAULT_COLUMN
+    if wanted not in columns:
+        if column is None:
+            return {}
+        there = ", ".join(str(name) for name in columns) or "none"
+        raise InputError(f"{path} has no column called {column}; it has {there}.", "Name one of them.")
+    identifier = next((name for name in IDENTIFIERS if name in columns), columns[0])
+    given = {str(row[identifier]).removeprefix("sub-"): str(row[wanted] or "").strip() for row in rows}
+    classes = {name: given.get(name.removeprefix("sub-"), "") for name in names}
+    known = {name: value for name, value in classes.items() if value.lower() not in UNKNOWN}
+    if not known:
+        raise InputError(
+            f"{path} tells the {wanted} of none of the cases: its {identifier} are called {next(iter(given))} and the "
+            f"like, the cases {names[0]} and the like.",
+            "Both need the same names.",
+        )
+    kinds = sorted(set(known.values()))
+    if len(kinds) > MAXIMUM_CLASSES:
+        raise InputError(
+            f"The column {wanted} of {path} has {len(kinds)} different values, {kinds[0]} and {kinds[1]} among them; "
+            f"classes can be {MAXIMUM_CLASSES} at most.",
+            "Name a column with few values, or sort them into groups first.",
+        )
+    return known

@@ -1,0 +1,144 @@
+"""Cases brought to the working grid once and kept in a folder that can be deleted at any time.
+
+The folder holds ``images.npy`` (cases, channels, *grid; float32 in [-1, 1]), ``labels.npy`` (cases, *grid; uint8) and
+``cases.json``. The arrays are mapped into memory, so that as much of them is in memory as the system has room for,
+and a data set may be larger than that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+from .dataset import CaseFiles, Dataset
+from .pipeline import Progress, WorkingCase, _quiet, load_working_cases
+from .writing import explain_unwritable, write_bytes
+
+FORMAT_VERSION = 1
+
+
+class PreparedCases(Sequence[WorkingCase]):
+    """Cases on the working grid; their arrays are views of files, and are read where they are touched.
+
+    :param folder: as :func:`prepare_cases` wrote it.
+    :raises OSError, ValueError, KeyError: it is not complete.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._about = json.loads((folder / "cases.json").read_text(encoding="utf-8"))
+        self._images = np.load(folder / "images.npy", mmap_mode="r")
+        self._labels = np.load(folder / "labels.npy", mmap_mode="r")
+        if not len(self._images) == len(self._labels) == len(self._about["cases"]):
+            raise ValueError(f"{folder} is not complete")
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> WorkingCase:
+        about = self._about["cases"][index]
+        return WorkingCase(
+            name=about["name"],
+            image=self._images[index],
+            labels=self._labels[index] if about["labelled"] else None,
+            affine=np.array(about["affine"]),
+            source_affine=np.array(about["source_affine"]),
+            source_shape=tuple(about["source_shape"]),
+            class_name=about["class"],
+        )
+
+    @property
+    def key(self) -> str:
+        """Changes with the files they were made from and with what of the plan they depend on."""
+        return self._about["key"]
+
+
+def prepare_cases(dataset: Dataset, plan, folder: Path, progress: Progress = _quiet) -> PreparedCases:
+    """Bring the cases of ``dataset`` to the plan's grid, unless ``folder`` has them already.
+
+    :param folder: its parent exists; it is replaced where it was made from other files or for another grid.
+    :raises InputError: a file that cannot be used, data that do not fit the plan, a full disk.
+    """
+    key = _key(dataset, plan)
+    try:
+        prepared = PreparedCases(folder)
+        if prepared.key == key:
+            return prepared
+        del prepared  # a mapped file cannot be removed on Windows
+    except (OSError, ValueError, KeyError):
+        pass
+    partial = folder.with_name(f".partial-{os.getpid()}-{folder.name}")
+    try:
+        partial.mkdir()
+        _write(dataset, plan, partial, key, progress)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(partial, folder)
+    except OSError as error:
+        raise explain_unwritable(folder, error) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return PreparedCases(folder)
+
+
+def _write(dataset: Dataset, plan, folder: Path, key: str, progress: Progress) -> None:
+    shape = tuple(plan.grid.shape)
+    count = len(dataset.cases)
+    new = np.lib.format.open_memmap
+    images = new(folder / "images.npy", "w+", np.float32, (count, len(plan.channels), *shape))
+    labels = new(folder / "labels.npy", "w+", np.uint8, (count, *shape))
+    # Room for everything, before hours are spent on what would not fit: a sparse file promises what is not there.
+    needed = images.nbytes + labels.nbytes
+    free = shutil.disk_usage(folder).free
+    if free < 1.02 * needed:
+        raise InputError(
+            f"The prepared cases need {needed / 1e9:.1f} GB in {folder.parent}, which has {free / 1e9:.1f} GB left.",
+            "Free some space, choose a run folder on another disk, or take larger voxels (--spacing).",
+        )
+    about = []
+    for index, case in enumerate(load_working_cases(dataset, plan, progress)):
+        images[index] = case.image
+        if case.labels is not None:
+            labels[index] = case.labels
+        about.append(
+            {
+                "name": case.name,
+                "labelled": case.labels is not None,
+                "class": case.class_name,
+                "affine": case.affine.tolist(),
+                "source_affine": case.source_affine.tolist(),
+                "source_shape": list(case.source_shape),
+            }
+        )
+    images.flush()
+    labels.flush()
+    content = {"format_version": FORMAT_VERSION, "key": key, "cases": about}
+    write_bytes(folder / "cases.json", json.dumps(content, indent=1).encode("utf-8"))
+
+
+def _key(dataset: Dataset, plan) -> str:
+    files = [[case.name, case.class_name, [_stamp(path) for path in _files_of(case)]] for case in dataset.cases]
+    names = [[label.index, label.value, label.name] for label in plan.labels]
+    channels = [[channel.name, channel.mapping, channel.typical] for channel in plan.channels]
+    grid = [plan.grid.shape, plan.grid.spacing]
+    text = json.dumps([FORMAT_VERSION, grid, channels, names, sorted(dataset.label_names.items()), files])
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def _files_of(case: CaseFiles) -> list[Path]:
+    found: list[Path] = []
+    for path in (*case.images, *([case.label] if case.label is not None else [])):
+        found += sorted(path.iterdir()) if path.is_dir() else [path]
+    return found
+
+
+def _stamp(path: Path) -> list[Any]:
+    status = path.stat()
+    return [str(path.resolve()), status.st_size, status.st_mtime_ns]
