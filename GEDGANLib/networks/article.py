@@ -63,8 +63,11 @@ class ArticleGenerator(nn.Module):
         )
         _initialise(self)
 
-    def forward(self, latent: Tensor) -> Tensor:
-        """Return a case for each latent, (N, latent_size) -> (N, image_channels + label_count + 1, *shape)."""
+    def forward(self, latent: Tensor, class_weights: None = None) -> Tensor:
+        """Return a case for each latent, (N, latent_size) -> (N, image_channels + label_count + 1, *shape).
+
+        ``class_weights`` is taken for the sake of one signature, here and in the discriminator.
+        """
         x = self.dense(latent).unflatten(1, (WIDTHS[0], *self.coarse_shape))
         for normalisation, stage in zip(self.normalisations, self.stages):
             x = stage(functional.leaky_relu(normalisation(x), SLOPE))
@@ -95,8 +98,14 @@ class ArticleDiscriminator(nn.Module):
         """The first ``stages`` convolutions."""
         return list(self.stages[:stages])
 
-    def forward(self, case: Tensor, field: Tensor | None = None, labelled: Tensor | None = None) -> Tensor:
-        """Return how real each case is, (N,). ``field`` and ``labelled`` are taken for the sake of one signature."""
+    def forward(
+        self,
+        case: Tensor,
+        field: Tensor | None = None,
+        labelled: Tensor | None = None,
+        class_weights: Tensor | None = None,
+    ) -> Tensor:
+        """Return how real each case is, (N,). All but ``case`` is taken for the sake of one signature."""
         x = case
         for stage in self.stages:
             x = functional.dropout(functional.leaky_relu(stage(x), SLOPE), DROPOUT, self.training)

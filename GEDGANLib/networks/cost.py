@@ -24,7 +24,7 @@ PROCESS_MEMORY = 0.6e9
 ACTIVATION_COPIES = 3.0 * 4
 
 
-def count(network: nn.Module, *inputs: torch.Tensor) -> tuple[float, float]:
+def count(network: nn.Module, *inputs: torch.Tensor | None) -> tuple[float, float]:
     """Floating-point operations of the convolutions and values kept, for one forward pass of a network on meta."""
     operations = kept = 0.0
 
@@ -77,8 +77,9 @@ def step_costs(plan) -> StepCosts:
         generator, discriminator = build_generator(plan), build_discriminator(plan)
         case = torch.empty(batch, case_channels, *plan.grid.shape)
         field = torch.empty(batch, beside, *(side // plan.field.stride for side in plan.grid.shape)) if beside else None
-        generator_operations, generator_kept = count(generator, torch.empty(batch, plan.networks.latent_size))
-        discriminator_operations, discriminator_kept = count(discriminator, case, field)
+        classes = torch.empty(batch, len(plan.classes)) if plan.classes else None
+        generator_operations, generator_kept = count(generator, torch.empty(batch, plan.networks.latent_size), classes)
+        discriminator_operations, discriminator_kept = count(discriminator, case, field, None, classes)
     kept = max(4 * discriminator_kept, generator_kept + discriminator_kept)
     kept += 4 * batch * voxels * (case_channels + beside / plan.field.stride**plan.spatial_dims)
     return StepCosts(

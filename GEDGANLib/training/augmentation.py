@@ -53,7 +53,7 @@ class Drawn:
     :param mirrored: (N, D) bool.
     :param contrast, brightness, gamma: (N, C).
     :param noise: (N,), standard deviation.
-    :param noise_seed: of the noise itself.
+    :param noise_seeds: (N,), of the noise itself.
     :param cut_start, cut_end: (N, D), voxels of the box that is emptied; equal for none.
     """
 
@@ -64,14 +64,13 @@ class Drawn:
     brightness: Tensor
     gamma: Tensor
     noise: Tensor
-    noise_seed: int
+    noise_seeds: Tensor
     cut_start: Tensor
     cut_end: Tensor
 
     def part(self, chosen: slice) -> Drawn:
         """The same for some of the cases."""
-        values = vars(self).items()
-        return Drawn(**{name: value[chosen] if isinstance(value, Tensor) else value for name, value in values})
+        return Drawn(**{name: value[chosen] for name, value in vars(self).items()})
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,7 @@ class Augmentation:
             brightness=strengths[1] * BRIGHTNESS,
             gamma=2 ** (strengths[2] * LOG2_GAMMA),
             noise=normal(count).abs() * NOISE * fires["noise"],
-            noise_seed=int(torch.randint(2**62, (1,), generator=random)),
+            noise_seeds=torch.randint(2**62, (count,), generator=random),
             cut_start=start.long(),
             cut_end=end.long(),
         )
@@ -193,9 +192,9 @@ def _recolour(image: Tensor, drawn: Drawn) -> Tensor:
     if bool((drawn.contrast != 1).any() or (drawn.brightness != 0).any()):
         image = image * column(drawn.contrast) + column(drawn.brightness)
     if bool((drawn.noise > 0).any()):
-        random = torch.Generator().manual_seed(drawn.noise_seed)
-        noise = torch.randn(image.shape, generator=random).to(image.device)
-        image = image + noise * column(drawn.noise)
+        seeded = [torch.Generator().manual_seed(seed) for seed in drawn.noise_seeds.tolist()]
+        noise = torch.stack([torch.randn(image.shape[1:], generator=random) for random in seeded])
+        image = image + noise.to(image) * column(drawn.noise)
     return image
 
 

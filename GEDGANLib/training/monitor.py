@@ -15,8 +15,8 @@ WATCHED = 16
 """Synthesized cases that are looked at each time."""
 SIDE = 16
 """Blocks along each axis of the small pictures in which cases are compared."""
-FROM_PROGRESS = 0.3
-"""Share of the run before which nothing is said: a training starts from the mean of its cases, all alike."""
+FROM_PROGRESS, FROM_STEP = 0.3, 300
+"""Share of the run and step before which nothing is said: a training starts from the mean of its cases, all alike."""
 COLLAPSED, KNOWN_BY_HEART, COPIED = 0.1, 0.9, 0.5
 """Bounds: of diversity relative to real cases, of over-fitting, and of the distance to the nearest training case
 relative to that of held-out cases."""
@@ -62,14 +62,14 @@ class Monitor:
     def _pictures(cases: Sequence[WorkingCase]) -> Tensor:
         return torch.cat([small_pictures(torch.from_numpy(case.image[None].copy())) for case in cases])
 
-    def warnings(self, images: Tensor, strength: Any, progress: float) -> list[str]:
+    def warnings(self, images: Tensor, strength: Any, progress: float, step: int) -> list[str]:
         """What is wrong and was not said before.
 
         :param images: synthesized, (N, C, *grid), on the CPU.
         :param strength: of the augmentation, a :class:`GEDGANLib.training.augmentation.Strength`.
         :param progress: of the run, in [0, 1].
         """
-        if progress < FROM_PROGRESS:
+        if progress < FROM_PROGRESS or step < FROM_STEP:
             return []
         made = small_pictures(images)
         found = {}

@@ -326,7 +326,8 @@ class _Run:
 
         plan, count = self.plan, len(self.plan.channels)
         outputs = self._synthesized(WATCHED)
-        for words in self.monitor.warnings(outputs[:, :count], self.trainer.strength, self.progress()):
+        where = self.progress(), self.trainer.step_count
+        for words in self.monitor.warnings(outputs[:, :count], self.trainer.strength, *where):
             self._warn(words)
         made = [
             Case(

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from common import machine
 
-from GEDGANLib.plan import Plan
+from GEDGANLib.plan import Augmentation, Plan
 from GEDGANLib.planning import make_plan
 from GEDGANLib.quality.distances import coverage, kernel_distance, relative_diversity
 from GEDGANLib.quality.features import Encoder
@@ -106,13 +106,15 @@ class Trial:
             optimizer=self.optimizer,
             labelled_share=0.0 if self.labelled is None else LABELLED_SHARE,
             statistics_weight=plan.training.statistics_weight if self.statistics is None else self.statistics,
+            held_out=0,  # what is held out here is held out of the training altogether
         )
         scales = {"sigma": self.scale * plan.field.sigma, "rho": self.scale * plan.field.rho}
         field = replace(plan.field, **scales, **VARIANTS[self.variant])
         networks = replace(plan.networks, **PAIR_HEADS[self.heads])
         few = len(data.training) if self.labelled is None else self.labelled
         cases = [case if i < few else replace(case, labels=None) for i, case in enumerate(data.training)]
-        return replace(plan, field=field, networks=networks, training=training), cases
+        parts = {"field": field, "networks": networks, "training": training}
+        return replace(plan, augmentation=Augmentation(), **parts), cases
 
 
 @dataclass(frozen=True)

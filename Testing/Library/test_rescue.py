@@ -1,0 +1,176 @@
+"""What saves a training: going back when losses leave the numbers, warnings, memory that is asked for first, kills."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from GEDGANLib import fitting
+from GEDGANLib.cli import main
+from GEDGANLib.errors import InputError
+from GEDGANLib.planning import make_plan
+from GEDGANLib.training.augmentation import Strength
+from GEDGANLib.training.checkpoint import checkpoints, load_checkpoint
+from GEDGANLib.training.monitor import Monitor
+from GEDGANLib.training.request import Limit, claim_run_folder
+from GEDGANLib.training.run import Options, train
+from GEDGANLib.training.trainer import Trainer
+from GEDGANLib.volumes.dataset import find_dataset
+from GEDGANLib.volumes.pipeline import WorkingCase, check_dataset
+
+
+class Spoiled:
+    """A trainer whose steps leave the numbers as often as asked for, once the count of steps is reached."""
+
+    def __init__(self, monkeypatch, times: int, at: int = 3) -> None:
+        self.left = times
+        original = Trainer.step
+
+        def step(trainer):
+            figures = original(trainer)
+            if self.left and trainer.step_count >= at:
+                self.left -= 1
+                with torch.no_grad():
+                    next(trainer.generator.parameters()).fill_(float("nan"))
+                return replace(figures, generator_loss=float("nan"))
+            return figures
+
+        monkeypatch.setattr(Trainer, "step", step)
+
+
+def test_losses_that_leave_the_numbers_send_it_back_with_a_smaller_step(small_plan, small_cases, tmp_path, monkeypatch):
+    Spoiled(monkeypatch, 2)
+    run, said = tmp_path / "run", []
+    claim_run_folder(run, False)
+    train(small_plan, small_cases, run, Limit(steps=5), "cpu", 0, lambda event, **f: said.append((event, f)))
+    warnings = [fields["message"] for event, fields in said if event == "warning"]
+    assert [f"({count} of 3 times)" in words for count, words in enumerate(warnings, 1)] == [True, True]
+    assert "left the numbers at step 3: it goes on from step 0 with 0.25" in warnings[1]
+    tensors, state = load_checkpoint(run)
+    assert state["rollbacks"] == 2 and float(tensors["rate_factor"]) == 0.25
+    assert all(torch.isfinite(tensor).all() for tensor in load_file(run / "model.safetensors").values())
+    steps = [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()]
+    assert steps == sorted(set(steps)) and steps[-1] == 5
+
+
+def test_it_gives_up_with_an_explanation_and_a_checkpoint_that_is_good(small_plan, small_cases, tmp_path, monkeypatch):
+    Spoiled(monkeypatch, 100)
+    run = tmp_path / "run"
+    claim_run_folder(run, False)
+    with pytest.raises(InputError, match=r"for the 4th time.*Halve learning_rate or double penalty_weight"):
+        train(small_plan, small_cases, run, Limit(steps=5), "cpu", 0, lambda event, **fields: None)
+    tensors, state = load_checkpoint(run)
+    assert state["step"] == 0 and all(torch.isfinite(t).all() for t in tensors.values() if t.is_floating_point())
+
+
+def working(images) -> list[WorkingCase]:
+    return [WorkingCase(f"{i}", image, None, np.eye(4), np.eye(4), image.shape[1:]) for i, image in enumerate(images)]
+
+
+def test_collapse_overfitting_and_copies_are_told_once_with_advice():
+    draw = np.random.default_rng(0)
+    training, held_out = (draw.standard_normal((n, 1, 12, 12, 12)).astype(np.float32) for n in (30, 6))
+    monitor = Monitor(working(training), working(held_out))
+    calm, wild = Strength(0.8, 0.5, 1000), Strength(0.8, 0.5, 10)
+    for _ in range(3):
+        wild.measure(2.0, 0.1, 0.0, 16)
+    fresh = torch.from_numpy(draw.standard_normal((16, 1, 12, 12, 12)).astype(np.float32))
+    alike = torch.from_numpy(training[:1]).repeat(16, 1, 1, 1, 1)
+    copies = torch.from_numpy(training[:16]) + 0.02 * fresh
+    assert monitor.warnings(alike, wild, 0.1, 5000) == monitor.warnings(alike, wild, 0.9, 200) == []  # too early
+    assert monitor.warnings(fresh, calm, 0.5, 1000) == []
+    assert ["collapsed" in words for words in monitor.warnings(alike, calm, 0.5, 1000)] == [True]
+    assert ["by heart" in words for words in monitor.warnings(fresh, wild, 0.5, 1000)] == [True]
+    assert ["copies of patients" in words for words in monitor.warnings(copies, calm, 0.5, 1000)] == [True]
+    assert monitor.warnings(copies, wild, 0.9, 1000) == []
+
+
+def test_a_plan_that_cannot_fit_is_refused_with_one_that_does(cohort_folder, tmp_path, monkeypatch, capsys):
+    fingerprint = check_dataset(find_dataset(cohort_folder))
+    plan = make_plan(fingerprint, "cpu", spacing=(2.0,) * 3)
+    fitting.refuse_what_cannot_fit(plan, fingerprint, "cpu", 1e12)
+    available = 0.8e9 * plan.prediction.memory_gb
+    with pytest.raises(InputError, match="GB free") as caught:
+        fitting.refuse_what_cannot_fit(plan, fingerprint, "cpu", available)
+    spacing = [float(word) for word in caught.value.hint.split("--spacing ")[1].split(",")[0].split()]
+    smaller = make_plan(fingerprint, "cpu", spacing=spacing)
+    assert smaller.prediction.memory_gb * 1e9 <= available and max(spacing) < 4.0
+    with pytest.raises(InputError, match="more memory"):
+        fitting.refuse_what_cannot_fit(plan, fingerprint, "cpu", 1e6)
+    monkeypatch.setattr(fitting, "available_memory", lambda device: 0.7e9)
+    options = [str(cohort_folder), "-o"]
+    assert main(["plan", *options, str(tmp_path / "plan.json"), "--spacing", "2"]) == 2
+    assert main(["train", *options, str(tmp_path / "run"), "--spacing", "2", "--steps", "1"]) == 2
+    assert "The nearest plan that fits: --spacing" in capsys.readouterr().err
+    assert not (tmp_path / "plan.json").exists() and not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_kills_at_twenty_random_instants_change_nothing(cohort_folder, tmp_path):
+    """SIGKILL, resume, twenty times over; the weights at the end are those of a training that nobody touched."""
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    code = (
+        "import torch; torch.set_num_threads(1)\n"
+        "import GEDGANLib.training.run as run; run.CHECKPOINT_SECONDS = 0.15\n"
+        "from GEDGANLib.cli import main; raise SystemExit(main())"
+    )
+    options = ["--steps", "80", "--workers"]
+
+    def start(folder, *more):
+        command = [sys.executable, "-c", code, "train", str(cohort_folder), "-o", str(folder), *options, *more]
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+    straight = start(whole, "0")
+    assert straight.wait(timeout=200) == 0, straight.stderr.read()
+    chance, kills, begun = random.Random(0), 0, False
+    while kills < 20:
+        # Another number of workers each time; until there is a run, the start is repeated.
+        begun = begun or (run / "run.json").exists()
+        worker = start(run, str(kills % 3), *(["--resume"] if begun else []))
+        deadline = time.monotonic() + 60
+        before = [path.name for path in checkpoints(run)]
+        # Every other kill comes once it has saved something, the others wherever they find it.
+        while kills % 2 and worker.poll() is None and time.monotonic() < deadline:
+            if [path.name for path in checkpoints(run)] != before:
+                break
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0, 0.4) if kills % 2 else chance.uniform(0.5, 3.0))
+        if worker.poll() is not None:
+            break
+        os.kill(worker.pid, signal.SIGKILL)
+        worker.communicate()
+        kills += 1
+        if not begun and not (run / "run.json").exists() and run.exists():
+            # Killed while it was getting ready: what is left of that is no run yet.
+            subprocess.run(["rm", "-r", str(run)], check=True)
+    assert kills >= 15
+    worker = start(run, "1", "--resume")
+    _, errors = worker.communicate(timeout=200)
+    assert worker.returncode in (0, 2) and "Traceback" not in errors
+    ours, theirs = load_file(run / "model.safetensors"), load_file(whole / "model.safetensors")
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_options_do_not_change_what_is_learned(small_plan, small_cases, tmp_path):
+    models = []
+    for workers in (0, 2):
+        run = tmp_path / f"run{workers}"
+        claim_run_folder(run, False)
+        options = Options(workers=workers)
+        path = train(
+            small_plan, small_cases, run, Limit(steps=3), "cpu", 0, lambda event, **fields: None, options=options
+        )
+        models.append(load_file(path))
+    assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
