@@ -23,7 +23,7 @@ FORMAT_VERSION = 1
 METHODS = ("ged", "article")
 ARTICLE_STRIDE = 8
 OBJECTIVES = ("relativistic", "bce", "hinge", "wasserstein", "article")
-PRECISIONS, VOLUMES = ("float32", "bfloat16", "float16"), ("whole",)
+PRECISIONS, VOLUMES = ("float32", "bfloat16", "float16"), ("whole", "parts")
 MAPPINGS = ("percentiles", "window")
 HEADS, PAIR_SEES = ("shared", "separate"), ("image", "field", "both")
 FIELD_KINDS = ("eigen-directional", "tensor", "gradient", "none")
@@ -133,6 +133,8 @@ class Training:
     :param held_out: cases that teach nothing: they steer the augmentation and show over-fitting.
     :param balance: how much more often cases of rare classes and with rare labels are drawn: 0 as often as there are
         such cases, 1 all groups equally often. See ``training.sampling``.
+    :param volume: ``whole``, or ``parts``: all of a case coarsely and a part of it finely, see ``networks.parts``.
+    :param part: voxels of such a part, multiples of 4.
     :param frozen_stages: of the discriminator, finest first, that keep their weights when a model is trained further.
     """
 
@@ -152,6 +154,7 @@ class Training:
     held_out: int = 0
     balance: float = 0.0
     frozen_stages: int = 0
+    part: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -288,6 +291,14 @@ class Plan:
                 refuse(f"{name} is {value!r}", f"Choose {', '.join(map(str, known))}.")
         if self.method != "article" and not 0 <= self.field.stage < len(networks.discriminator_widths):
             refuse(f"field.stage is {self.field.stage}, but there are {len(networks.discriminator_widths)} stages")
+        if training.volume == "parts":
+            if self.method == "article" or len(networks.generator_widths) < 3:
+                refuse("training on parts needs the method ged and at least 3 stages", "Set training.volume to whole.")
+            fits = len(training.part) == dims and all(
+                side > 0 and side % 4 == 0 and side <= whole for side, whole in zip(training.part, grid.shape)
+            )
+            if not fits:
+                refuse(f"training.part {training.part} does not fit", "Its sides must be multiples of 4 in the grid.")
         if networks.heads == "separate" and not self.labels:
             refuse("separate heads need labels, and there are none", "Set networks.heads to shared.")
         if networks.heads == "separate" and networks.pair_sees != "image" and self.field.kind == "none":

@@ -15,7 +15,13 @@ from .plan import AUGMENTATIONS, Augmentation, Channel, Field, Grid, Networks, P
 from .volumes.pipeline import Fingerprint
 
 WHOLE_VOLUME_VOXELS = {"cpu": 64**3, "mps": 96**3, "cuda": 128**3}
-"""Voxels up to which whole volumes are trained on each kind of device; above, the plan takes larger voxels."""
+"""Voxels up to which whole volumes are trained on each kind of device."""
+LARGEST_VOXELS = {"cpu": 64**3, "mps": 160**3, "cuda": 256**3}
+"""Voxels up to which a plan keeps the voxels of the data: above what is trained whole, it trains on parts."""
+PART_SIDE = 64
+"""Voxels of a part along each axis, where the volume is as long."""
+TOLERANCE = 1.6
+"""How far beyond its voxels a grid may come to lie when its sides are rounded up for the networks."""
 
 
 def make_plan(
@@ -48,7 +54,9 @@ def make_plan(
         networks = Networks(widths[::-1], widths, 1, 128)
         classes, balance = _choose_balance(fingerprint, reasons)
         training = replace(
-            _choose_training(device, grid.shape), balance=balance, held_out=_choose_held_out(fingerprint, reasons)
+            _choose_training(device, grid.shape, stages, reasons),
+            balance=balance,
+            held_out=_choose_held_out(fingerprint, reasons),
         )
         augmentation = _choose_augmentation(training.held_out, reasons)
         reasons.append(
@@ -99,19 +107,27 @@ ARTICLE_TRAINING = Training(
 """What the article trains with; its code minimises the binary cross-entropy."""
 
 
-def _choose_training(device: str, shape: Sequence[int]) -> Training:
-    batch = {"cpu": 4, "mps": 8, "cuda": 16}[device]
+def _choose_training(device: str, shape: Sequence[int], stages: int, reasons: list[str]) -> Training:
+    parts = math.prod(shape) > TOLERANCE * WHOLE_VOLUME_VOXELS[device] and stages >= 3
+    batch = ({"cpu": 2, "mps": 2, "cuda": 4} if parts else {"cpu": 4, "mps": 8, "cuda": 16})[device]
+    part = tuple(min(side, PART_SIDE) for side in shape) if parts else ()
+    if parts:
+        reasons.append(
+            f"Trained on parts: all of a case at a quarter of its resolution, and {' x '.join(map(str, part))} voxels "
+            f"of it in full, since {DEVICE_WORDS[device]} cannot train so large a volume as a whole."
+        )
     # Taken where neither a penalty nor the field is; on CUDA alone.
     precision = "bfloat16" if device == "cuda" else "float32"
     return Training(
         batch=batch,
         learning_rate=1e-3,
         beta2=0.9,
-        penalty_weight=_penalty_weight(shape, batch),
+        penalty_weight=_penalty_weight(part or shape, batch),
         statistics_weight=1.0,
         ema_share=0.05,
         precision=precision,
-        volume="whole",
+        volume="parts" if parts else "whole",
+        part=part,
     )
 
 
@@ -142,7 +158,7 @@ def _choose_grid(
         spacing = np.array(wanted_spacing, dtype=float)
         reasons.append(f"Spacing {_words(spacing)} mm, as asked for.")
     else:
-        budget = WHOLE_VOLUME_VOXELS[device]
+        budget = LARGEST_VOXELS[device]
         if np.prod(extent / spacing) > budget * 1.05:
             finest = spacing.copy()
             # Larger voxels along the finest axes first, so that thick slices keep their in-plane resolution longest.
@@ -152,8 +168,8 @@ def _choose_grid(
                 low, high = (middle, high) if np.prod(extent / np.maximum(spacing, middle)) > budget else (low, middle)
             spacing = np.maximum(spacing, math.ceil(high * 100) / 100)
             reasons.append(
-                f"Spacing {_words(spacing)} mm instead of the data's {_words(finest)} mm, so that a whole volume fits "
-                f"what {DEVICE_WORDS[device]} trains."
+                f"Spacing {_words(spacing)} mm instead of the data's {_words(finest)} mm, so that a volume fits what "
+                f"{DEVICE_WORDS[device]} trains."
             )
         else:
             reasons.append(f"Spacing {_words(spacing)} mm: that of the median case.")

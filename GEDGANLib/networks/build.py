@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,7 @@ from .article import ArticleDiscriminator, ArticleGenerator
 from .blocks import channels_last
 from .discriminator import Discriminator, SeparateHeads
 from .generator import Generator
+from .parts import FACTOR, FINE_STAGES, PartsDiscriminator, PartsGenerator
 
 
 def field_channels(plan) -> int:
@@ -65,35 +68,100 @@ def build_field(plan, tau: float) -> StructureField | None:
     )
 
 
-def build_generator(plan) -> Generator | ArticleGenerator:
+def coarse_plan(plan):
+    """The plan of the coarse whole, where a plan trains on parts: its grid, field and discriminator."""
+    grid = plan.grid
+    spacing = [FACTOR * side for side in grid.spacing]
+    # The centre of the first coarse voxel is that of the fine voxels it stands for.
+    moved = [
+        first + sum(row[axis] * (FACTOR - 1) / 2 * grid.spacing[axis] for axis in range(len(spacing)))
+        for first, row in zip(grid.origin, grid.directions)
+    ]
+    coarse = replace(
+        grid, shape=tuple(side // FACTOR for side in grid.shape), spacing=tuple(spacing), origin=tuple(moved)
+    )
+    widths = plan.networks.discriminator_widths[1 : len(plan.networks.discriminator_widths) - FINE_STAGES]
+    return replace(
+        plan,
+        grid=coarse,
+        field=replace(plan.field, sigma=FACTOR * plan.field.sigma, rho=FACTOR * plan.field.rho),
+        networks=replace(plan.networks, discriminator_widths=widths, generator_widths=widths[::-1]),
+        training=replace(plan.training, volume="whole", part=()),
+    )
+
+
+def plan_of_critic(plan):
+    """The plan of what judges whole cases: the coarse one where a plan trains on parts, else the plan itself."""
+    return coarse_plan(plan) if plan.training.volume == "parts" else plan
+
+
+def part_plan(plan):
+    """The plan of a fine part, as :func:`coarse_plan` of the whole; its discriminator has one head."""
+    stages = 0
+    while stages < len(plan.networks.discriminator_widths) and all(
+        side % 2 ** (stages + 1) == 0 and side >> (stages + 1) >= 2 for side in plan.training.part
+    ):
+        stages += 1
+    widths = plan.networks.discriminator_widths[:stages]
+    return replace(
+        plan,
+        grid=replace(plan.grid, shape=tuple(plan.training.part)),
+        networks=replace(plan.networks, discriminator_widths=widths, generator_widths=widths[::-1], heads="shared"),
+        training=replace(plan.training, volume="whole", part=()),
+    )
+
+
+def _parts_discriminator(plan) -> PartsDiscriminator:
+    whole, fine = build_discriminator(coarse_plan(plan)), part_plan(plan)
+    return PartsDiscriminator(whole, Discriminator(**_discriminator_options(fine, plan.spatial_dims)), plan.grid.shape)
+
+
+def build_generator(plan) -> Generator | PartsGenerator | ArticleGenerator:
     """Generator with freshly drawn weights for a :class:`GEDGANLib.plan.Plan`."""
     if plan.method == "article":
         return ArticleGenerator(
             plan.spatial_dims, plan.grid.shape, len(plan.channels), len(plan.labels), plan.networks.latent_size
         ).to(memory_format=channels_last(plan.spatial_dims))
-    generator = Generator(
-        spatial_dims=plan.spatial_dims,
-        shape=plan.grid.shape,
-        image_channels=len(plan.channels),
-        label_count=len(plan.labels),
-        widths=plan.networks.generator_widths,
-        latent_size=plan.networks.latent_size,
-        class_count=len(plan.classes),
-        blocks=plan.networks.blocks,
-    )
-    return generator.to(memory_format=channels_last(plan.spatial_dims))
-
-
-def build_discriminator(plan) -> Discriminator | SeparateHeads | ArticleDiscriminator:
-    """Discriminator with freshly drawn weights for a :class:`GEDGANLib.plan.Plan`."""
-    if plan.method == "article":
-        return ArticleDiscriminator(plan.spatial_dims, plan.grid.shape, len(plan.channels), len(plan.labels)).to(
-            memory_format=channels_last(plan.spatial_dims)
-        )
     options = {
         "spatial_dims": plan.spatial_dims,
         "shape": plan.grid.shape,
         "image_channels": len(plan.channels),
+        "label_count": len(plan.labels),
+        "widths": plan.networks.generator_widths,
+        "latent_size": plan.networks.latent_size,
+        "class_count": len(plan.classes),
+        "blocks": plan.networks.blocks,
+    }
+    if plan.training.volume == "parts":
+        generator = PartsGenerator(part=plan.training.part, **options)
+    else:
+        generator = Generator(**options)
+    return generator.to(memory_format=channels_last(plan.spatial_dims))
+
+
+def build_discriminator(plan) -> Discriminator | SeparateHeads | PartsDiscriminator | ArticleDiscriminator:
+    """Discriminator with freshly drawn weights for a :class:`GEDGANLib.plan.Plan`."""
+    if plan.training.volume == "parts":
+        return _parts_discriminator(plan).to(memory_format=channels_last(plan.spatial_dims))
+    if plan.method == "article":
+        return ArticleDiscriminator(plan.spatial_dims, plan.grid.shape, len(plan.channels), len(plan.labels)).to(
+            memory_format=channels_last(plan.spatial_dims)
+        )
+    options = _discriminator_options(plan)
+    if plan.networks.heads == "separate":
+        unseen = {"image": {"field_channels": 0}, "field": {"image_channels": 0}, "both": {}}[plan.networks.pair_sees]
+        image_head = Discriminator(**{**options, "label_count": 0, "agreement_channels": 0})
+        discriminator = SeparateHeads(image_head, Discriminator(**{**options, **unseen}))
+    else:
+        discriminator = Discriminator(**options)
+    return discriminator.to(memory_format=channels_last(plan.spatial_dims))
+
+
+def _discriminator_options(plan, position_channels: int = 0) -> dict:
+    return {
+        "spatial_dims": plan.spatial_dims,
+        "shape": plan.grid.shape,
+        "image_channels": len(plan.channels) + position_channels,
         "label_count": len(plan.labels),
         "field_channels": field_channels(plan),
         "widths": plan.networks.discriminator_widths,
@@ -102,10 +170,3 @@ def build_discriminator(plan) -> Discriminator | SeparateHeads | ArticleDiscrimi
         "blocks": plan.networks.blocks,
         "class_count": len(plan.classes),
     }
-    if plan.networks.heads == "separate":
-        unseen = {"image": {"field_channels": 0}, "field": {"image_channels": 0}, "both": {}}[plan.networks.pair_sees]
-        image_head = Discriminator(**{**options, "label_count": 0, "agreement_channels": 0})
-        discriminator = SeparateHeads(image_head, Discriminator(**{**options, **unseen}))
-    else:
-        discriminator = Discriminator(**options)
-    return discriminator.to(memory_format=channels_last(plan.spatial_dims))

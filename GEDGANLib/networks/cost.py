@@ -9,7 +9,14 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from .build import agreement_channels, build_discriminator, build_generator, field_channels
+from .build import (
+    agreement_channels,
+    build_discriminator,
+    build_generator,
+    coarse_plan,
+    field_channels,
+    part_plan,
+)
 
 # Products of one step in units of one forward pass of one case. A backward pass costs two forward ones, a second
 # backward through it two more. D's step: fakes, then real and fake with penalties; G's: fakes, D on real and fake.
@@ -73,6 +80,8 @@ def step_costs(plan) -> StepCosts:
     voxels, batch = math.prod(plan.grid.shape), plan.training.batch
     case_channels = len(plan.channels) + (len(plan.labels) + 1 if plan.labels else 0)
     beside = field_channels(plan) + agreement_channels(plan)
+    if plan.training.volume == "parts":
+        return _parts_costs(plan)
     with torch.device("meta"):
         generator, discriminator = build_generator(plan), build_discriminator(plan)
         case = torch.empty(batch, case_channels, *plan.grid.shape)
@@ -82,6 +91,34 @@ def step_costs(plan) -> StepCosts:
         discriminator_operations, discriminator_kept = count(discriminator, case, field, None, classes)
     kept = max(4 * discriminator_kept, generator_kept + discriminator_kept)
     kept += 4 * batch * voxels * (case_channels + beside / plan.field.stride**plan.spatial_dims)
+    return StepCosts(
+        GENERATOR_PASSES * generator_operations + DISCRIMINATOR_PASSES * discriminator_operations,
+        kept,
+        sum(weight.numel() for network in (generator, discriminator) for weight in network.parameters()),
+    )
+
+
+def _parts_costs(plan) -> StepCosts:
+    """The same for a plan that trains on parts: its coarse whole and its parts."""
+    batch, dims = plan.training.batch, plan.spatial_dims
+    part, coarse = part_plan(plan), coarse_plan(plan)
+    case_channels = len(plan.channels) + (len(plan.labels) + 1 if plan.labels else 0)
+    beside = field_channels(plan) + agreement_channels(plan)
+    starts = torch.zeros(batch, dims, dtype=torch.long)
+    with torch.device("meta"):
+        generator, discriminator = build_generator(plan), build_discriminator(plan)
+        cases = [torch.empty(batch, case_channels, *each.grid.shape) for each in (coarse, part)]
+        fields = [
+            torch.empty(batch, beside, *(side // plan.field.stride for side in each.grid.shape)) if beside else None
+            for each in (coarse, part)
+        ]
+        classes = torch.empty(batch, len(plan.classes)) if plan.classes else None
+        latents = torch.empty(batch, plan.networks.latent_size)
+        generator_operations, generator_kept = count(generator, latents, classes, starts)
+        discriminator_operations, discriminator_kept = count(discriminator, *cases, *fields, None, classes, starts)
+    kept = max(4 * discriminator_kept, generator_kept + discriminator_kept)
+    for each in (coarse, part):
+        kept += 4 * batch * math.prod(each.grid.shape) * (case_channels + beside / plan.field.stride**dims)
     return StepCosts(
         GENERATOR_PASSES * generator_operations + DISCRIMINATOR_PASSES * discriminator_operations,
         kept,

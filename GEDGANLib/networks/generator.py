@@ -29,6 +29,7 @@ class Generator(nn.Module):
     :param latent_size: length of the latent vector, standard normal.
     :param class_count: classes to condition on; 0 for none.
     :param blocks: residual blocks a stage.
+    :param mean_shape: voxels of the learned mean case; ``shape`` when not given, () for none.
     :raises ValueError: a side of ``shape`` is not such a multiple.
     """
 
@@ -42,6 +43,7 @@ class Generator(nn.Module):
         latent_size: int,
         class_count: int = 0,
         blocks: int = 1,
+        mean_shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         stride = 2 ** len(widths)
@@ -69,7 +71,11 @@ class Generator(nn.Module):
         self.narrow = convolution(spatial_dims, widths[-1], narrow, 1)
         self.output = convolution(spatial_dims, narrow, image_channels + label_channels, 3, padding=1)
         # What the output is without any latent, before tanh and softmax; see start_from.
-        self.mean_case = nn.Parameter(torch.zeros(1, image_channels + label_channels, *shape))
+        self.mean_case = (
+            None
+            if mean_shape == ()
+            else nn.Parameter(torch.zeros(1, image_channels + label_channels, *(mean_shape or shape)))
+        )
         with torch.no_grad():
             # Small, so that a training starts close to the mean case.
             self.output.weight.mul_(0.03)
@@ -80,10 +86,7 @@ class Generator(nn.Module):
 
         :param mean_case: (image_channels + label_count + 1, *shape), images in [-1, 1], then shares of the labels.
         """
-        image, labels = mean_case[: self.image_channels], mean_case[self.image_channels :]
-        # Short of the ends of tanh and softmax, where gradients vanish.
-        start = torch.cat([image.clamp(-0.97, 0.97).atanh(), (labels + 0.01).log()])
-        self.mean_case.copy_(start[None])
+        self.mean_case.copy_(start_of_mean_case(mean_case, self.image_channels)[None])
 
     def features(self, latent: Tensor, class_weights: Tensor | None = None) -> dict[str, Tensor]:
         """Return all maps by name, coarsest first: ``stage0`` ... and ``full``, each (N, width, *spatial).
@@ -91,19 +94,54 @@ class Generator(nn.Module):
         The last stage has half the resolution of the output, ``full`` all of it: one vector a voxel, of which image and
         labels are read out.
         """
+        maps = {}
+        x = self.pattern(latent, class_weights)
+        for index in range(len(self.stages)):
+            x = self._stage(index, x)
+            maps[f"stage{index}"] = x
+        maps["full"] = self._full(x)
+        return maps
+
+    def pattern(self, latent: Tensor, class_weights: Tensor | None = None) -> Tensor:
+        """The weighted coarse pattern that the first stage starts from, (N, widths[0], *coarse)."""
         if self.class_count:
             if class_weights is None:
                 raise ValueError("this generator is conditioned on a class: give class_weights, (N, class_count)")
             latent = torch.cat([latent, class_weights], 1)
         weights = self.latent_to_basis(latent)
-        x = self.basis * weights.reshape(*weights.shape, *[1] * (self.basis.ndim - 2))
-        maps = {}
-        for index, (transition, stage) in enumerate(zip(self.transitions, self.stages)):
-            x = transition(x)
-            x = stage(upsample(x) if index else x)
-            maps[f"stage{index}"] = x
-        maps["full"] = upsample(self.narrow(functional.leaky_relu(x, SLOPE)))
-        return maps
+        return self.basis * weights.reshape(*weights.shape, *[1] * (self.basis.ndim - 2))
+
+    def _stage(self, index: int, x: Tensor) -> Tensor:
+        x = self.transitions[index](x)
+        return self.stages[index](upsample(x) if index else x)
+
+    def _full(self, x: Tensor) -> Tensor:
+        return upsample(self.narrow(functional.leaky_relu(x, SLOPE)))
+
+    def stages_to(self, count: int, latent: Tensor, class_weights: Tensor | None = None) -> Tensor:
+        """The maps after the first ``count`` stages."""
+        x = self.pattern(latent, class_weights)
+        for index in range(count):
+            x = self._stage(index, x)
+        return x
+
+    def from_stage(self, first: int, x: Tensor) -> Tensor:
+        """What the stages from ``first`` on make of the maps before them, or of a part of these.
+
+        :returns: (N, channels, *full), before anything is added and before tanh and softmax.
+        """
+        for index in range(first, len(self.stages)):
+            x = self._stage(index, x)
+        full = self._full(x)
+        # In half precision an intensity would be one of a few hundred.
+        with full_precision(full.device):
+            return self.output(functional.leaky_relu(full.float(), SLOPE))
+
+    def read_out(self, output: Tensor) -> Tensor:
+        """Images within [-1, 1] and label probabilities of what the last convolution gives, mean case included."""
+        image, labels = output[:, : self.image_channels], output[:, self.image_channels :]
+        image = torch.tanh(image)
+        return torch.cat([image, labels.softmax(1)], 1) if labels.shape[1] else image
 
     def forward(self, latent: Tensor, class_weights: Tensor | None = None) -> Tensor:
         """Return a case for each latent.
@@ -113,10 +151,13 @@ class Generator(nn.Module):
         :returns: (N, image_channels + label_count + 1, *shape): images within [-1, 1], then label probabilities,
             background first, that sum to 1.
         """
-        full = self.features(latent, class_weights)["full"]
-        # In half precision an intensity would be one of a few hundred.
-        with full_precision(full.device):
-            output = self.mean_case + self.output(functional.leaky_relu(full.float(), SLOPE))
-            image, labels = output[:, : self.image_channels], output[:, self.image_channels :]
-            image = torch.tanh(image)
-            return torch.cat([image, labels.softmax(1)], 1) if labels.shape[1] else image
+        output = self.from_stage(0, self.pattern(latent, class_weights))
+        with full_precision(output.device):
+            return self.read_out(self.mean_case + output)
+
+
+def start_of_mean_case(mean_case: Tensor, image_channels: int) -> Tensor:
+    """What tanh and softmax turn into ``mean_case`` (C + labels, *shape)."""
+    image, labels = mean_case[:image_channels], mean_case[image_channels:]
+    # Short of their ends, where gradients vanish.
+    return torch.cat([image.clamp(-0.97, 0.97).atanh(), (labels + 0.01).log()])

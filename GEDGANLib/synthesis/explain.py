@@ -91,7 +91,7 @@ def unlikeness_map(model: Model, case: Case) -> np.ndarray:
     import torch
     from torch.nn import functional
 
-    from ..networks.build import build_agreement, build_field, seen
+    from ..networks.build import build_agreement, build_field, plan_of_critic, seen
 
     plan, critic = model.plan, model.critic
     if critic is None:
@@ -104,15 +104,18 @@ def unlikeness_map(model: Model, case: Case) -> np.ndarray:
             "Choose a volume like those the model was trained on.",
         )
     working = to_working(case, plan)
+    shape, plan = tuple(plan.grid.shape), plan_of_critic(plan)
     device = next(critic.discriminator.parameters()).device
     image = torch.from_numpy(working.image)[None].to(device)
+    # Means over blocks where the discriminator of whole cases sees them coarsely; as it is elsewhere.
+    image = functional.adaptive_avg_pool3d(image, tuple(plan.grid.shape))
     labels = image.new_zeros(1, len(plan.labels) + 1 if plan.labels else 0, *plan.grid.shape)
     field, agreement = build_field(plan, critic.tau), build_agreement(plan, critic.tau)
     with torch.inference_mode():
         inputs = seen(torch.cat([image, labels], 1), field, agreement, len(plan.channels))
         realness = critic.discriminator.realness(*inputs, labelled=torch.zeros(1, device=device))
         unlike = ((critic.mean - realness) / critic.deviation)[None]
-        full = functional.interpolate(unlike, size=tuple(plan.grid.shape), mode="trilinear", align_corners=False)
+        full = functional.interpolate(unlike, size=shape, mode="trilinear", align_corners=False)
     return resample(full[0].cpu().numpy(), working.affine, case.affine, case.image.shape[1:], outside="border")[0]
 
 

@@ -116,10 +116,10 @@ def load_model(path: Path, device: str = "cpu", with_critic: bool = False) -> Mo
 
 
 def _load_critic(path: Path, plan: Plan, about: dict[str, Any], tensors: dict, device: str) -> Critic:
-    from ..networks.build import build_discriminator
+    from ..networks.build import build_discriminator, plan_of_critic
     from ..networks.discriminator import Critic
 
-    discriminator = build_discriminator(plan)
+    discriminator = build_discriminator(plan_of_critic(plan))
     start = len(DISCRIMINATOR)
     _fill(discriminator, {name[start:]: t for name, t in tensors.items() if name.startswith(DISCRIMINATOR)}, path)
     mean, deviation = (tensors[REALNESS + name].to(device) for name in ("mean", "deviation"))

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..volumes.pipeline import WorkingCase
+from ..volumes.pipeline import WorkingCase, coarse_of
 
 AHEAD = 2
 """Batches that are fetched before they are asked for."""
@@ -26,12 +26,19 @@ class Batch:
     :param labels: (N, *grid) uint8; zeros where there are none.
     :param labelled: (N,) bool.
     :param classes: (N,) index of the class, -1 where it is not known.
+    :param starts: (N, D) first voxels of the parts, where cases are looked at in parts. Then ``images`` and ``labels``
+        are those of the coarse whole, the latter shares (N, labels + 1, *grid / 4), and these are of the parts:
+    :param part_images: (N, C, *part).
+    :param part_labels: (N, *part) uint8.
     """
 
     images: Tensor
     labels: Tensor
     labelled: Tensor
     classes: Tensor
+    starts: Tensor | None = None
+    part_images: Tensor | None = None
+    part_labels: Tensor | None = None
 
 
 class Loader:
@@ -43,6 +50,9 @@ class Loader:
     :param choose: step -> indices of its cases.
     :param class_names: whose positions :attr:`Batch.classes` tells.
     :param workers: threads; 0 reads when the batch is asked for.
+    :param part: voxels of a part, where cases are looked at in parts.
+    :param starts: step -> first voxels of the parts of its cases.
+    :param label_count: labels without background.
     """
 
     def __init__(
@@ -51,9 +61,13 @@ class Loader:
         choose: Callable[[int], Tensor],
         class_names: Sequence[str] = (),
         workers: int = 1,
+        part: Sequence[int] | None = None,
+        starts: Callable[[int], Tensor | None] = lambda step: None,
+        label_count: int = 0,
     ) -> None:
         self._cases = cases
-        self._choose = choose
+        self._choose, self._starts = choose, starts
+        self._part, self._label_count = part, label_count
         self._class_index = {name: index for index, name in enumerate(class_names)}
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="cases") if workers else None
         self._pending: OrderedDict[int, Future[Batch]] = OrderedDict()
@@ -72,25 +86,42 @@ class Loader:
 
     def _batch(self, step: int) -> Batch:
         if self._pool is None:
-            return self.read(self._choose(step))
+            return self.read(self._choose(step), self._starts(step))
         for ahead in range(step, step + 1 + AHEAD):
             if ahead not in self._pending:
-                self._pending[ahead] = self._pool.submit(self.read, self._choose(ahead))
+                self._pending[ahead] = self._pool.submit(self.read, self._choose(ahead), self._starts(ahead))
         result = self._pending.pop(step).result()
         for earlier in [number for number in self._pending if number < step]:
             del self._pending[earlier]
         return result
 
-    def read(self, chosen: Tensor) -> Batch:
-        """The cases with these indices."""
+    def read(self, chosen: Tensor, starts: Tensor | None = None) -> Batch:
+        """The cases with these indices; of their fine voxels the parts that begin at ``starts``, or none."""
         cases = [self._cases[int(index)] for index in chosen]
-        labels = [np.zeros(case.image.shape[1:], np.uint8) if case.labels is None else case.labels for case in cases]
-        return Batch(
-            images=torch.from_numpy(np.stack([case.image for case in cases])),
-            labels=torch.from_numpy(np.stack(labels)),
-            labelled=torch.tensor([case.labels is not None for case in cases]),
-            classes=torch.tensor([self._class_index.get(case.class_name, -1) for case in cases]),
-        )
+        about = {
+            "labelled": torch.tensor([case.labels is not None for case in cases]),
+            "classes": torch.tensor([self._class_index.get(case.class_name, -1) for case in cases]),
+        }
+        if self._part is None:
+            return Batch(*self._stacked(cases, [()] * len(cases)), **about)
+        coarse = [case.coarse or coarse_of(case, self._label_count) for case in cases]
+        images, labels = (torch.from_numpy(np.stack(arrays)) for arrays in zip(*coarse))
+        if starts is None:
+            return Batch(images, labels, **about)
+        places = [
+            tuple(slice(first, first + side) for first, side in zip(start, self._part)) for start in starts.tolist()
+        ]
+        part_images, part_labels = self._stacked(cases, places)
+        return Batch(images, labels, **about, starts=starts, part_images=part_images, part_labels=part_labels)
+
+    @staticmethod
+    def _stacked(cases: Sequence[WorkingCase], places: Sequence[tuple[slice, ...]]) -> tuple[Tensor, Tensor]:
+        images = [case.image[(slice(None), *place)] for case, place in zip(cases, places)]
+        labels = [
+            np.zeros(image.shape[1:], np.uint8) if case.labels is None else case.labels[place]
+            for case, image, place in zip(cases, images, places)
+        ]
+        return torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels))
 
     def close(self) -> None:
         """Let go of the threads."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..volumes.pipeline import WorkingCase
+from ..volumes.case import Case
 
 WATCHED = 16
 """Synthesized cases that are looked at each time."""
@@ -50,17 +50,18 @@ def small_pictures(images: Tensor) -> Tensor:
 class Monitor:
     """Compares synthesized cases with training and held-out ones, in small pictures that are made once.
 
-    :param training, held_out: cases on the working grid.
+    :param training, held_out: cases on the grid of what is going to be synthesized.
     """
 
-    def __init__(self, training: Sequence[WorkingCase], held_out: Sequence[WorkingCase]) -> None:
+    def __init__(self, training: Iterable[Case], held_out: Iterable[Case]) -> None:
         self._training = self._pictures(training)
-        self._held_out = self._pictures(held_out) if held_out else None
+        self._held_out = self._pictures(held_out)
         self._said: set[str] = set()
 
     @staticmethod
-    def _pictures(cases: Sequence[WorkingCase]) -> Tensor:
-        return torch.cat([small_pictures(torch.from_numpy(case.image[None].copy())) for case in cases])
+    def _pictures(cases: Iterable[Case]) -> Tensor | None:
+        pictures = [small_pictures(torch.from_numpy(case.image[None].copy())) for case in cases]
+        return torch.cat(pictures) if pictures else None
 
     def warnings(self, images: Tensor, strength: Any, progress: float, step: int) -> list[str]:
         """What is wrong and was not said before.

@@ -174,7 +174,9 @@ class _Run:
         about = {"device": device, "seed": seed, "step": state["step"], "total": limit.steps}
         self.emit("started", run=str(self.run), cases=len(self.cases), processes=self.team.size, **about)
         self.trainer = Trainer(self.plan, self.cases, device, seed, self.team, self.options.workers)
-        self.monitor = Monitor(self.trainer.cases, self.trainer.held_out) if self.team.leads else None
+        view = self.trainer.view
+        groups = (map(view.real_sketch, cases) for cases in (self.trainer.cases, self.trainer.held_out))
+        self.monitor = Monitor(*groups) if self.team.leads else None
         if resume:
             self._restore(tensors, state["step"])
         elif self.options.start_from:
@@ -218,7 +220,7 @@ class _Run:
         self.trainer.generator.load_state_dict(weights["generator"])
         self.trainer.average.load_state_dict(weights["generator"])
         if weights.get("discriminator"):
-            self.trainer.discriminator.load_state_dict(weights["discriminator"])
+            self.trainer.view.of_whole(self.trainer.discriminator).load_state_dict(weights["discriminator"])
 
     def _rewrite_log(self, last_step: int) -> None:
         """Keep the log up to ``last_step``: what came after is going to be trained again."""
@@ -324,8 +326,8 @@ class _Run:
     def _write_preview(self) -> None:
         from .monitor import WATCHED
 
-        plan, count = self.plan, len(self.plan.channels)
-        outputs = self._synthesized(WATCHED)
+        plan, count = self.trainer.view.plan, len(self.plan.channels)
+        outputs = self._sketches(WATCHED)
         where = self.progress(), self.trainer.step_count
         for words in self.monitor.warnings(outputs[:, :count], self.trainer.strength, *where):
             self._warn(words)
@@ -339,13 +341,12 @@ class _Run:
             )
             for index, output in enumerate(outputs[:PREVIEW_CASES].numpy())
         ]
-        first = self.trainer.cases[:PREVIEW_CASES]
-        real = [Case(case.name, case.image, case.labels, case.affine, tuple(plan.labels)) for case in first]
+        real = [self.trainer.view.real_sketch(case) for case in self.trainer.cases[:PREVIEW_CASES]]
         title = f"training cases and synthesized ones after {self.trainer.step_count} steps"
         contact_sheet(self.run / "preview.png", [("training", real), ("synthesized", made)], title)
         plot_losses(self.run / "losses.png", self.history)
 
-    def _synthesized(self, number: int):
+    def _sketches(self, number: int):
         """The same cases every time, (number, channels, *grid), on the CPU; of the classes in turn."""
         import torch
 
@@ -358,5 +359,5 @@ class _Run:
                     one_hot = torch.eye(len(self.plan.classes))[index % len(self.plan.classes)][None]
                     classes = (one_hot.to(self.trainer.device),)
                 latent = torch.from_numpy(latent)[None].to(self.trainer.device)
-                outputs.append(self.trainer.average(latent, *classes).cpu())
+                outputs.append(self.trainer.view.sketch(self.trainer.average, latent, classes).cpu())
         return torch.cat(outputs)

@@ -1,7 +1,7 @@
 """The game between generator and discriminator, step by step.
 
-What a step minimises stands in ``objectives``; which cases it looks at in ``sampling``, how they are changed in
-``augmentation``; files and schedules of a whole run stand in ``run``.
+What a step minimises stands in ``objectives``; which cases it looks at in ``sampling`` and ``view``, how they are
+changed in ``augmentation``; files and schedules of a whole run stand in ``run``.
 """
 
 from __future__ import annotations
@@ -16,19 +16,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..networks.blocks import channels_last
-from ..networks.build import build_agreement, build_discriminator, build_field, build_generator, field_channels, seen
+from ..networks.build import build_generator
 from ..networks.discriminator import Critic
 from ..plan import Plan
-from ..structure.field import median_trace
 from ..volumes.pipeline import WorkingCase
-from .augmentation import STEERED_EVERY, Augmentation, Drawn, Strength, apply
+from .augmentation import STEERED_EVERY, Drawn, Strength
 from .conjugate import ConjugateGradient
 from .loading import Batch, Loader
 from .objectives import DiscriminatorLoss, Inputs, Judge, discriminator_loss, generator_loss
 from .sampling import Draws, Sampler, case_weights, split_held_out
 from .statistics import DataStatistics
 from .team import Team
+from .view import Cases, view_of
 
 FINAL_RATE = 0.1
 """Learning rate at the end of the run as a share of that at its start."""
@@ -103,20 +102,22 @@ class Trainer:
         self.sampler = Sampler(
             self.draws, case_weights(self.cases, plan.training.balance), self.labelled, plan.training.labelled_share
         )
-        self.loader = Loader(self.cases, self._choose, plan.classes, workers)
-        self.class_gaps = {name: [0.0, 0] for name in plan.classes}
-
         first = [torch.from_numpy(case.image.copy()) for case in self.cases[:CASES_FOR_TAU]]
-        self.tau = median_trace(first, plan.field.sigma, plan.field.rho, plan.grid.spacing)
-        self.field = build_field(plan, self.tau)
-        self.agreement = build_agreement(plan, self.tau)
-        self.augmentation = Augmentation(plan.augmentation.kinds, plan.augmentation.flips, plan.grid.shape)
+        self.view = view_of(plan, first, self.device)
+        self.loader = Loader(
+            self.cases, self._choose, plan.classes, workers, self.view.part, self._starts, len(plan.labels)
+        )
+        self._held_out_loader = Loader(
+            self.held_out, self._choose, plan.classes, 0, self.view.part, self._starts, len(plan.labels)
+        )
+        self.class_gaps = {name: [0.0, 0] for name in plan.classes}
         self.strength = Strength(plan.augmentation.largest, plan.augmentation.target, plan.augmentation.ramp_cases)
 
         self.generator = build_generator(plan).to(self.device)
-        self.discriminator = build_discriminator(plan).to(self.device)
+        self.discriminator = self.view.discriminator().to(self.device)
         with torch.no_grad():
-            batches = ((self._without_agreement(inputs), labelled) for inputs, labelled in self._whole_data())
+            seen = ((self.view.seen(self.view.real(batch)), batch.labelled) for batch in self._whole_data())
+            batches = ((self.view.with_a_mean(inputs), labelled.to(self.device)) for inputs, labelled in seen)
             self.statistics = DataStatistics.of(batches, len(plan.channels))
         if plan.method != "article":
             self.generator.start_from(self.statistics.means[0])
@@ -144,25 +145,21 @@ class Trainer:
     def _choose(self, step: int) -> Tensor:
         return self.sampler.choose(step, self.plan.training.batch)[self.part]
 
-    def _whole_data(self) -> Iterator[tuple[Inputs, Tensor]]:
-        """All training cases once, in batches, as the discriminator sees them."""
-        for chosen in torch.arange(len(self.cases)).split(self.plan.training.batch):
-            batch = self.loader.read(chosen)
-            yield self._see(self._case(batch)), batch.labelled.to(self.device)
+    def _starts(self, step: int) -> Tensor | None:
+        starts = self.view.starts(self.draws, step)
+        return None if starts is None else starts[self.part]
 
-    def _case(self, batch: Batch) -> Tensor:
-        """Images and one-hot labels of a batch, (N, C + labels, *grid), on the device."""
-        case = batch.images.to(self.device, non_blocking=True)
-        if self.plan.labels:
-            classes = functional.one_hot(batch.labels.to(self.device).long(), len(self.plan.labels) + 1)
-            case = torch.cat([case, classes.movedim(-1, 1).to(case.dtype)], 1)
-        return case.to(memory_format=channels_last(self.plan.spatial_dims))
+    def _whole_data(self) -> Iterator[Batch]:
+        """All training cases once, in batches, as they are; where they are looked at in parts, coarsely."""
+        for chosen in torch.arange(len(self.cases)).split(self.plan.training.batch):
+            yield self.loader.read(chosen)
 
     def _shown(self, batch: Batch) -> dict[str, Tensor | None]:
         """What else the discriminator is told of a batch."""
         # Shutting labels costs copies of the whole batch, forth and back and back again: not where there is no need.
         shown = {"labelled": None if self.all_labelled else batch.labelled.to(self.device)}
-        return shown | ({"class_weights": self._class_weights(batch)} if self.plan.classes else {})
+        shown |= {"class_weights": self._class_weights(batch)} if self.plan.classes else {}
+        return shown | self.view.also_shown(batch)
 
     def _class_weights(self, batch: Batch) -> Tensor:
         """One-hot classes, (N, classes); all zero where a class is not known."""
@@ -178,15 +175,15 @@ class Trainer:
         random = self.draws.of(f"latents of the {player}", self.step_count)
         return torch.randn(shape, generator=random)[self.part].to(self.device)
 
-    def _generate(self, network: nn.Module, player: str, batch: Batch) -> Tensor:
+    def _generate(self, network: nn.Module, player: str, batch: Batch) -> Cases:
         """Cases from latents, of the classes of ``batch``, so that each is paired with a real one of its class."""
         classes = (self._class_weights(batch),) if self.plan.classes else ()
         with self._mixed():
-            return network(self._latents(player), *classes).float()
+            return self.view.generated(network, self._latents(player), classes, batch)
 
-    def _see(self, case: Tensor) -> Inputs:
+    def _see(self, cases: Cases) -> Inputs:
         with torch.autocast(self.device.type, enabled=False):
-            return seen(case, self.field, self.agreement, len(self.plan.channels))
+            return self.view.seen(cases)
 
     def _changes(self, player: str) -> Drawn | None:
         """How the batch is changed before this player's discriminator sees it; None for not at all."""
@@ -194,22 +191,12 @@ class Trainer:
         if not settings.kinds and not settings.flips:
             return None
         random = self.draws.of(f"changes for the {player}", self.step_count)
-        return self.augmentation.draw(
+        return self.view.augmentation.draw(
             self.plan.training.batch, len(self.plan.channels), self.strength.value, random
         ).part(self.part)
 
-    def _change(self, case: Tensor, drawn: Drawn | None) -> Tensor:
-        if drawn is None or self.strength.value == 0:
-            return case
-        changed = apply(case, drawn, len(self.plan.channels), self.plan.grid.spacing)
-        return changed.to(memory_format=channels_last(self.plan.spatial_dims))
-
-    def _without_agreement(self, inputs: Inputs) -> Inputs:
-        """What has a mean over all cases, with labels or without: the case and its field."""
-        if self.agreement is None:
-            return inputs
-        count = field_channels(self.plan)
-        return (inputs[0], inputs[1][:, :count]) if count else inputs[:1]
+    def _change(self, cases: Cases, drawn: Drawn | None) -> Cases:
+        return cases if drawn is None or self.strength.value == 0 else self.view.changed(cases, drawn)
 
     # ---- precision and rates
 
@@ -240,7 +227,7 @@ class Trainer:
     def step(self) -> StepFigures:
         """One update of each player."""
         batch = self.loader.batch(self.step_count)
-        real = self._case(batch)
+        real = self.view.real(batch)
         loss = self._step_discriminator(batch, real)
         pairing, distance = self._step_generator(batch, real)
         if self.held_out and self.step_count % STEERED_EVERY == 0:
@@ -252,7 +239,7 @@ class Trainer:
         self._note_classes(batch, gaps)
         return StepFigures(*self.team.mean(numbers, self.device))
 
-    def _step_discriminator(self, batch: Batch, real: Tensor) -> DiscriminatorLoss:
+    def _step_discriminator(self, batch: Batch, real: Cases) -> DiscriminatorLoss:
         settings = self.plan.training
         changes = self._changes("discriminator")
         with torch.no_grad():
@@ -273,7 +260,7 @@ class Trainer:
         self.discriminator_optimizer.step()
         return loss
 
-    def _step_generator(self, batch: Batch, real: Tensor) -> tuple[Tensor, Tensor]:
+    def _step_generator(self, batch: Batch, real: Cases) -> tuple[Tensor, Tensor]:
         settings = self.plan.training
         changes = self._changes("generator")
         changing = changes is not None and self.strength.value > 0
@@ -288,7 +275,7 @@ class Trainer:
             pairing = generator_loss(self._judge(batch), seen_real, seen_generated, settings.objective)
         # The mean is that of unchanged cases.
         unchanged = self._see(generated) if changing and settings.statistics_weight else seen_generated
-        distance = self.statistics.distance(self._without_agreement(unchanged), self.team)
+        distance = self.statistics.distance(self.view.with_a_mean(unchanged), self.team)
         self.generator_optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(pairing.float() + settings.statistics_weight * distance).backward()
         self.scaler.step(self.generator_optimizer)
@@ -302,8 +289,9 @@ class Trainer:
         """Measure on held-out cases what the discriminator knows by heart, and adapt the augmentation."""
         random = self.draws.of("held-out cases", self.step_count)
         chosen = torch.randint(len(self.held_out), (self.plan.training.batch,), generator=random)[self.part]
-        batch = Loader(self.held_out, lambda step: chosen, self.plan.classes, 0).read(chosen)
-        logits = self._judge(batch)(self._see(self._change(self._case(batch), self._changes("held-out cases"))))
+        starts = self._starts(self.step_count)
+        batch = self._held_out_loader.read(chosen, starts)
+        logits = self._judge(batch)(self._see(self._change(self.view.real(batch), self._changes("held-out cases"))))
         # Of several heads the first, the image's: labels of a few cases are known by heart soonest.
         means = [float(each.reshape(len(each), -1)[:, 0].mean()) for each in (loss.real, logits, loss.generated)]
         self.strength.measure(*self.team.mean(means, self.device), STEERED_EVERY * self.plan.training.batch)
@@ -342,12 +330,4 @@ class Trainer:
         """The discriminator with what it makes of the real cases' images, for the model file; not the article's."""
         if self.plan.method == "article":
             return None
-        maps = []
-        for inputs, _ in self._whole_data():
-            maps.append(self.discriminator.realness(*inputs, labelled=torch.zeros(len(inputs[0]), device=self.device)))
-        realness = torch.cat(maps)
-        # A floor for places where all cases are alike, air for example.
-        deviation = realness.std(0, correction=0)
-        return Critic(
-            self.discriminator, self.tau, realness.mean(0), deviation.clamp_min(0.05 * float(deviation.max()))
-        )
+        return self.view.critic(self.discriminator, self._whole_data())

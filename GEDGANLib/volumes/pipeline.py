@@ -208,6 +208,8 @@ class WorkingCase:
     :param affine: of the grid in this patient, (4, 4).
     :param source_affine: of the case before; with ``source_shape`` the grid that :func:`from_working` returns to.
     :param class_name: kind of case; None where it is not known.
+    :param coarse: where it is trained on in parts, means over blocks of 4 x 4 x 4 voxels: of the image, float32, and
+        of the labels, one share a label and background first, float16; see :func:`coarse_of`.
     """
 
     name: str
@@ -217,6 +219,27 @@ class WorkingCase:
     source_affine: np.ndarray
     source_shape: tuple[int, ...]
     class_name: str | None = None
+    coarse: tuple[np.ndarray, np.ndarray] | None = None
+
+
+COARSE_FACTOR = 4
+
+
+def coarse_of(case: WorkingCase, label_count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Image (C, *grid / 4) and shares of the labels (label_count + 1, *grid / 4) of a case; zeros without labels."""
+
+    def means(array: np.ndarray) -> np.ndarray:
+        for axis in range(1, array.ndim):
+            shape = (*array.shape[:axis], array.shape[axis] // COARSE_FACTOR, COARSE_FACTOR, *array.shape[axis + 1 :])
+            array = array.reshape(shape).mean(axis + 1, dtype=np.float32)
+        return array
+
+    if case.labels is None:
+        shape = tuple(side // COARSE_FACTOR for side in case.image.shape[1:])
+        return means(case.image), np.zeros((label_count + 1, *shape), np.float16)
+    # One label after the other: one-hot labels of a large volume would take a gigabyte.
+    shares = [means((case.labels == index)[None])[0] for index in range(label_count + 1)]
+    return means(case.image), np.stack(shares).astype(np.float16)
 
 
 def map_intensities(image: np.ndarray, ranges: list[tuple[float, float]]) -> np.ndarray:

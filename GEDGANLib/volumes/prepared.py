@@ -1,8 +1,9 @@
 """Cases brought to the working grid once and kept in a folder that can be deleted at any time.
 
 The folder holds ``images.npy`` (cases, channels, *grid; float32 in [-1, 1]), ``labels.npy`` (cases, *grid; uint8) and
-``cases.json``. The arrays are mapped into memory, so that as much of them is in memory as the system has room for,
-and a data set may be larger than that.
+``cases.json``; where cases are trained on in parts, also ``coarse_images.npy`` and ``coarse_labels.npy``. The arrays
+are mapped into memory, so that as much of them is in memory as the system has room for, and a data set may be larger
+than that.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 
 from ..errors import InputError
 from .dataset import CaseFiles, Dataset
-from .pipeline import Progress, WorkingCase, _quiet, load_working_cases
+from .pipeline import COARSE_FACTOR, Progress, WorkingCase, _quiet, coarse_of, load_working_cases
 from .writing import explain_unwritable, write_bytes
 
 FORMAT_VERSION = 1
@@ -37,6 +38,9 @@ class PreparedCases(Sequence[WorkingCase]):
         self._about = json.loads((folder / "cases.json").read_text(encoding="utf-8"))
         self._images = np.load(folder / "images.npy", mmap_mode="r")
         self._labels = np.load(folder / "labels.npy", mmap_mode="r")
+        self._coarse = None
+        if self._about["coarse"]:
+            self._coarse = [np.load(folder / f"coarse_{name}.npy", mmap_mode="r") for name in ("images", "labels")]
         if not len(self._images) == len(self._labels) == len(self._about["cases"]):
             raise ValueError(f"{folder} is not complete")
 
@@ -53,6 +57,7 @@ class PreparedCases(Sequence[WorkingCase]):
             source_affine=np.array(about["source_affine"]),
             source_shape=tuple(about["source_shape"]),
             class_name=about["class"],
+            coarse=None if self._coarse is None else tuple(array[index] for array in self._coarse),
         )
 
     @property
@@ -94,8 +99,15 @@ def _write(dataset: Dataset, plan, folder: Path, key: str, progress: Progress) -
     new = np.lib.format.open_memmap
     images = new(folder / "images.npy", "w+", np.float32, (count, len(plan.channels), *shape))
     labels = new(folder / "labels.npy", "w+", np.uint8, (count, *shape))
+    coarse = []
+    if plan.training.volume == "parts":
+        small = tuple(side // COARSE_FACTOR for side in shape)
+        coarse = [
+            new(folder / "coarse_images.npy", "w+", np.float32, (count, len(plan.channels), *small)),
+            new(folder / "coarse_labels.npy", "w+", np.float16, (count, len(plan.labels) + 1, *small)),
+        ]
     # Room for everything, before hours are spent on what would not fit: a sparse file promises what is not there.
-    needed = images.nbytes + labels.nbytes
+    needed = sum(array.nbytes for array in (images, labels, *coarse))
     free = shutil.disk_usage(folder).free
     if free < 1.02 * needed:
         raise InputError(
@@ -107,6 +119,8 @@ def _write(dataset: Dataset, plan, folder: Path, key: str, progress: Progress) -
         images[index] = case.image
         if case.labels is not None:
             labels[index] = case.labels
+        if coarse:
+            coarse[0][index], coarse[1][index] = coarse_of(case, len(plan.labels))
         about.append(
             {
                 "name": case.name,
@@ -117,9 +131,9 @@ def _write(dataset: Dataset, plan, folder: Path, key: str, progress: Progress) -
                 "source_shape": list(case.source_shape),
             }
         )
-    images.flush()
-    labels.flush()
-    content = {"format_version": FORMAT_VERSION, "key": key, "cases": about}
+    for array in (images, labels, *coarse):
+        array.flush()
+    content = {"format_version": FORMAT_VERSION, "key": key, "coarse": bool(coarse), "cases": about}
     write_bytes(folder / "cases.json", json.dumps(content, indent=1).encode("utf-8"))
 
 
@@ -127,7 +141,7 @@ def _key(dataset: Dataset, plan) -> str:
     files = [[case.name, case.class_name, [_stamp(path) for path in _files_of(case)]] for case in dataset.cases]
     names = [[label.index, label.value, label.name] for label in plan.labels]
     channels = [[channel.name, channel.mapping, channel.typical] for channel in plan.channels]
-    grid = [plan.grid.shape, plan.grid.spacing]
+    grid = [plan.grid.shape, plan.grid.spacing, plan.training.volume]
     text = json.dumps([FORMAT_VERSION, grid, channels, names, sorted(dataset.label_names.items()), files])
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 

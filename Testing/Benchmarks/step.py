@@ -78,7 +78,7 @@ def main() -> None:
     total = sum(spent.values())
 
     image = torch.rand(plan.training.batch, len(plan.channels), *plan.grid.shape, device=device).requires_grad_()
-    field_seconds = seconds(lambda: trainer.field(image).square().sum().backward())
+    field_seconds = seconds(lambda: trainer.view.field(image).square().sum().backward())
     rate = step_costs(plan).operations / (step_seconds * spent["convolution"] / total)
     best = best_convolution_rate() if device == "cpu" else float("nan")
 

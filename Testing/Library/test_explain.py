@@ -29,7 +29,7 @@ def test_the_discriminator_falls_apart_into_places(small_plan, small_cases):
     for weight in trainer.discriminator.parameters():
         torch.nn.init.normal_(weight, std=0.2)
     batch = trainer.loader.read(torch.arange(3))
-    inputs, labelled = trainer._see(trainer._case(batch)), batch.labelled
+    inputs, labelled = trainer.view.seen(trainer.view.real(batch)), batch.labelled
     realness = trainer.discriminator.realness(*inputs, labelled=labelled)
     logits = trainer.discriminator(*inputs, labelled=labelled)
     torch.testing.assert_close(realness.flatten(1).sum(1) + trainer.discriminator.logit.bias, logits)

@@ -9,7 +9,7 @@ import pytest
 
 from GEDGANLib.errors import InputError
 from GEDGANLib.plan import Plan
-from GEDGANLib.planning import WHOLE_VOLUME_VOXELS, make_plan
+from GEDGANLib.planning import LARGEST_VOXELS, TOLERANCE, make_plan
 from GEDGANLib.volumes.case import Label
 from GEDGANLib.volumes.pipeline import CaseFacts, Fingerprint
 
@@ -112,7 +112,7 @@ def test_the_grid_holds_every_label():
 @pytest.mark.parametrize("device", ["cpu", "mps", "cuda"])
 def test_large_scans_get_larger_voxels(device):
     plan = make_plan(fingerprint(*[facts(shape=(512, 512, 300), spacing=(0.7, 0.7, 1.0))] * 3), device)
-    assert np.prod(plan.grid.shape) < 1.6 * WHOLE_VOLUME_VOXELS[device]
+    assert np.prod(plan.grid.shape) < TOLERANCE * LARGEST_VOXELS[device]
     assert any("instead of the data's" in reason for reason in plan.reasons)
 
 
@@ -176,3 +176,16 @@ def test_spacings_are_not_rounded():
     """Or voxels would be interpolated that could be copied."""
     plan = make_plan(fingerprint(*[facts(spacing=(0.48828125, 0.48828125, 3.3333333))] * 3))
     assert plan.grid.spacing == (0.48828125, 0.48828125, 3.3333333)
+
+
+def test_what_is_too_large_to_be_trained_whole_is_trained_on_parts():
+    plan = make_plan(fingerprint(*[facts(shape=(256, 256, 240), spacing=(0.8, 0.8, 0.8))] * 3), "cuda")
+    assert plan.training.volume == "parts" and plan.training.part == (64, 64, 64)
+    assert plan.grid.spacing == (0.8, 0.8, 0.8)
+    assert any("Trained on parts" in reason for reason in plan.reasons)
+    thick = make_plan(fingerprint(*[facts(shape=(320, 320, 30), spacing=(0.7, 0.7, 5.0))] * 3), "cuda")
+    assert thick.grid.spacing == (0.7, 0.7, 5.0)
+    small = make_plan(fingerprint(), "cpu")
+    assert small.training.volume == "whole" and small.training.part == ()
+    asked = make_plan(fingerprint(), "cpu", grid_shape=(128, 128, 128), spacing=(1.0, 1.0, 1.0))
+    assert asked.training.volume == "parts"

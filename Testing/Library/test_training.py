@@ -76,7 +76,7 @@ def test_the_field_reaches_the_generator(small_plan, small_cases):
     with torch.no_grad():
         trainer.discriminator.pack.weight.zero_()
     generated = trainer.generator(trainer._latents())
-    trainer.discriminator(*trainer._see(generated)).sum().backward()
+    trainer.discriminator(*trainer.view.seen((generated,))).sum().backward()
     assert trainer.generator.output.weight.grad[:1].abs().sum() > 0
 
 
@@ -372,7 +372,7 @@ def test_any_field_at_any_stage_trains(small_plan, small_cases, kind, stage):
     plan = replace(small_plan, field=replace(small_plan.field, kind=kind, stage=stage))
     trainer = Trainer(plan, small_cases, "cpu", 0)
     assert trainer.step().finite()
-    assert (trainer.field is None) == (kind == "none")
+    assert (trainer.view.field is None) == (kind == "none")
 
 
 def test_a_stop_while_it_gets_ready_counts(small_plan, small_cases, tmp_path):

@@ -1,0 +1,214 @@
+"""What the players look at of a case: the whole, or the whole coarsely and a part finely.
+
+A view turns batches into tensors, lets the generator make the same of latents, changes both alike and gives the
+discriminator's inputs. ``Trainer`` plays the same game on either.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..networks.blocks import channels_last
+from ..networks.build import (
+    build_agreement,
+    build_discriminator,
+    build_field,
+    coarse_plan,
+    field_channels,
+    part_plan,
+    seen,
+)
+from ..networks.discriminator import Critic
+from ..networks.parts import FACTOR, lowered
+from ..plan import AUGMENTATIONS, Plan
+from ..structure.field import median_trace
+from ..volumes.case import Case
+from ..volumes.pipeline import WorkingCase, coarse_of
+from .augmentation import Augmentation, Drawn, apply
+from .loading import Batch
+from .objectives import Inputs
+from .sampling import Draws
+
+Cases = tuple[Tensor, ...]
+"""A batch: the case (N, C + labels, *grid); or the coarse case and a part of the fine one."""
+
+STILL = tuple(kind for kind in AUGMENTATIONS if kind not in ("shift", "scale", "rotation"))
+"""Changes that leave everything in its place: a part that moved would no longer be where it says."""
+
+
+class WholeView:
+    """All of a case at once.
+
+    :param images: of some training cases, each (C, *grid), from which the scale of the field's structure is taken.
+    """
+
+    part: tuple[int, ...] | None = None
+
+    def __init__(self, plan: Plan, images: list[Tensor], device: torch.device) -> None:
+        self.plan, self.device = plan, device
+        self.channels = len(plan.channels)
+        self.tau = median_trace(images, plan.field.sigma, plan.field.rho, plan.grid.spacing)
+        self.field, self.agreement = build_field(plan, self.tau), build_agreement(plan, self.tau)
+        self.augmentation = Augmentation(plan.augmentation.kinds, plan.augmentation.flips, plan.grid.shape)
+
+    def starts(self, draws: Draws, step: int) -> Tensor | None:
+        """Where the parts of a step's batch begin, (batch, D); None where there are no parts."""
+        return None
+
+    def discriminator(self) -> nn.Module:
+        return build_discriminator(self.plan)
+
+    def real(self, batch: Batch) -> Cases:
+        """The cases of a batch, labels as probabilities, on the device."""
+        return (self._case(batch.images, self._one_hot(batch.labels)),)
+
+    def generated(self, network: nn.Module, latents: Tensor, classes: tuple[Tensor, ...], batch: Batch) -> Cases:
+        """Cases from latents."""
+        return (network(latents, *classes).float(),)
+
+    def changed(self, cases: Cases, drawn: Drawn) -> Cases:
+        """The cases changed as drawn."""
+        changed = apply(cases[0], drawn, self.channels, self.plan.grid.spacing)
+        return (changed.to(memory_format=channels_last(self.plan.spatial_dims)),)
+
+    def seen(self, cases: Cases) -> Inputs:
+        """What the discriminator sees of the cases."""
+        return seen(cases[0], self.field, self.agreement, self.channels)
+
+    def also_shown(self, batch: Batch) -> dict[str, Tensor]:
+        """What the discriminator is told besides."""
+        return {}
+
+    def with_a_mean(self, inputs: Inputs) -> Inputs:
+        """What has a mean over all cases, with labels or without: the case and its field."""
+        if self.agreement is None:
+            return inputs
+        count = field_channels(self.plan)
+        return (inputs[0], inputs[1][:, :count]) if count else inputs[:1]
+
+    def critic(self, discriminator: nn.Module, batches) -> Critic:
+        """The judge of whole cases, with what it makes of the real ones' images."""
+        judge = self.of_whole(discriminator)
+        maps = []
+        for batch in batches:
+            nothing = torch.zeros(len(batch.labelled), device=self.device)
+            maps.append(judge.realness(*self.seen(self.real(batch)), labelled=nothing))
+        realness = torch.cat(maps)
+        # A floor for places where all cases are alike, air for example.
+        deviation = realness.std(0, correction=0)
+        floor = 0.05 * float(deviation.max())
+        return Critic(judge, self.tau, realness.mean(0), deviation.clamp_min(floor))
+
+    def of_whole(self, discriminator: nn.Module) -> nn.Module:
+        """The part of the discriminator that judges whole cases, and can be asked where it doubts them."""
+        return discriminator
+
+    def sketch(self, network: nn.Module, latents: Tensor, classes: tuple[Tensor, ...]) -> Tensor:
+        """Cases from latents on the grid of :attr:`plan`, to look at during a training."""
+        return network(latents, *classes).float()
+
+    def real_sketch(self, case: WorkingCase) -> Case:
+        """A training case on the same grid."""
+        return Case(case.name, case.image, case.labels, case.affine, tuple(self.plan.labels))
+
+    def _one_hot(self, labels: Tensor) -> Tensor | None:
+        if not self.plan.labels:
+            return None
+        classes = functional.one_hot(labels.to(self.device).long(), len(self.plan.labels) + 1)
+        return classes.movedim(-1, 1).float()
+
+    def _case(self, image: Tensor, labels: Tensor | None) -> Tensor:
+        image = image.to(self.device, non_blocking=True)
+        case = image if labels is None else torch.cat([image, labels], 1)
+        return case.to(memory_format=channels_last(self.plan.spatial_dims))
+
+
+class PartsView(WholeView):
+    """The coarse whole and a fine part, see ``networks.parts``."""
+
+    def __init__(self, plan: Plan, images: list[Tensor], device: torch.device) -> None:
+        self.fine_plan, self.full_shape = part_plan(plan), plan.grid.shape
+        super().__init__(coarse_plan(plan), [lowered(image[None])[0] for image in images], device)
+        self.part = tuple(plan.training.part)
+        # The middle of a volume holds what it is about; tau is a median, not a bound.
+        middles = [image[(..., *_middle(image.shape[1:], self.part))] for image in images]
+        self.part_tau = median_trace(middles, plan.field.sigma, plan.field.rho, plan.grid.spacing)
+        self.part_field = build_field(self.fine_plan, self.part_tau)
+        self.part_agreement = build_agreement(self.fine_plan, self.part_tau)
+        kinds = tuple(kind for kind in plan.augmentation.kinds if kind in STILL)
+        self.augmentation = Augmentation(kinds, (), self.part)
+        self._full_plan = plan
+
+    def starts(self, draws: Draws, step: int) -> Tensor | None:
+        """First voxels of the parts, multiples of 4; borders are drawn as often as they would be were there more."""
+        random = draws.of("places", step)
+        sides, part = torch.tensor(self.full_shape), torch.tensor(self.part)
+        drawn = torch.rand(self._full_plan.training.batch, len(self.part), generator=random)
+        # Drawn from half a part before the volume to half a part behind it, and moved inside.
+        start = (drawn * sides - part / 2).div(FACTOR).round().long() * FACTOR
+        return start.clamp_min(0).minimum(sides - part)
+
+    def discriminator(self) -> nn.Module:
+        return build_discriminator(self._full_plan)
+
+    def real(self, batch: Batch) -> Cases:
+        labels = batch.labels.to(self.device).float() if self.plan.labels else None
+        whole = self._case(batch.images, labels)
+        if batch.part_images is None:
+            return (whole,)
+        return whole, self._case(batch.part_images, self._one_hot(batch.part_labels))
+
+    def generated(self, network: nn.Module, latents: Tensor, classes: tuple[Tensor, ...], batch: Batch) -> Cases:
+        whole, part = network(latents, *(classes or (None,)), batch.starts)
+        return whole.float(), part.float()
+
+    def changed(self, cases: Cases, drawn: Drawn) -> Cases:
+        # The coarse whole gets the same intensities; noise averages out in it, and it keeps what is cut from the part.
+        coarse = replace(drawn, noise=torch.zeros_like(drawn.noise), cut_end=drawn.cut_start)
+        pairs = zip(cases, (coarse, drawn), (self.plan.grid.spacing, self.fine_plan.grid.spacing))
+        layout = channels_last(self.plan.spatial_dims)
+        return tuple(
+            apply(case, each, self.channels, spacing).to(memory_format=layout) for case, each, spacing in pairs
+        )
+
+    def seen(self, cases: Cases) -> Inputs:
+        whole = seen(cases[0], self.field, self.agreement, self.channels)
+        if len(cases) == 1:
+            return whole
+        part = seen(cases[1], self.part_field, self.part_agreement, self.channels)
+        return (whole[0], part[0], *whole[1:], *part[1:])
+
+    def also_shown(self, batch: Batch) -> dict[str, Tensor]:
+        return {"starts": batch.starts.to(self.device)}
+
+    def with_a_mean(self, inputs: Inputs) -> Inputs:
+        """Of the coarse whole."""
+        if len(inputs) <= 2:  # without a part: the case and its field
+            return super().with_a_mean(inputs)
+        return super().with_a_mean((inputs[0], inputs[2]))
+
+    def of_whole(self, discriminator: nn.Module) -> nn.Module:
+        return discriminator.whole
+
+    def sketch(self, network: nn.Module, latents: Tensor, classes: tuple[Tensor, ...]) -> Tensor:
+        return network.stem.read_out(network.coarse(latents, *classes)[1]).float()
+
+    def real_sketch(self, case: WorkingCase) -> Case:
+        image, shares = case.coarse or coarse_of(case, len(self.plan.labels))
+        labels = None if case.labels is None else shares.argmax(0).astype(np.uint8)
+        return Case(case.name, image, labels, self.plan.grid.affine, tuple(self.plan.labels))
+
+
+def _middle(shape, part) -> tuple[slice, ...]:
+    starts = [(whole - side) // 2 for whole, side in zip(shape, part)]
+    return tuple(slice(start, start + side) for start, side in zip(starts, part))
+
+
+def view_of(plan: Plan, images: list[Tensor], device: torch.device) -> WholeView:
+    """The view that a plan asks for; parameters as for :class:`WholeView`."""
+    return (PartsView if plan.training.volume == "parts" else WholeView)(plan, images, device)
