@@ -158,7 +158,8 @@ def _choose_grid(
         spacing = np.array(wanted_spacing, dtype=float)
         reasons.append(f"Spacing {_words(spacing)} mm, as asked for.")
     else:
-        budget = LARGEST_VOXELS[device]
+        # The article's networks, which have their stages fixed, know no parts.
+        budget = (WHOLE_VOLUME_VOXELS if fixed_stages else LARGEST_VOXELS)[device]
         if np.prod(extent / spacing) > budget * 1.05:
             finest = spacing.copy()
             # Larger voxels along the finest axes first, so that thick slices keep their in-plane resolution longest.
