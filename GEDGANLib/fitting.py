@@ -1,8 +1,10 @@
-"""Whether a plan fits the memory of its device, and which would."""
+"""Whether a plan fits the memory of its device, which would, and how long its steps take here."""
 
 from __future__ import annotations
 
 import math
+import time
+from dataclasses import replace
 from pathlib import Path
 
 from .device import DEVICE_WORDS
@@ -39,6 +41,39 @@ def available_memory(device: str) -> float | None:
         return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (AttributeError, ValueError, OSError):  # Windows has none of these
         return None
+
+
+MEASURED_STEPS, MEASURED_CASES, MEASURED_STRENGTH = 3, 4, 0.3
+"""Steps and cases of the measurement, and strength of augmentation in it."""
+
+
+def measured(plan: Plan, device: str) -> Plan:
+    """The plan with the time of its steps as they take on this machine, with noise for cases."""
+    import numpy as np
+    import torch
+
+    from .training.trainer import Trainer
+    from .volumes.pipeline import WorkingCase
+
+    random, shape, affine = np.random.default_rng(0), tuple(plan.grid.shape), np.eye(4)
+
+    def noise(index: int) -> WorkingCase:
+        image = random.uniform(-1, 1, (len(plan.channels), *shape)).astype(np.float32)
+        labels = random.integers(0, len(plan.labels) + 1, shape).astype(np.uint8) if plan.labels else None
+        return WorkingCase(f"{index}", image, labels, affine, affine, shape)
+
+    state = torch.get_rng_state()
+    trial = replace(plan, training=replace(plan.training, held_out=0, balance=0.0))
+    trainer = Trainer(trial, [noise(index) for index in range(MEASURED_CASES)], device, 0)
+    trainer.strength.value = MEASURED_STRENGTH if plan.augmentation.kinds else 0.0
+    seconds = []
+    for _ in range(1 + MEASURED_STEPS):  # the first one warms up
+        start = time.perf_counter()
+        trainer.step()
+        seconds.append(time.perf_counter() - start)
+    torch.set_rng_state(state)
+    minutes = sum(seconds[1:]) / MEASURED_STEPS * 1000 / 60
+    return replace(plan, prediction=replace(plan.prediction, minutes_per_1000_steps=round(minutes, 1)))
 
 
 def refuse_what_cannot_fit(plan: Plan, fingerprint: Fingerprint, device: str, available: float | None = None) -> None:

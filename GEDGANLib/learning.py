@@ -86,7 +86,7 @@ def _make_plan(arguments: argparse.Namespace, dataset, device: str, events: Even
 
 def run_plan(arguments: argparse.Namespace, events: Events) -> None:
     from .device import choose_device
-    from .fitting import refuse_what_cannot_fit
+    from .fitting import measured, refuse_what_cannot_fit
     from .volumes.dataset import find_dataset
     from .volumes.writing import claim_new_file
 
@@ -94,6 +94,10 @@ def run_plan(arguments: argparse.Namespace, events: Events) -> None:
     device = choose_device(arguments.device)
     plan, fingerprint = _make_plan(arguments, find_dataset(arguments.data, arguments.class_column), device, events)
     refuse_what_cannot_fit(plan, fingerprint, device)
+    with events.bar("measuring a few steps") as show:
+        show(0, 1, "")
+        plan = measured(plan, device)
+        show(1, 1, "")
     plan.save(arguments.output)
     print(f"{arguments.output} is written. What it decides:")
     for reason in plan.reasons:

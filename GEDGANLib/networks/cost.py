@@ -22,13 +22,14 @@ from .build import (
 # backward through it two more. D's step: fakes, then real and fake with penalties; G's: fakes, D on real and fake.
 GENERATOR_PASSES = 1 + 3
 DISCRIMINATOR_PASSES = 2 * (1 + 2 + 4) + 1 + 3
-# Share of a plain convolution's rate that a whole step reaches (measured on two CPU cores: 0.5 to 0.7), and typical
-# rates of devices that are not at hand to be measured.
-EFFICIENCY = 0.62
+# Share of a plain convolution's rate that a whole step reaches (0.35 to 0.6 on two CPU cores, 32 to 256 voxels a side),
+# and typical rates of devices that are not at hand to be measured.
+EFFICIENCY = 0.48
 RATES = {"cuda": 8e12, "mps": 1.2e12}
-PROCESS_MEMORY = 0.6e9
-# Bytes that stay allocated for one activation between forward and second backward, copies and gradients included.
-ACTIVATION_COPIES = 3.0 * 4
+PROCESS_MEMORY = 0.42e9
+# Bytes that stay allocated for one activation between forward and second backward, copies and gradients included
+# (measured on the CPU, 32 to 256 voxels a side, see Testing/Benchmarks/training.py).
+ACTIVATION_COPIES = 8.3
 
 
 def count(network: nn.Module, *inputs: torch.Tensor | None) -> tuple[float, float]:

@@ -10,7 +10,7 @@ import copy
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -256,9 +256,10 @@ class Trainer:
             )
         loss = DiscriminatorLoss(*terms)
         self.discriminator_optimizer.zero_grad(set_to_none=True)
-        loss.total.backward()
+        # The inputs are leaves too, for the penalty: nobody needs their gradient here.
+        loss.total.backward(inputs=[w for w in self.discriminator.parameters() if w.requires_grad])
         self.discriminator_optimizer.step()
-        return loss
+        return replace(loss, total=loss.total.detach())
 
     def _step_generator(self, batch: Batch, real: Cases) -> tuple[Tensor, Tensor]:
         settings = self.plan.training
