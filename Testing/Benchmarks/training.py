@@ -3,7 +3,8 @@
     .venv/bin/python Testing/Benchmarks/training.py [--sides 32 64 128 256] [--hagan FOLDER]
 
 Every measurement runs in a process of its own, so that peak memory is its own: all of the process, the libraries
-included. Cases are noise with two labels, augmentation at half strength. ``predicted`` is what the plan says. A growth
+included. Cases are noise with two labels, augmentation at half strength. ``predicted`` is what `gedgan plan` says: the
+time of three steps of its own, and memory by counting. A growth
 exponent of 1 means that the figure grows with the voxels. FOLDER is a copy of the public repository of HA-GAN, whose
 128-voxel networks (generator with both heads, discriminator, encoder, sub-encoder, batch 2) then make the same kind of
 step: one update of each. It has no labels and no penalty.
@@ -69,10 +70,12 @@ def measure_ours(side: int, kind: str, batch: int | None) -> dict:
     import numpy as np
     import torch
 
+    from GEDGANLib.fitting import measured
     from GEDGANLib.training.trainer import Trainer
     from GEDGANLib.volumes.pipeline import WorkingCase
 
-    plan, device, (memory, minutes) = plan_for(side, kind, batch)
+    plan, device, (memory, _) = plan_for(side, kind, batch)
+    minutes = measured(plan, device).prediction.minutes_per_1000_steps
     random, affine = np.random.default_rng(0), np.eye(4)
     shape = plan.grid.shape
     cases = [

@@ -116,6 +116,14 @@ def test_a_plan_that_cannot_fit_is_refused_with_one_that_does(cohort_folder, tmp
     assert not (tmp_path / "plan.json").exists() and not (tmp_path / "run").exists()
 
 
+def test_a_plan_tells_the_time_that_steps_take_here(small_plan):
+    state = torch.get_rng_state()
+    plan = fitting.measured(replace(small_plan, training=replace(small_plan.training, held_out=2)), "cpu")
+    assert 0 < plan.prediction.minutes_per_1000_steps < 1000
+    assert plan.training.held_out == 2 and replace(plan, prediction=small_plan.prediction).grid == small_plan.grid
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 @pytest.mark.slow
 def test_kills_at_twenty_random_instants_change_nothing(cohort_folder, tmp_path):
     """SIGKILL, resume, twenty times over; the weights at the end are those of a training that nobody touched."""
