@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -22,12 +23,17 @@ from GEDGANLib.errors import InputError
 from GEDGANLib.planning import make_plan
 from GEDGANLib.training.augmentation import Strength
 from GEDGANLib.training.checkpoint import checkpoints, load_checkpoint
+from GEDGANLib.training.log import Board
 from GEDGANLib.training.monitor import Monitor
 from GEDGANLib.training.request import Limit, claim_run_folder
 from GEDGANLib.training.run import Options, train
 from GEDGANLib.training.trainer import Trainer
 from GEDGANLib.volumes.dataset import find_dataset
 from GEDGANLib.volumes.pipeline import WorkingCase, check_dataset
+
+
+def quiet(event, **fields):
+    pass
 
 
 class Spoiled:
@@ -69,7 +75,7 @@ def test_it_gives_up_with_an_explanation_and_a_checkpoint_that_is_good(small_pla
     run = tmp_path / "run"
     claim_run_folder(run, False)
     with pytest.raises(InputError, match=r"for the 4th time.*Halve learning_rate or double penalty_weight"):
-        train(small_plan, small_cases, run, Limit(steps=5), "cpu", 0, lambda event, **fields: None)
+        train(small_plan, small_cases, run, Limit(steps=5), "cpu", 0, quiet)
     tensors, state = load_checkpoint(run)
     assert state["step"] == 0 and all(torch.isfinite(t).all() for t in tensors.values() if t.is_floating_point())
 
@@ -177,8 +183,49 @@ def test_options_do_not_change_what_is_learned(small_plan, small_cases, tmp_path
         run = tmp_path / f"run{workers}"
         claim_run_folder(run, False)
         options = Options(workers=workers)
-        path = train(
-            small_plan, small_cases, run, Limit(steps=3), "cpu", 0, lambda event, **fields: None, options=options
-        )
+        path = train(small_plan, small_cases, run, Limit(steps=3), "cpu", 0, quiet, options=options)
         models.append(load_file(path))
     assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
+
+
+def test_a_full_disk_loses_nothing_once_it_is_freed(small_plan, small_cases, tmp_path, monkeypatch):
+    """The checkpoint in the middle finds no room; resumed, the run ends as one that had room all the time."""
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    for folder in (run, whole):
+        claim_run_folder(folder, False)
+    train(small_plan, small_cases, whole, Limit(steps=6), "cpu", 0, quiet)
+    from GEDGANLib.training import checkpoint
+
+    original, states = checkpoint.write_bytes, []
+
+    def no_room(path, content):
+        states.extend([path] if path.name == "state.safetensors" else [])
+        if len(states) == 5:  # those of the steps 0 to 3 are written
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(path, content)
+
+    monkeypatch.setattr(checkpoint, "write_bytes", no_room)
+    monkeypatch.setattr("GEDGANLib.training.run.CHECKPOINT_SECONDS", 0.0)
+    with pytest.raises(InputError, match="the disk is full"):
+        train(small_plan, small_cases, run, Limit(steps=6), "cpu", 0, quiet)
+    assert load_checkpoint(run)[1]["step"] == 3
+    monkeypatch.undo()
+    train(small_plan, small_cases, run, None, "cpu", None, quiet, resume=True)
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (run, whole))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_tensorboard_gets_the_figures_of_the_log(small_plan, small_cases, tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = tmp_path / "run"
+    claim_run_folder(run, False)
+    train(small_plan, small_cases, run, Limit(steps=3), "cpu", 0, quiet, options=Options(tensorboard=True))
+    written = EventAccumulator(str(run / "tensorboard")).Reload()
+    last = json.loads((run / "log.jsonl").read_text().splitlines()[-1])
+    for name, value in last["losses"].items():
+        shown = written.Scalars(f"losses/{name}")[-1]
+        assert shown.step == 3 and shown.value == pytest.approx(value, rel=1e-4)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(InputError, match="pip install tensorboard"):
+        Board(tmp_path)
