@@ -15,7 +15,7 @@ from pathlib import Path
 
 from . import __version__, commands, learning
 from .errors import InputError, StoppedOnRequest
-from .jobs import BAD_INPUT, DONE, FAULT, STOPPED, Events, JsonEvents, TerminalEvents
+from .jobs import BAD_INPUT, DONE, FAULT, STOPPED, Events, JsonEvents, SilentEvents, TerminalEvents
 
 METHODS = ("ged", "article")  # as in ``plan``, whose numpy would make every answer of this module wait
 
@@ -171,7 +171,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # What Apple's GPUs cannot do in an older PyTorch is done on the CPU.
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
     parsed = build_parser().parse_args(arguments)
-    events: Events = JsonEvents() if getattr(parsed, "events", None) else TerminalEvents()
+    # Of several processes that train together the first one speaks.
+    if os.environ.get("RANK", "0") != "0":
+        events: Events = SilentEvents()
+    else:
+        events = JsonEvents() if getattr(parsed, "events", None) else TerminalEvents()
     try:
         parsed.run(parsed, events)
         return DONE
@@ -193,7 +197,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _end(events: Events, event: str, status: int, message: str, hint: str = "") -> int:
     events.emit(event, message=message, **({} if event == "stopped" else {"hint": hint}))
-    print(f"gedgan: {message} {hint}".rstrip(), file=sys.stderr)
+    if event != "stopped" or not isinstance(events, SilentEvents):
+        print(f"gedgan: {message} {hint}".rstrip(), file=sys.stderr)
     return status
 
 

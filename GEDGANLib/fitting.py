@@ -10,7 +10,7 @@ from pathlib import Path
 from .device import DEVICE_WORDS
 from .errors import InputError
 from .plan import Plan
-from .planning import make_plan
+from .planning import make_plan, predicted, with_batch
 from .volumes.pipeline import Fingerprint
 
 USABLE = 0.95
@@ -43,6 +43,8 @@ def available_memory(device: str) -> float | None:
         return None
 
 
+SMALLEST_BATCH = 2
+"""Cases of a batch below which a plan is not made smaller: the generator's statistics are taken of pairs."""
 MEASURED_STEPS, MEASURED_CASES, MEASURED_STRENGTH = 3, 4, 0.3
 """Steps and cases of the measurement, and strength of augmentation in it."""
 
@@ -76,30 +78,51 @@ def measured(plan: Plan, device: str) -> Plan:
     return replace(plan, prediction=replace(plan.prediction, minutes_per_1000_steps=round(minutes, 1)))
 
 
-def refuse_what_cannot_fit(plan: Plan, fingerprint: Fingerprint, device: str, available: float | None = None) -> None:
-    """Compare what a plan is predicted to take with what there is.
+def fitted(
+    plan: Plan, fingerprint: Fingerprint, device: str, processes: int = 1, available: float | None = None
+) -> Plan:
+    """The plan, with a smaller batch where it would not fit the memory of the device otherwise.
 
+    :param processes: that share a batch, each with a GPU of its own.
     :param available: bytes; asked of the system when not given.
-    :raises InputError: it does not fit; names the nearest spacing that does.
+    :raises InputError: it does not fit at all; names the nearest spacing that does.
     """
     available = available_memory(device) if available is None else available
-    if available is None or plan.prediction.memory_gb * 1e9 <= USABLE * available:
-        return
+    if plan.training.batch % processes:
+        batch = processes * math.ceil(plan.training.batch / processes)
+        plan = with_batch(plan, batch, device, f"Batches of {batch}, so that {processes} processes can share them.")
+    if available is None:
+        return plan
+
+    def share(whole: Plan) -> Plan:
+        """What one process trains."""
+        own = replace(whole.training, batch=whole.training.batch // processes)
+        return predicted(replace(whole, training=own), device)
+
+    def fits(whole: Plan) -> bool:
+        return share(whole).prediction.memory_gb * 1e9 <= USABLE * available
+
+    smaller = plan
+    while not fits(smaller) and smaller.training.batch >= 2 * SMALLEST_BATCH * processes:
+        batch = smaller.training.batch // (2 * processes) * processes
+        smaller = with_batch(plan, batch, device, f"Batches of {batch}: larger ones would not fit the memory here.")
+    if fits(smaller):
+        return smaller
     message = (
-        f"This plan needs about {plan.prediction.memory_gb:.1f} GB for a grid of "
-        f"{' x '.join(map(str, plan.grid.shape))} voxels, and {DEVICE_WORDS[device]} here has {available / 1e9:.1f} GB "
-        "free."
+        f"This plan needs about {share(smaller).prediction.memory_gb:.1f} GB for a grid of "
+        f"{' x '.join(map(str, plan.grid.shape))} voxels with batches of {smaller.training.batch}, and "
+        f"{DEVICE_WORDS[device]} here has {available / 1e9:.1f} GB free."
     )
     for attempt in range(1, 41):
         spacing = [float(f"{side * LARGER**attempt:.2g}") for side in plan.grid.spacing]
-        smaller = make_plan(fingerprint, device, spacing=spacing, method=plan.method)
-        if math.prod(smaller.grid.shape) < 8 ** len(plan.grid.shape):
+        coarser = make_plan(fingerprint, device, spacing=spacing, method=plan.method)
+        if math.prod(coarser.grid.shape) < 8 ** len(plan.grid.shape):
             break
-        if smaller.prediction.memory_gb * 1e9 <= USABLE * available:
+        least = with_batch(coarser, min(coarser.training.batch, SMALLEST_BATCH * processes), device, "")
+        if fits(least):
             hint = (
                 f"The nearest plan that fits: --spacing {' '.join(f'{side:g}' for side in spacing)}, a grid of "
-                f"{' x '.join(map(str, smaller.grid.shape))} voxels, {smaller.prediction.memory_gb:.1f} GB. A smaller "
-                "training.batch in an edited plan is the other way."
+                f"{' x '.join(map(str, coarser.grid.shape))} voxels, {share(least).prediction.memory_gb:.1f} GB."
             )
             raise InputError(message, hint)
     raise InputError(message, "Close other programs, or use a machine with more memory.")

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .errors import InputError
-from .jobs import Events, JsonEvents, SilentEvents
-
-PREPARED = "prepared"
-"""Folder of a run with its cases on the working grid; it can be deleted, and is made anew where it is missing."""
+from .jobs import Events, JsonEvents
 
 
 def _spacing(values: Sequence[float] | None) -> list[float] | None:
@@ -68,32 +66,44 @@ def _print_fingerprint(fingerprint, folder: Path) -> None:
         console.print(f"[yellow]Note:[/yellow] {warning}")
 
 
-def _make_plan(arguments: argparse.Namespace, dataset, device: str, events: Events):
+def _make_plan(arguments: argparse.Namespace, dataset, device: str, events: Events, processes: int = 1):
     """The plan for a data set as the options ask for it.
 
     :raises InputError: it cannot fit the memory of the device.
     """
+    from .fitting import fitted
     from .planning import make_plan
-    from .volumes.pipeline import check_dataset
 
     spacing = _spacing(arguments.spacing)
+    fingerprint = _fingerprint(dataset, events)
+    plan = make_plan(fingerprint, device, arguments.grid, spacing, arguments.method or "ged")
+    return _with_class_column(fitted(plan, fingerprint, device, processes), arguments.class_column)
+
+
+def _fingerprint(dataset, events: Events):
+    from .volumes.pipeline import check_dataset
+
     with events.bar("reading") as show:
         fingerprint = check_dataset(dataset, show)
     for warning in fingerprint.warnings:
         events.emit("warning", message=warning)
-    return make_plan(fingerprint, device, arguments.grid, spacing, arguments.method or "ged"), fingerprint
+    return fingerprint
+
+
+def _with_class_column(plan, column: str | None):
+    """The plan with the column its classes came from, so that a training with it finds them again."""
+    return replace(plan, data={**plan.data, "class_column": column}) if column is not None else plan
 
 
 def run_plan(arguments: argparse.Namespace, events: Events) -> None:
     from .device import choose_device
-    from .fitting import measured, refuse_what_cannot_fit
+    from .fitting import measured
     from .volumes.dataset import find_dataset
     from .volumes.writing import claim_new_file
 
     claim_new_file(arguments.output, ".json")
     device = choose_device(arguments.device)
-    plan, fingerprint = _make_plan(arguments, find_dataset(arguments.data, arguments.class_column), device, events)
-    refuse_what_cannot_fit(plan, fingerprint, device)
+    plan = _make_plan(arguments, find_dataset(arguments.data, arguments.class_column), device, events)
     with events.bar("measuring a few steps") as show:
         show(0, 1, "")
         plan = measured(plan, device)
@@ -112,99 +122,134 @@ def run_train(arguments: argparse.Namespace, events: Events) -> None:
     from .device import choose_device
     from .training.team import Team
 
+    _refuse_contradictions(arguments)
     team = Team.join(choose_device(arguments.device))
     try:
-        _train(arguments, events if team.leads else SilentEvents(), team)
+        with team.contact(arguments.output):
+            _train(arguments, events, team)
     finally:
         team.leave()
 
 
 def _train(arguments: argparse.Namespace, events: Events, team) -> None:
+    from contextlib import ExitStack
+
     from .device import choose_device
     from .plan import Plan
-    from .training.request import Limit
+    from .training.request import PREPARED, Limit
     from .training.run import Options, train
     from .volumes.prepared import PreparedCases
+    from .volumes.writing import sole_owner
 
     run, device = arguments.output, choose_device(arguments.device)
-    weights: dict[str, Any] = {}
-    if team.leads:
-        plan, cases, weights = _prepare(arguments, device, events)
-    # The others wait for the plan and the prepared cases, which the first process has written.
-    team.wait()
-    if not team.leads:
-        plan, cases = Plan.load(run / "plan.json"), PreparedCases(run / PREPARED)
-    limit, seed = Limit(arguments.steps, arguments.minutes), arguments.seed
-    if limit == Limit():
-        limit = None if arguments.resume else Limit(minutes=60.0)
-    if seed is None and not arguments.resume:
-        seed = 0
-    options = Options(
-        team=team,
-        workers=arguments.workers,
-        changes_accepted=arguments.accept_changed_data,
-        tensorboard=arguments.tensorboard,
-        start_from=weights,
-    )
-    data = str(arguments.data.resolve())
-    model = train(plan, cases, run, limit, device, seed, events.emit, data, arguments.resume, options)
+    with ExitStack() as held:
+        if team.leads:
+            # Held before anything in it is touched: another training may be at work there.
+            plan, cases = _prepare(arguments, device, events, team, lambda: held.enter_context(sole_owner(run)))
+        # The others wait for the plan and the prepared cases, which the first process has written.
+        team.wait()
+        if not team.leads:
+            plan, cases = Plan.load(run / "plan.json"), PreparedCases(run / PREPARED)
+        limit, seed = Limit(arguments.steps, arguments.minutes), arguments.seed
+        if limit == Limit():
+            limit = None if arguments.resume else Limit(minutes=60.0)
+        if seed is None and not arguments.resume:
+            seed = 0
+        options = Options(
+            team=team,
+            workers=arguments.workers,
+            changes_accepted=arguments.accept_changed_data,
+            tensorboard=arguments.tensorboard,
+            start_from=_weights_to_start_from(plan, run),
+            owns_folder=team.leads,
+        )
+        data = str(arguments.data.resolve())
+        model = train(plan, cases, run, limit, device, seed, events.emit, data, arguments.resume, options)
     if team.leads and not isinstance(events, JsonEvents):
         print(f"The model is {model}. Training and synthesized cases: {run / 'preview.png'}")
         print(f"Try: gedgan synthesize {shlex.quote(str(model))} -n 8 -o OUT --scene OUT/scene.mrb")
 
 
-def _prepare(arguments: argparse.Namespace, device: str, events: Events) -> tuple:
-    """Plan, cases on its grid and, to start from a model, its weights; the run folder is claimed and holds the plan.
+def _prepare(arguments: argparse.Namespace, device: str, events: Events, team, hold: Callable[[], Any]) -> tuple:
+    """Plan and cases on its grid; the run folder is claimed and held, and has the plan in it.
 
     :raises InputError: whatever is wrong with data, plan, model or folder; a folder that was made for it is gone again.
     """
     import shutil
 
     from .plan import Plan
-    from .training.request import claim_run_folder
+    from .training.request import PREPARED, claim_run_folder
     from .volumes.dataset import find_dataset
     from .volumes.prepared import prepare_cases
 
-    run, weights = arguments.output, {}
-    dataset = find_dataset(arguments.data, arguments.class_column)
-    _refuse_contradictions(arguments)
+    run = arguments.output
     if arguments.resume:
         claim_run_folder(run, resume=True)
+        hold()
+        (run / "STOP").unlink(missing_ok=True)  # of before; one that comes while the cases are read is meant
     else:
         _refuse_taken(run)
     plan_path = run / "plan.json" if arguments.resume else arguments.plan
     if plan_path is not None:
         plan = Plan.load(plan_path)
-    elif arguments.start_from is not None:
-        plan, weights = _plan_from_model(arguments, dataset, device, events)
+        column = arguments.class_column or plan.data.get("class_column")
+        dataset = find_dataset(arguments.data, column)
+        if plan.classes and not any(case.class_name in plan.classes for case in dataset.cases):
+            raise InputError(
+                f"The plan has the classes {', '.join(plan.classes)}, and no case of {arguments.data} is of one.",
+                "Name the column that tells them with --class-column, or make a new plan.",
+            )
     else:
-        from .fitting import refuse_what_cannot_fit
-
-        plan, fingerprint = _make_plan(arguments, dataset, device, events)
-        refuse_what_cannot_fit(plan, fingerprint, device)
+        dataset = find_dataset(arguments.data, arguments.class_column)
+        if arguments.start_from is not None:
+            plan = _plan_from_model(arguments, dataset, device, events, team.size)
+        else:
+            plan = _make_plan(arguments, dataset, device, events, team.size)
+    team.part(plan.training.batch)
+    if len(dataset.cases) - plan.training.held_out < 2:
+        raise InputError(
+            f"{arguments.data} holds {len(dataset.cases)} case(s), of which {plan.training.held_out} are to be held "
+            "out; learning needs at least 2.",
+            "Add more scans.",
+        )
     existed = run.exists()
-    claim_run_folder(run, arguments.resume)
+    if not arguments.resume:
+        claim_run_folder(run, resume=False)
+        hold()
     try:
         with events.bar("bringing the cases to one grid") as show:
             cases = prepare_cases(dataset, plan, run / PREPARED, show)
-        if len(cases) - plan.training.held_out < 2:
-            raise InputError(
-                f"{arguments.data} holds {len(cases)} case(s), of which {plan.training.held_out} are to be held out; "
-                "learning needs at least 2.",
-                "Add more scans.",
-            )
         if not arguments.resume:
             plan.save(run / "plan.json")
     except InputError:
-        if not arguments.resume:
-            shutil.rmtree(run / PREPARED, ignore_errors=True)
-            if not existed:
-                run.rmdir()
+        if not arguments.resume and not existed:
+            shutil.rmtree(run, ignore_errors=True)
         raise
-    return plan, cases, weights
+    return plan, cases
+
+
+def _weights_to_start_from(plan, run: Path) -> dict[str, dict]:
+    """Weights of the model that a run starts from; nothing where there is none, or a checkpoint to go on from."""
+    from .synthesis.model_file import load_model
+    from .training.checkpoint import checkpoints
+
+    source = plan.data.get("started_from")
+    if source is None or checkpoints(run):
+        return {}
+    model = load_model(Path(source), "cpu", with_critic=True)
+    weights = {"generator": model.generator.state_dict()}
+    if model.critic is not None:
+        weights["discriminator"] = model.critic.discriminator.state_dict()
+    return weights
 
 
 def _refuse_contradictions(arguments: argparse.Namespace) -> None:
+    from importlib.util import find_spec
+
+    if arguments.tensorboard and find_spec("tensorboard") is None:
+        raise InputError(
+            "The package tensorboard is not installed.", "Install it (pip install tensorboard), or leave it out."
+        )
     if arguments.resume and arguments.plan is not None:
         raise InputError("--resume goes on with the plan of its run.", "Leave --plan out, or train in a new folder.")
     if arguments.start_from is not None and (arguments.resume or arguments.plan is not None):
@@ -218,21 +263,16 @@ def _refuse_contradictions(arguments: argparse.Namespace) -> None:
         raise InputError("--grid, --spacing and --method make a plan, but one is given.", "Edit the plan instead.")
 
 
-def _plan_from_model(arguments: argparse.Namespace, dataset, device: str, events: Events) -> tuple:
-    from .planning import plan_from_model
+def _plan_from_model(arguments: argparse.Namespace, dataset, device: str, events: Events, processes: int):
+    from .fine_tuning import plan_from_model
+    from .fitting import fitted
     from .synthesis.model_file import load_model
-    from .volumes.pipeline import check_dataset
 
-    model = load_model(arguments.start_from, "cpu", with_critic=True)
-    with events.bar("reading") as show:
-        fingerprint = check_dataset(dataset, show)
-    for warning in fingerprint.warnings:
-        events.emit("warning", message=warning)
-    plan = plan_from_model(model.plan, fingerprint, device, arguments.freeze, str(arguments.start_from))
-    weights = {"generator": model.generator.state_dict()}
-    if model.critic is not None:
-        weights["discriminator"] = model.critic.discriminator.state_dict()
-    return plan, weights
+    source = arguments.start_from.resolve()
+    model = load_model(source)
+    fingerprint = _fingerprint(dataset, events)
+    plan = plan_from_model(model.plan, fingerprint, device, arguments.freeze, str(source))
+    return _with_class_column(fitted(plan, fingerprint, device, processes), arguments.class_column)
 
 
 def _refuse_taken(run: Path) -> None:

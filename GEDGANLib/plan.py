@@ -294,6 +294,8 @@ class Plan:
         if training.volume == "parts":
             if self.method == "article" or len(networks.generator_widths) < 3:
                 refuse("training on parts needs the method ged and at least 3 stages", "Set training.volume to whole.")
+            if self.field.stage or self.augmentation.flips:
+                refuse("on parts field.stage must be 0 and augmentation.flips empty")
             fits = len(training.part) == dims and all(
                 side > 0 and side % 4 == 0 and side <= whole for side, whole in zip(training.part, grid.shape)
             )

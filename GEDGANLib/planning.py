@@ -10,7 +10,6 @@ from dataclasses import replace
 import numpy as np
 
 from .device import DEVICE_WORDS
-from .errors import InputError
 from .plan import AUGMENTATIONS, Augmentation, Channel, Field, Grid, Networks, Plan, Prediction, Training
 from .volumes.pipeline import Fingerprint
 
@@ -40,7 +39,7 @@ def make_plan(
     """
     reasons: list[str] = []
     grid, stages = _choose_grid(fingerprint, device, grid_shape, spacing, 3 if method == "article" else None, reasons)
-    channels = tuple(_choose_mapping(fingerprint, index, reasons) for index in range(len(fingerprint.channel_names)))
+    channels = tuple(choose_mapping(fingerprint, index, reasons) for index in range(len(fingerprint.channel_names)))
     step = float(min(grid.spacing))
     # A gradient over about a voxel, averaged over about two: finer is noise, coarser blurs neighbouring surfaces.
     scales = Field(sigma=step, rho=2 * step)
@@ -52,13 +51,13 @@ def make_plan(
         base = {"cpu": 16, "mps": 24, "cuda": 32}[device]
         widths = tuple(min(base * 2**stage, 8 * base) for stage in range(stages))
         networks = Networks(widths[::-1], widths, 1, 128)
-        classes, balance = _choose_balance(fingerprint, reasons)
+        classes, balance = choose_balance(fingerprint, reasons)
         training = replace(
             _choose_training(device, grid.shape, stages, reasons),
             balance=balance,
-            held_out=_choose_held_out(fingerprint, reasons),
+            held_out=choose_held_out(fingerprint, reasons),
         )
-        augmentation = _choose_augmentation(training.held_out, reasons)
+        augmentation = choose_augmentation(training.held_out, reasons)
         reasons.append(
             f"Widths from {widths[0]} to {widths[-1]} and batches of {training.batch}: what {DEVICE_WORDS[device]} "
             "trains in reasonable time."
@@ -74,22 +73,12 @@ def make_plan(
         description=fingerprint.description,
         classes=classes,
         augmentation=augmentation,
-        data={
-            "cases": len(fingerprint.cases),
-            "classes": {name: sum(case.class_name == name for case in fingerprint.cases) for name in classes},
-            "labelled": sum(case.labelled for case in fingerprint.cases),
-            "median_shape": tuple(int(x) for x in np.median([case.shape for case in fingerprint.cases], axis=0)),
-            "median_spacing": tuple(
-                round(float(x), 4) for x in np.median([case.spacing for case in fingerprint.cases], axis=0)
-            ),
-        },
+        data=data_of(fingerprint)
+        | {"classes": {name: sum(case.class_name == name for case in fingerprint.cases) for name in classes}},
         reasons=tuple(reasons),
         method=method,
     )
-    from .networks.cost import predict
-
-    memory_gb, minutes = predict(plan, device)
-    return replace(plan, prediction=Prediction(device, round(memory_gb, 2), round(minutes, 1)))
+    return predicted(plan, device)
 
 
 ARTICLE_TRAINING = Training(
@@ -162,7 +151,7 @@ def _choose_grid(
         budget = (WHOLE_VOLUME_VOXELS if fixed_stages else LARGEST_VOXELS)[device]
         if np.prod(extent / spacing) > budget * 1.05:
             finest = spacing.copy()
-            # Larger voxels along the finest axes first, so that thick slices keep their in-plane resolution longest.
+            # Larger voxels along the finest axes first: thick slices are kept, and made up for within the slice.
             low, high = spacing.min(), (np.prod(extent) / budget) ** (1 / 3) * 4
             for _ in range(60):
                 middle = (low + high) / 2
@@ -192,10 +181,10 @@ def _choose_grid(
         + ("as asked for" if grid_shape is not None else "holds the median field of view and every label")
         + f", rounded up to multiples of {2**stages} for networks of {stages} stage(s)."
     )
-    return _placed_grid(fingerprint, shape, spacing), stages
+    return placed_grid(fingerprint, shape, spacing), stages
 
 
-def _placed_grid(fingerprint: Fingerprint, shape: Sequence[int], spacing: Sequence[float]) -> Grid:
+def placed_grid(fingerprint: Fingerprint, shape: Sequence[int], spacing: Sequence[float]) -> Grid:
     """A grid with the directions of a typical case, in the middle of where cases lie."""
     cases = fingerprint.cases
     directions = np.array(cases[_medoid([np.array(case.directions) for case in cases])].directions)
@@ -213,7 +202,7 @@ FEWEST_TO_HOLD_OUT = 10
 HELD_OUT_SHARE, MOST_HELD_OUT = 0.1, 20
 
 
-def _choose_held_out(fingerprint: Fingerprint, reasons: list[str]) -> int:
+def choose_held_out(fingerprint: Fingerprint, reasons: list[str]) -> int:
     cases = len(fingerprint.cases)
     if cases < FEWEST_TO_HOLD_OUT:
         reasons.append(f"No case is held out of {cases}: all are needed to learn from.")
@@ -223,7 +212,7 @@ def _choose_held_out(fingerprint: Fingerprint, reasons: list[str]) -> int:
     return count
 
 
-def _choose_augmentation(held_out: int, reasons: list[str]) -> Augmentation:
+def choose_augmentation(held_out: int, reasons: list[str]) -> Augmentation:
     reasons.append(
         "Augmentation as strong as held-out cases ask for; mirrored cases only if you put the axis into "
         "augmentation.flips (0 is right to left)."
@@ -237,7 +226,7 @@ RARE_SHARE, BALANCE = 0.25, 0.5
 """A class or label is rare below this share of the cases; how much more often such cases then are drawn."""
 
 
-def _choose_balance(fingerprint: Fingerprint, reasons: list[str]) -> tuple[tuple[str, ...], float]:
+def choose_balance(fingerprint: Fingerprint, reasons: list[str]) -> tuple[tuple[str, ...], float]:
     """Classes, and the plan's ``training.balance``."""
     counts = Counter(case.class_name for case in fingerprint.cases if case.class_name is not None)
     classes = tuple(sorted(counts)) if len(counts) > 1 else ()
@@ -259,67 +248,33 @@ def _choose_balance(fingerprint: Fingerprint, reasons: list[str]) -> tuple[tuple
     return classes, BALANCE if rare else 0.0
 
 
-FINE_TUNING_RATE = 0.5
-"""Learning rate of a training that starts from a model, as a share of that from nothing."""
+def predicted(plan: Plan, device: str) -> Plan:
+    """The plan with what it is predicted to take on ``device``."""
+    from .networks.cost import predict
+
+    memory_gb, minutes = predict(plan, device)
+    return replace(plan, prediction=Prediction(device, round(memory_gb, 2), round(minutes, 1)))
 
 
-def plan_from_model(model_plan: Plan, fingerprint: Fingerprint, device: str, frozen_stages: int, source: str) -> Plan:
-    """The plan of a training that starts from a model: its grid, networks and labels, the place of the new data.
+def with_batch(plan: Plan, batch: int, device: str, reason: str) -> Plan:
+    """The plan with another batch, its penalty adapted to it and its prediction made anew.
 
-    :param frozen_stages: of the discriminator (Mo et al., *Freeze the Discriminator*, 2020).
-    :param source: the model, named in errors.
-    :raises InputError: the data have other channels or labels than the model.
+    :param reason: why, in words.
     """
-    if len(fingerprint.channel_names) != len(model_plan.channels):
-        raise InputError(
-            f"The data have {len(fingerprint.channel_names)} channel(s), {source} was trained on "
-            f"{len(model_plan.channels)}.",
-            "Start from a model of the same kind of scans, or train without --from.",
-        )
-    strange = sorted({label.name for label in fingerprint.labels} - {label.name for label in model_plan.labels})
-    if strange:
-        raise InputError(
-            f"The data have labels that {source} does not know: {', '.join(strange)}.",
-            "Start from a model with the same labels, or train without --from.",
-        )
-    if frozen_stages > len(model_plan.networks.discriminator_widths):
-        raise InputError(
-            f"The discriminator of {source} has {len(model_plan.networks.discriminator_widths)} stages; "
-            f"{frozen_stages} cannot be frozen.",
-            "Give a smaller number to --freeze.",
-        )
-    shape, spacing = model_plan.grid.shape, model_plan.grid.spacing
-    fresh = make_plan(fingerprint, device, shape, spacing)
-    training = replace(
-        model_plan.training,
-        learning_rate=FINE_TUNING_RATE * fresh.training.learning_rate,
-        frozen_stages=frozen_stages,
-        held_out=fresh.training.held_out,
-        balance=fresh.training.balance,
-        batch=fresh.training.batch,
-        penalty_weight=fresh.training.penalty_weight,
-        precision=fresh.training.precision,
-    )
-    channels = tuple(
-        old if old.mapping == "window" else replace(old, typical=new.typical, integer=new.integer)
-        for old, new in zip(model_plan.channels, fresh.channels)
-    )
-    reasons = (
-        f"Starts from {source}: its grid, networks, labels and classes; half the learning rate.",
-        *([f"The first {frozen_stages} stage(s) of the discriminator keep their weights."] if frozen_stages else []),
-        *(reason for reason in fresh.reasons if not reason.startswith(("Grid", "Spacing", "Widths", "Classes"))),
-    )
-    return replace(
-        model_plan,
-        grid=_placed_grid(fingerprint, shape, spacing),
-        channels=channels,
-        training=training,
-        augmentation=fresh.augmentation if model_plan.method == "ged" else model_plan.augmentation,
-        description=fingerprint.description,
-        data=fresh.data | {"started_from": source},
-        prediction=fresh.prediction,
-        reasons=reasons,
-    )
+    weight = float(f"{plan.training.penalty_weight * plan.training.batch / batch:.2g}")
+    training = replace(plan.training, batch=batch, penalty_weight=weight)
+    return predicted(replace(plan, training=training, reasons=(*plan.reasons, reason)), device)
+
+
+def data_of(fingerprint: Fingerprint) -> dict:
+    """What a plan keeps of the data it was made for."""
+    cases = fingerprint.cases
+    return {
+        "cases": len(cases),
+        "labelled": sum(case.labelled for case in cases),
+        "median_shape": tuple(int(x) for x in np.median([case.shape for case in cases], axis=0)),
+        "median_spacing": tuple(round(float(x), 4) for x in np.median([case.spacing for case in cases], axis=0)),
+    }
 
 
 def _round_up(voxels: np.ndarray, stride: int) -> np.ndarray:
@@ -336,7 +291,7 @@ def _medoid(matrices: list[np.ndarray]) -> int:
     return int(np.abs(stack[:, None] - stack[None]).sum((1, 2)).argmin())
 
 
-def _choose_mapping(fingerprint: Fingerprint, index: int, reasons: list[str]) -> Channel:
+def choose_mapping(fingerprint: Fingerprint, index: int, reasons: list[str]) -> Channel:
     name = fingerprint.channel_names[index]
     lows, highs = zip(*(case.percentiles[index] for case in fingerprint.cases))
     integer = all(case.integer for case in fingerprint.cases)

@@ -128,10 +128,15 @@ def _parts_costs(plan) -> StepCosts:
 
 
 def predict(plan, device: str) -> tuple[float, float]:
-    """Peak memory in GB (1e9 bytes) and minutes per 1000 steps of training ``plan`` on ``device``."""
+    """Peak memory in GB (1e9 bytes) and minutes per 1000 steps of training ``plan`` on ``device``.
+
+    On a GPU it is the GPU's memory. The prepared cases are left out: the system keeps as much of them in memory as it
+    has room for.
+    """
     costs = step_costs(plan)
     rate = RATES.get(device) or convolution_rate()
     seconds = costs.operations / (rate * EFFICIENCY)
-    data = plan.data.get("cases", 0) * (4 * len(plan.channels) + 1) * math.prod(plan.grid.shape)
-    memory = PROCESS_MEMORY + costs.kept * ACTIVATION_COPIES + costs.weights * 4 * 6 + data
+    memory = costs.kept * ACTIVATION_COPIES + costs.weights * 4 * 6
+    if device == "cpu":
+        memory += PROCESS_MEMORY
     return memory / 1e9, seconds * 1000 / 60

@@ -168,8 +168,8 @@ class PartsDiscriminator(nn.Module):
         return torch.cat([logits if logits.ndim == 2 else logits[:, None] for logits in judged], 1)
 
     def first_parts(self, stages: int) -> list[nn.Module]:
-        """Those of both, see :meth:`Discriminator.first_parts`."""
-        return [*self.whole.first_parts(stages), *self.part.first_parts(stages)]
+        """Those of the judge of the whole: a model file holds that one alone."""
+        return self.whole.first_parts(stages)
 
 
 def position(starts: Tensor, part: Sequence[int], shape: Sequence[int]) -> Tensor:

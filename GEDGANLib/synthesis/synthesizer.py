@@ -44,7 +44,8 @@ class Synthesizer:
         """Return the case of one latent vector.
 
         :param latent: (latent_size,), standard normal.
-        :param class_name: one of the plan's classes; a mixture of all when not given.
+        :param class_name: one of the plan's classes; when not given, of none in particular, as cases of unknown
+            class are.
         :returns: the case on the plan's grid, in the units of the training data.
         """
         import torch

@@ -8,14 +8,14 @@ probabilities move together; the field is taken of the changed image, so its ten
 Which change and how much is drawn first (:meth:`Augmentation.draw`) and applied afterwards (:func:`apply`), so that
 a step can be repeated.
 
-**Strength.** With the discriminator's mean logits of training, held-out and synthesized cases, over-fitting is
+**Strength.** With the mean gaps :math:`\Delta=D(x)-D(\tilde x)` of training and of held-out cases, each from
+synthesized cases of the same class and labelling, over-fitting is
 
-.. math:: r = \frac{\mathbb E\,D(x_{train}) - \mathbb E\,D(x_{held\,out})}
-                   {\mathbb E\,D(x_{train}) - \mathbb E\,D(\tilde x)}
+.. math:: r = \frac{\mathbb E\,\Delta_{train} - \mathbb E\,\Delta_{held\,out}}{\mathbb E\,\Delta_{train}}
 
 (section 3.1 there): 0 when held-out cases look as real as those it was trained with, 1 when as little as synthesized
-ones. Only differences of logits enter, which is all that a relativistic discriminator defines. p rises while r is above
-its target and falls while it is below.
+ones. Only gaps within a kind of case enter, which is all that a relativistic discriminator defines. p rises while r is
+above its target and falls while it is below.
 """
 
 from __future__ import annotations
@@ -192,9 +192,11 @@ def _recolour(image: Tensor, drawn: Drawn) -> Tensor:
     if bool((drawn.contrast != 1).any() or (drawn.brightness != 0).any()):
         image = image * column(drawn.contrast) + column(drawn.brightness)
     if bool((drawn.noise > 0).any()):
-        seeded = [torch.Generator().manual_seed(seed) for seed in drawn.noise_seeds.tolist()]
-        noise = torch.stack([torch.randn(image.shape[1:], generator=random) for random in seeded])
-        image = image + noise.to(image) * column(drawn.noise)
+        noise = torch.zeros_like(image)
+        for index in drawn.noise.nonzero()[:, 0].tolist():
+            random = torch.Generator(image.device).manual_seed(int(drawn.noise_seeds[index]))
+            noise[index] = torch.randn(image.shape[1:], generator=random, device=image.device)
+        image = image + noise * column(drawn.noise)
     return image
 
 
@@ -220,24 +222,24 @@ class Strength:
     def __init__(self, largest: float, target: float, ramp_cases: int) -> None:
         self.largest, self.target, self.ramp_cases = largest, target, ramp_cases
         self.value = 0.0
-        self._sums = [0.0, 0.0, 0.0]
+        self._sums = [0.0, 0.0, 0.0]  # of weights, of gaps of training and of held-out cases
 
     @property
     def overfitting(self) -> float | None:
         """r of the module's text, over about the last 20 measurements; None before the first."""
-        weight, above, gap = self._sums
+        weight, training, held_out = self._sums
         if not weight:
             return None
         # While the discriminator tells nothing apart there is nothing that it could know by heart.
-        return above / gap if gap > 1e-3 * weight else 0.0
+        return (training - held_out) / training if training > 1e-3 * weight else 0.0
 
-    def measure(self, training: float, held_out: float, generated: float, cases: int) -> None:
+    def measure(self, training: float, held_out: float, cases: int) -> None:
         """Take a measurement in and adapt.
 
-        :param training, held_out, generated: mean logits.
+        :param training, held_out: mean gaps.
         :param cases: seen since the last measurement.
         """
-        for index, figure in enumerate((1.0, training - held_out, training - generated)):
+        for index, figure in enumerate((1.0, training, held_out)):
             self._sums[index] = MEMORY * self._sums[index] + (1 - MEMORY) * figure
         change = cases / self.ramp_cases
         self.value += change if self.overfitting > self.target else -change

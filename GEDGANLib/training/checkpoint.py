@@ -40,7 +40,7 @@ def save_checkpoint(run: Path, step: int, tensors: dict[str, torch.Tensor], stat
         write_bytes(partial / "state.json", json.dumps({"step": step, **state}).encode("utf-8"))
         os.replace(partial, final)
         for old in checkpoints(run)[:-KEPT]:
-            shutil.rmtree(old)
+            shutil.rmtree(old, ignore_errors=True)
     except InputError:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -68,11 +68,13 @@ def load_checkpoint(run: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]
     :raises InputError: there is none, or none can be read.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     for folder in reversed(checkpoints(run)):
         try:
-            return load_file(folder / "state.safetensors"), json.loads((folder / "state.json").read_text("utf-8"))
+            # Read, not mapped into memory: a mapped file cannot be removed on Windows, nor its folder on NFS.
+            tensors = load((folder / "state.safetensors").read_bytes())
+            return tensors, json.loads((folder / "state.json").read_text("utf-8"))
         except (OSError, ValueError, SafetensorError):
             continue
     raise InputError(f"{run} holds no checkpoint to resume from.", "Start the training anew in another folder.")

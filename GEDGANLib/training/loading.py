@@ -75,10 +75,7 @@ class Loader:
         """Seconds that steps have waited for their cases."""
 
     def batch(self, step: int) -> Batch:
-        """The cases of ``step``.
-
-        :raises OSError: a file of the prepared cases is gone.
-        """
+        """The cases of ``step``."""
         start = time.perf_counter()
         batch = self._batch(step)
         self.waited += time.perf_counter() - start

@@ -22,11 +22,12 @@ def rounded(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.{FINEST}g}")
 
 
-def progress_line(trainer: Any, figures: Any, limit: Limit, seconds: float) -> dict[str, Any]:
+def progress_line(trainer: Any, figures: Any, limit: Limit, seconds: float, before: float) -> dict[str, Any]:
     """One line of the log, which is a ``progress`` event too.
 
     :param trainer: a :class:`GEDGANLib.training.trainer.Trainer`.
     :param figures: of its last step.
+    :param seconds: of training, ``before`` a resumption and since.
     """
     step = trainer.step_count
     left = limit.seconds_left(step, seconds)
@@ -40,7 +41,7 @@ def progress_line(trainer: Any, figures: Any, limit: Limit, seconds: float) -> d
         "losses": {name: rounded(value) for name, value in vars(figures).items()},
         "augmentation": rounded(trainer.strength.value),
         "overfitting": rounded(trainer.strength.overfitting),
-        "waiting": rounded(trainer.loader.waited / seconds if seconds else 0.0),
+        "waiting": rounded(trainer.loader.waited / max(seconds - before, 1e-9)),
         "device": trainer.device.type,
         "memory_gb": memory_gb(trainer.device.type),
     }
@@ -114,17 +115,18 @@ def plot_losses(path: Path, history: Sequence[dict[str, Any]]) -> None:
 class Board:
     """The figures of the log for TensorBoard, in ``RUN/tensorboard``.
 
+    :param step: that the training goes on from; what was written of later ones is not shown.
     :raises InputError: the package tensorboard is not installed.
     """
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, step: int = 0) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise InputError(
                 "The package tensorboard is not installed.", "Install it (pip install tensorboard), or leave it out."
             ) from error
-        self._writer = SummaryWriter(str(run / "tensorboard"))
+        self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
 
     def add(self, line: dict[str, Any]) -> None:
         """Take a line of the log."""

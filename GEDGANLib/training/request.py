@@ -16,6 +16,10 @@ from ..volumes.pipeline import WorkingCase
 from ..volumes.writing import claim_empty_folder, explain_unwritable, probe, write_bytes
 
 NAMES_SHOWN = 5
+PREPARING = ".preparing"
+"""A file in a run folder from when it is claimed until it holds a run: one that was killed before may begin anew."""
+PREPARED = "prepared"
+"""Folder of a run with its cases on the working grid; it can be deleted, and is made anew where it is missing."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,11 @@ def claim_run_folder(run: Path, resume: bool) -> None:
     if not resume:
         if (run / "run.json").exists():
             raise InputError(f"{run} already holds another run.", "Give a new folder, or continue it with --resume.")
-        claim_empty_folder(run)
+        claim_empty_folder(run, lambda path: (run / PREPARING).exists() and _is_left_of_preparing(path))
+        try:
+            (run / PREPARING).touch()
+        except OSError as error:
+            raise explain_unwritable(run, error) from error
         return
     if not (run / "run.json").exists():
         raise InputError(f"{run} holds no run that could be resumed.", "Train without --resume.")
@@ -56,11 +64,16 @@ def claim_run_folder(run: Path, resume: bool) -> None:
         raise explain_unwritable(run, error) from error
 
 
+def _is_left_of_preparing(path: Path) -> bool:
+    return path.name in (PREPARING, PREPARED, "plan.json", "STOP") or path.name.startswith(".partial-")
+
+
 @dataclass(frozen=True)
 class Request:
     """What a training was asked for, as ``run.json`` keeps it.
 
     :param data: where the cases came from.
+    :param model_step: of the model that the folder holds; None before there is one.
     :param cases: name of each case, in order, and a digest of it on the working grid, see :func:`digests_of`.
     """
 
@@ -69,10 +82,13 @@ class Request:
     seed: int
     limit: Limit
     device: str
+    model_step: int | None = None
     version: str = __version__
 
     def save(self, run: Path) -> None:
+        """Write ``run.json``, from which on the folder holds a run."""
         write_bytes(run / "run.json", json.dumps(asdict(self), indent=1).encode("utf-8"))
+        (run / PREPARING).unlink(missing_ok=True)
 
     @classmethod
     def load(cls, run: Path) -> Request:

@@ -51,7 +51,8 @@ class Options:
     :param workers: threads that read cases ahead.
     :param changes_accepted: resume though the data are not those of before.
     :param tensorboard: write ``RUN/tensorboard`` too.
-    :param start_from: weights of a model, of both networks, to start a new run from; see ``weights_of``.
+    :param start_from: state of ``generator`` and, if the model has one, ``discriminator``, to start a new run from.
+    :param owns_folder: the caller holds the run folder already, see ``volumes.writing.sole_owner``.
     """
 
     team: Team | None = None
@@ -59,6 +60,7 @@ class Options:
     changes_accepted: bool = False
     tensorboard: bool = False
     start_from: dict[str, dict] = field(default_factory=dict)
+    owns_folder: bool = False
 
 
 def train(
@@ -88,7 +90,7 @@ def train(
     options = options or Options()
     team = options.team or Team()
     digests = digests_of(cases)
-    with sole_owner(run, alone=team.leads):
+    with team.contact(run), sole_owner(run, alone=team.leads and not options.owns_folder):
         if resume:
             before = Request.load(run)
             refuse_other(before, run, digests, seed, options.changes_accepted)
@@ -99,24 +101,11 @@ def train(
             request = Request(data, digests, seed, limit, device)
             if team.leads:
                 plan.save(run / "plan.json")
-        try:
-            return _Run(plan, cases, run, request, emit if team.leads else _mute, options, team).train(resume)
-        except RuntimeError as error:
-            if team.size == 1 or not _lost_contact(error):
-                raise
-            raise InputError(
-                f"Another process of this training is gone, so {run} ended early.",
-                "Its last checkpoint is complete: start all processes again with --resume.",
-            ) from error
+        return _Run(plan, cases, run, request, emit if team.leads else _mute, options, team).train(resume)
 
 
 def _mute(event: str, **fields: Any) -> None:
     pass
-
-
-def _lost_contact(error: RuntimeError) -> bool:
-    words = str(error).lower()
-    return any(sign in words for sign in ("gloo", "nccl", "connection", "closed by peer", "broken pipe", "timed out"))
 
 
 class _Run:
@@ -153,14 +142,17 @@ class _Run:
         from .monitor import Monitor
         from .trainer import Trainer
 
+        again = resume
         # A run that was killed before its first checkpoint begins anew, as the same seed makes it.
         resume = resume and bool(checkpoints(self.run))
         tensors, state = load_checkpoint(self.run) if resume else ({}, {"step": 0, "seconds": 0.0})
         self.team.wait()
         self.seconds_before, self.rollbacks = state["seconds"], state.get("rollbacks", 0)
+        self.warnings = list(state.get("warnings", []))
         limit, device, seed = self.request.limit, self.request.device, self.request.seed
-        # A run without its model was interrupted while it was being written: then only that is left to do.
-        if limit.progress(state["step"], self.seconds_before) >= 1 and (self.run / MODEL).exists():
+        # A run without the model of its last step was interrupted while that was being written: only that is left.
+        complete = (self.run / MODEL).exists() and self.request.model_step == state["step"]
+        if limit.progress(state["step"], self.seconds_before) >= 1 and complete:
             raise InputError(
                 f"{self.run} is at step {state['step']} already, after {self.seconds_before / 60:.1f} minutes.",
                 "Give more --steps or --minutes than that to go on.",
@@ -169,8 +161,9 @@ class _Run:
         if self.team.leads:
             remove_after(self.run, state["step"])
             self.request.save(self.run)
-            stop.unlink(missing_ok=True)
-            self.board = Board(self.run) if self.options.tensorboard else None
+            if again:  # what stopped it the last time; in a new folder a STOP is meant for this training
+                stop.unlink(missing_ok=True)
+            self.board = Board(self.run, state["step"]) if self.options.tensorboard else None
         about = {"device": device, "seed": seed, "step": state["step"], "total": limit.steps}
         self.emit("started", run=str(self.run), cases=len(self.cases), processes=self.team.size, **about)
         self.trainer = Trainer(self.plan, self.cases, device, seed, self.team, self.options.workers)
@@ -231,12 +224,17 @@ class _Run:
 
     def _steps(self, asked_to_stop: Callable[[], bool]) -> bool:
         """Train to the limit, or until asked to stop; returns whether that happened."""
+        from .state import finite, state_of
+
         last = {"checkpoint": self.start, "preview": self.start, "progress": 0.0}
         while True:
             # The clock, the STOP file and signals are the first process's; all act on what it says.
             progress, stop = self.team.as_leader((self.progress(), float(asked_to_stop())), self.trainer.device)
             if progress >= 1 or stop:
-                return progress < 1
+                if finite(state_of(self.trainer)):
+                    return progress < 1
+                self._go_back()
+                continue
             self.trainer.set_progress(progress)
             figures = self.trainer.step()
             if not figures.finite():
@@ -286,7 +284,7 @@ class _Run:
         self.emit("warning", message=words)
 
     def _log(self, figures: Any) -> None:
-        line = progress_line(self.trainer, figures, self.request.limit, self.seconds())
+        line = progress_line(self.trainer, figures, self.request.limit, self.seconds(), self.seconds_before)
         self.history.append(line)
         with open(self.run / LOG, "a", encoding="utf-8") as log:
             log.write(json.dumps(line) + "\n")
@@ -303,7 +301,12 @@ class _Run:
         tensors = state_of(self.trainer)
         if not finite(tensors):  # weights may leave the numbers a step before a loss shows it
             return
-        state = {"seconds": self.seconds(), "seed": self.request.seed, "rollbacks": self.rollbacks}
+        state = {
+            "seconds": self.seconds(),
+            "seed": self.request.seed,
+            "rollbacks": self.rollbacks,
+            "warnings": self.warnings,
+        }
         folder = save_checkpoint(self.run, self.trainer.step_count, tensors, state)
         self.emit("checkpoint", path=str(folder), step=self.trainer.step_count)
 
@@ -322,6 +325,8 @@ class _Run:
             "warnings": self.warnings,
         }
         save_model(self.run / MODEL, self.trainer.average, self.plan, about, self.trainer.critic())
+        self.request = replace(self.request, model_step=self.trainer.step_count)
+        self.request.save(self.run)
 
     def _write_preview(self) -> None:
         from .monitor import WATCHED

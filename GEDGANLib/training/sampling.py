@@ -94,6 +94,14 @@ class Sampler:
     labelled: Tensor
     labelled_share: float = 0.0
 
+    def probabilities(self, batch: int) -> Tensor:
+        """Expected share of each case among those drawn in batches of so many, (cases,)."""
+        share = math.ceil(self.labelled_share * batch) / batch
+        if not share or not bool(self.labelled.any()):
+            return self.weights
+        few = self.weights * self.labelled
+        return (1 - share) * self.weights + share * few / few.sum()
+
     def choose(self, step: int, batch: int, purpose: str = "cases") -> Tensor:
         """Indices of the cases of a step, (batch,)."""
         random = self.draws.of(purpose, step)

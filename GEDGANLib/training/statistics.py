@@ -34,29 +34,30 @@ class DataStatistics:
     variances: tuple[float, ...]
 
     @classmethod
-    def of(cls, batches: Iterable[tuple[Inputs, Tensor]], image_channels: int) -> DataStatistics:
+    def of(cls, batches: Iterable[tuple[Inputs, Tensor, Tensor]], image_channels: int) -> DataStatistics:
         """Go once through the data.
 
-        :param batches: case (N, C + labels, *grid) and its field, and which cases are labelled, (N,) bool. The label
-            channels of the others are left out.
+        :param batches: case (N, C + labels, *grid) and its field; which cases are labelled, (N,) bool, the label
+            channels of the others being left out; and how often each is drawn, (N,) of any sum.
         """
         sums: list[Tensor] = []
         squares: list[Tensor] = []
-        cases = labelled_cases = 0
-        for inputs, labelled in batches:
+        cases = labelled_cases = 0.0
+        for inputs, labelled, weights in batches:
             case = inputs[0].clone()
             case[~labelled, image_channels:] = 0
             parts = (case, *inputs[1:])
-            cases, labelled_cases = cases + len(case), labelled_cases + int(labelled.sum())
+            cases, labelled_cases = cases + float(weights.sum()), labelled_cases + float(weights[labelled].sum())
             if not sums:
                 sums = [torch.zeros_like(part[0]) for part in parts]
                 squares = [torch.zeros_like(part[0]) for part in parts]
             for total, square, part in zip(sums, squares, parts):
-                total += part.sum(0)
-                square += part.square().sum(0)
+                weight = weights.to(part).reshape(-1, *[1] * (part.ndim - 1))
+                total += (weight * part).sum(0)
+                square += (weight * part.square()).sum(0)
         for totals in (sums, squares):
             totals[0][:image_channels] /= cases
-            totals[0][image_channels:] /= max(labelled_cases, 1)
+            totals[0][image_channels:] /= max(labelled_cases, 1e-12)
             for field in totals[1:]:
                 field /= cases
         variances = tuple(

@@ -7,16 +7,20 @@ team makes the steps that one process would make with the same batch, apart from
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
 
-TIMEOUT = timedelta(minutes=30)
-"""Until a process that waits for others gives up: the first one may be preparing a large data set."""
+TIMEOUT = timedelta(hours=12)
+"""Until a process that waits for others gives up: the first one may be preparing a large data set. One that is gone is
+noticed at once, by its closed connection or by torchrun."""
+LOST = ("gloo", "nccl", "connection", "closed by peer", "broken pipe", "timed out")
 
 
 class Team:
@@ -104,6 +108,23 @@ class Team:
         tensor = torch.tensor(numbers, dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
         torch.distributed.broadcast(tensor, 0)
         return tensor.tolist()
+
+    @contextmanager
+    def contact(self, run: Path) -> Iterator[None]:
+        """Turns the loss of another process within the block into words.
+
+        :raises InputError: another process is gone.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if self.size == 1 or not any(sign in str(error).lower() for sign in LOST):
+                raise
+            raise InputError(
+                f"Another process of this training is gone, so {run} ended early.",
+                "Look at what that one said. If there is a checkpoint, all processes can be started again with "
+                "--resume.",
+            ) from error
 
     def wait(self) -> None:
         """Until all are here."""

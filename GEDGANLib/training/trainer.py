@@ -54,6 +54,11 @@ class StepFigures:
         return all(math.isfinite(value) for value in vars(self).values())
 
 
+def _first_head(gaps: Tensor) -> Tensor:
+    """Of several heads the first, the image's: the labels of a few cases are known by heart soonest."""
+    return gaps.reshape(len(gaps), -1)[:, 0]
+
+
 class _DiscriminatorStep(nn.Module):
     """The discriminator with its loss as one forward pass, since gradients are averaged per pass of a module."""
 
@@ -89,7 +94,7 @@ class Trainer:
     ) -> None:
         self.plan, self.seed = plan, seed
         self.device = torch.device(device)
-        if self.device.type == "cuda":  # every step has the same shapes: worth a search for the fastest convolutions
+        if self.device.type == "cuda":  # steps repeat few shapes: worth a search for the fastest convolutions
             torch.backends.cudnn.benchmark = True
         self.team = team or Team()
         self.step_count = 0
@@ -104,8 +109,7 @@ class Trainer:
         self.sampler = Sampler(
             self.draws, case_weights(self.cases, plan.training.balance), self.labelled, plan.training.labelled_share
         )
-        first = [torch.from_numpy(case.image.copy()) for case in self.cases[:CASES_FOR_TAU]]
-        self.view = view_of(plan, first, self.device)
+        self.view = view_of(plan, self.cases[:CASES_FOR_TAU], self.device)
         self.loader = Loader(
             self.cases, self._choose, plan.classes, workers, self.view.part, self._starts, len(plan.labels)
         )
@@ -118,9 +122,7 @@ class Trainer:
         self.generator = build_generator(plan).to(self.device)
         self.discriminator = self.view.discriminator().to(self.device)
         with torch.no_grad():
-            seen = ((self.view.seen(self.view.real(batch)), batch.labelled) for batch in self._whole_data())
-            batches = ((self.view.with_a_mean(inputs), labelled.to(self.device)) for inputs, labelled in seen)
-            self.statistics = DataStatistics.of(batches, len(plan.channels))
+            self.statistics = DataStatistics.of(self._statistics_data(), len(plan.channels))
         if plan.method != "article":
             self.generator.start_from(self.statistics.means[0])
         self._freeze()
@@ -155,6 +157,13 @@ class Trainer:
         """All training cases once, in batches, as they are; where they are looked at in parts, coarsely."""
         for chosen in torch.arange(len(self.cases)).split(self.plan.training.batch):
             yield self.loader.read(chosen)
+
+    def _statistics_data(self) -> Iterator[tuple[Inputs, Tensor, Tensor]]:
+        # As the cases are drawn, or the term would pull balanced batches back to the majority.
+        shares = self.sampler.probabilities(self.plan.training.batch).split(self.plan.training.batch)
+        for batch, share in zip(self._whole_data(), shares):
+            inputs = self.view.with_a_mean(self.view.seen(self.view.real(batch)))
+            yield inputs, batch.labelled.to(self.device), share.to(self.device, torch.float32)
 
     def _shown(self, batch: Batch) -> dict[str, Tensor | None]:
         """What else the discriminator is told of a batch."""
@@ -205,7 +214,10 @@ class Trainer:
     @property
     def _half(self) -> torch.dtype | None:
         """Half precision, where the plan and the device have it."""
-        return HALF_PRECISIONS.get(self.plan.training.precision) if self.device.type == "cuda" else None
+        if self.device.type != "cuda" or self.plan.training.precision not in HALF_PRECISIONS:
+            return None
+        wanted = HALF_PRECISIONS[self.plan.training.precision]
+        return wanted if wanted is torch.float16 or torch.cuda.is_bf16_supported(False) else torch.float16
 
     def _mixed(self) -> AbstractContextManager:
         return nullcontext() if self._half is None else torch.autocast(self.device.type, self._half)
@@ -230,10 +242,14 @@ class Trainer:
         """One update of each player."""
         batch = self.loader.batch(self.step_count)
         real = self.view.real(batch)
+        steered = bool(self.held_out) and self.step_count % STEERED_EVERY == 0
+        held_out_gap = self._held_out_gap() if steered else 0.0
         loss = self._step_discriminator(batch, real)
+        if steered:
+            training_gap = float(_first_head(loss.real - loss.generated).mean())
+            gaps = self.team.mean((training_gap, held_out_gap), self.device)
+            self.strength.measure(*gaps, STEERED_EVERY * self.plan.training.batch)
         pairing, distance = self._step_generator(batch, real)
-        if self.held_out and self.step_count % STEERED_EVERY == 0:
-            self._steer(loss)
         self.step_count += 1
         self._update_average()
         gaps = (loss.real - loss.generated).reshape(len(loss.real), -1).mean(1)
@@ -251,8 +267,9 @@ class Trainer:
         penalised = settings.penalty_weight > 0 and self.step_count % settings.penalty_interval == 0
         weight = settings.penalty_weight * settings.penalty_interval if penalised else 0.0
         share = torch.rand(settings.batch, generator=self.draws.of("points between", self.step_count))[self.part]
-        # A penalty is a derivative of the whole pass: then all of it is in full precision.
-        with nullcontext() if penalised else self._mixed():
+        # A penalty is a derivative of the whole pass: then all of it is in full precision. So it is in float16, whose
+        # small gradients would need scaling.
+        with nullcontext() if penalised or self._half is torch.float16 else self._mixed():
             terms = self._discriminator_step(
                 seen_real, seen_generated, self._shown(batch), weight, settings.objective, share
             )
@@ -288,16 +305,15 @@ class Trainer:
         return pairing.detach(), distance.detach()
 
     @torch.no_grad()
-    def _steer(self, loss: DiscriminatorLoss) -> None:
-        """Measure on held-out cases what the discriminator knows by heart, and adapt the augmentation."""
+    def _held_out_gap(self) -> float:
+        """Mean gap of held-out cases from synthesized ones of their classes, by the discriminator as it is."""
         random = self.draws.of("held-out cases", self.step_count)
         chosen = torch.randint(len(self.held_out), (self.plan.training.batch,), generator=random)[self.part]
-        starts = self._starts(self.step_count)
-        batch = self._held_out_loader.read(chosen, starts)
-        logits = self._judge(batch)(self._see(self._change(self.view.real(batch), self._changes("held-out cases"))))
-        # Of several heads the first, the image's: labels of a few cases are known by heart soonest.
-        means = [float(each.reshape(len(each), -1)[:, 0].mean()) for each in (loss.real, logits, loss.generated)]
-        self.strength.measure(*self.team.mean(means, self.device), STEERED_EVERY * self.plan.training.batch)
+        batch = self._held_out_loader.read(chosen, self._starts(self.step_count))
+        changes, judge = self._changes("held-out cases"), self._judge(batch)
+        generated = self._generate(self.generator, "held-out cases", batch)
+        logits = [judge(self._see(self._change(cases, changes))) for cases in (self.view.real(batch), generated)]
+        return float(_first_head(logits[0] - logits[1]).mean())
 
     def _note_classes(self, batch: Batch, gaps: Tensor) -> None:
         if not self.plan.classes:

@@ -6,12 +6,12 @@ discriminator's inputs. ``Trainer`` plays the same game on either.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ..networks.blocks import channels_last
 from ..networks.build import (
@@ -24,7 +24,7 @@ from ..networks.build import (
     seen,
 )
 from ..networks.discriminator import Critic
-from ..networks.parts import FACTOR, lowered
+from ..networks.parts import FACTOR
 from ..plan import AUGMENTATIONS, Plan
 from ..structure.field import median_trace
 from ..volumes.case import Case
@@ -44,17 +44,21 @@ STILL = tuple(kind for kind in AUGMENTATIONS if kind not in ("shift", "scale", "
 class WholeView:
     """All of a case at once.
 
-    :param images: of some training cases, each (C, *grid), from which the scale of the field's structure is taken.
+    :param cases: some of the training cases, from which the scale of the field's structure is taken.
     """
 
     part: tuple[int, ...] | None = None
 
-    def __init__(self, plan: Plan, images: list[Tensor], device: torch.device) -> None:
+    def __init__(self, plan: Plan, cases: Sequence[WorkingCase], device: torch.device) -> None:
         self.plan, self.device = plan, device
         self.channels = len(plan.channels)
+        images = [torch.from_numpy(np.array(image)) for image in self._whole_images(cases)]
         self.tau = median_trace(images, plan.field.sigma, plan.field.rho, plan.grid.spacing)
         self.field, self.agreement = build_field(plan, self.tau), build_agreement(plan, self.tau)
         self.augmentation = Augmentation(plan.augmentation.kinds, plan.augmentation.flips, plan.grid.shape)
+
+    def _whole_images(self, cases: Sequence[WorkingCase]) -> Iterator[np.ndarray]:
+        return (case.image for case in cases)
 
     def starts(self, draws: Draws, step: int) -> Tensor | None:
         """Where the parts of a step's batch begin, (batch, D); None where there are no parts."""
@@ -119,8 +123,9 @@ class WholeView:
     def _one_hot(self, labels: Tensor) -> Tensor | None:
         if not self.plan.labels:
             return None
-        classes = functional.one_hot(labels.to(self.device).long(), len(self.plan.labels) + 1)
-        return classes.movedim(-1, 1).float()
+        index = labels.to(self.device).long()[:, None]
+        empty = torch.zeros(len(labels), len(self.plan.labels) + 1, *labels.shape[1:], device=self.device)
+        return empty.scatter_(1, index, 1.0)
 
     def _case(self, image: Tensor, labels: Tensor | None) -> Tensor:
         image = image.to(self.device, non_blocking=True)
@@ -131,18 +136,22 @@ class WholeView:
 class PartsView(WholeView):
     """The coarse whole and a fine part, see ``networks.parts``."""
 
-    def __init__(self, plan: Plan, images: list[Tensor], device: torch.device) -> None:
+    def __init__(self, plan: Plan, cases: Sequence[WorkingCase], device: torch.device) -> None:
         self.fine_plan, self.full_shape = part_plan(plan), plan.grid.shape
-        super().__init__(coarse_plan(plan), [lowered(image[None])[0] for image in images], device)
+        super().__init__(coarse_plan(plan), cases, device)
         self.part = tuple(plan.training.part)
         # The middle of a volume holds what it is about; tau is a median, not a bound.
-        middles = [image[(..., *_middle(image.shape[1:], self.part))] for image in images]
+        place = _middle(self.full_shape, self.part)
+        middles = [torch.from_numpy(np.array(case.image[(slice(None), *place)])) for case in cases]
         self.part_tau = median_trace(middles, plan.field.sigma, plan.field.rho, plan.grid.spacing)
         self.part_field = build_field(self.fine_plan, self.part_tau)
         self.part_agreement = build_agreement(self.fine_plan, self.part_tau)
         kinds = tuple(kind for kind in plan.augmentation.kinds if kind in STILL)
         self.augmentation = Augmentation(kinds, (), self.part)
         self._full_plan = plan
+
+    def _whole_images(self, cases: Sequence[WorkingCase]) -> Iterator[np.ndarray]:
+        return ((case.coarse or coarse_of(case, len(self.plan.labels)))[0] for case in cases)
 
     def starts(self, draws: Draws, step: int) -> Tensor | None:
         """First voxels of the parts, multiples of 4; borders are drawn as often as they would be were there more."""
@@ -209,6 +218,6 @@ def _middle(shape, part) -> tuple[slice, ...]:
     return tuple(slice(start, start + side) for start, side in zip(starts, part))
 
 
-def view_of(plan: Plan, images: list[Tensor], device: torch.device) -> WholeView:
+def view_of(plan: Plan, cases: Sequence[WorkingCase], device: torch.device) -> WholeView:
     """The view that a plan asks for; parameters as for :class:`WholeView`."""
-    return (PartsView if plan.training.volume == "parts" else WholeView)(plan, images, device)
+    return (PartsView if plan.training.volume == "parts" else WholeView)(plan, cases, device)

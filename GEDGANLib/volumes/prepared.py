@@ -80,6 +80,8 @@ def prepare_cases(dataset: Dataset, plan, folder: Path, progress: Progress = _qu
         del prepared  # a mapped file cannot be removed on Windows
     except (OSError, ValueError, KeyError):
         pass
+    for left_by_a_kill in folder.parent.glob(f".partial-*-{folder.name}"):
+        shutil.rmtree(left_by_a_kill, ignore_errors=True)
     partial = folder.with_name(f".partial-{os.getpid()}-{folder.name}")
     try:
         partial.mkdir()
@@ -114,6 +116,8 @@ def _write(dataset: Dataset, plan, folder: Path, key: str, progress: Progress) -
             f"The prepared cases need {needed / 1e9:.1f} GB in {folder.parent}, which has {free / 1e9:.1f} GB left.",
             "Free some space, choose a run folder on another disk, or take larger voxels (--spacing).",
         )
+    for array in (images, labels, *coarse):
+        _take_room(Path(array.filename), array.nbytes)
     about = []
     for index, case in enumerate(load_working_cases(dataset, plan, progress)):
         images[index] = case.image
@@ -135,6 +139,16 @@ def _write(dataset: Dataset, plan, folder: Path, key: str, progress: Progress) -
         array.flush()
     content = {"format_version": FORMAT_VERSION, "key": key, "coarse": bool(coarse), "cases": about}
     write_bytes(folder / "cases.json", json.dumps(content, indent=1).encode("utf-8"))
+
+
+def _take_room(path: Path, size: int) -> None:
+    """Make the system find room for a file, which until then is only promised to be as large as it says.
+
+    :raises OSError: there is none, a quota for example.
+    """
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
 
 
 def _key(dataset: Dataset, plan) -> str:

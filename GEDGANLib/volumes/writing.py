@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -53,16 +53,17 @@ def write_bytes(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def claim_empty_folder(folder: Path) -> None:
+def claim_empty_folder(folder: Path, leftovers: Callable[[Path], bool] = lambda path: False) -> None:
     """Make sure that a job may write into ``folder``, and create it.
 
+    :param leftovers: says of a file in it whether it is left of such a job, and may be there.
     :raises InputError: it is a file, holds something already, or cannot be written.
     """
     try:
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{folder} is a file.", "Give the name of a new folder.")
         # The lock alone is what a job leaves that was interrupted before it wrote anything.
-        if folder.exists() and any(path.name != LOCK for path in folder.iterdir()):
+        if folder.exists() and any(path.name != LOCK and not leftovers(path) for path in folder.iterdir()):
             raise InputError(
                 f"{folder} already holds files.", "Give a new folder, so that nothing of yours is overwritten."
             )

@@ -131,13 +131,13 @@ def test_strength_rises_with_overfitting_and_falls_without():
     strength = Strength(0.8, 0.5, 1000)
     assert strength.overfitting is None
     for _ in range(30):
-        strength.measure(2.0, 0.4, 0.0, 16)  # held-out cases look nearly as synthetic: r = 0.8
+        strength.measure(2.0, 0.4, 16)  # held-out cases look nearly as synthetic: r = 0.8
     assert strength.overfitting == pytest.approx(0.8) and strength.value == pytest.approx(0.48)
     for _ in range(100):
-        strength.measure(2.0, 0.4, 0.0, 16)
+        strength.measure(2.0, 0.4, 16)
     assert strength.value == 0.8
     for _ in range(200):
-        strength.measure(2.0, 2.0, 0.0, 16)
+        strength.measure(2.0, 2.0, 16)
     assert strength.value == 0.0
     other = Strength(0.8, 0.5, 1000)
     other.load_state(strength.state())
@@ -146,5 +146,5 @@ def test_strength_rises_with_overfitting_and_falls_without():
 
 def test_a_discriminator_that_tells_nothing_apart_knows_nothing_by_heart():
     strength = Strength(0.8, 0.5, 1000)
-    strength.measure(0.0, 0.5, 0.0, 16)
+    strength.measure(0.0, -0.5, 16)
     assert strength.overfitting == 0.0 and strength.value == 0.0

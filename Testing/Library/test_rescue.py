@@ -90,7 +90,7 @@ def test_collapse_overfitting_and_copies_are_told_once_with_advice():
     monitor = Monitor(working(training), working(held_out))
     calm, wild = Strength(0.8, 0.5, 1000), Strength(0.8, 0.5, 10)
     for _ in range(3):
-        wild.measure(2.0, 0.1, 0.0, 16)
+        wild.measure(2.0, 0.1, 16)
     fresh = torch.from_numpy(draw.standard_normal((16, 1, 12, 12, 12)).astype(np.float32))
     alike = torch.from_numpy(training[:1]).repeat(16, 1, 1, 1, 1)
     copies = torch.from_numpy(training[:16]) + 0.02 * fresh
@@ -105,15 +105,15 @@ def test_collapse_overfitting_and_copies_are_told_once_with_advice():
 def test_a_plan_that_cannot_fit_is_refused_with_one_that_does(cohort_folder, tmp_path, monkeypatch, capsys):
     fingerprint = check_dataset(find_dataset(cohort_folder))
     plan = make_plan(fingerprint, "cpu", spacing=(2.0,) * 3)
-    fitting.refuse_what_cannot_fit(plan, fingerprint, "cpu", 1e12)
-    available = 0.8e9 * plan.prediction.memory_gb
+    assert fitting.fitted(plan, fingerprint, "cpu", available=1e12) == plan
+    available = 0.5e9 * plan.prediction.memory_gb
     with pytest.raises(InputError, match="GB free") as caught:
-        fitting.refuse_what_cannot_fit(plan, fingerprint, "cpu", available)
+        fitting.fitted(plan, fingerprint, "cpu", available=available)
     spacing = [float(word) for word in caught.value.hint.split("--spacing ")[1].split(",")[0].split()]
     smaller = make_plan(fingerprint, "cpu", spacing=spacing)
     assert smaller.prediction.memory_gb * 1e9 <= available and max(spacing) < 4.0
     with pytest.raises(InputError, match="more memory"):
-        fitting.refuse_what_cannot_fit(plan, fingerprint, "cpu", 1e6)
+        fitting.fitted(plan, fingerprint, "cpu", available=1e6)
     monkeypatch.setattr(fitting, "available_memory", lambda device: 0.7e9)
     options = [str(cohort_folder), "-o"]
     assert main(["plan", *options, str(tmp_path / "plan.json"), "--spacing", "2"]) == 2
@@ -165,9 +165,6 @@ def test_kills_at_twenty_random_instants_change_nothing(cohort_folder, tmp_path)
         os.kill(worker.pid, signal.SIGKILL)
         worker.communicate()
         kills += 1
-        if not begun and not (run / "run.json").exists() and run.exists():
-            # Killed while it was getting ready: what is left of that is no run yet.
-            subprocess.run(["rm", "-r", str(run)], check=True)
     assert kills >= 15
     worker = start(run, "1", "--resume")
     _, errors = worker.communicate(timeout=200)

@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -116,28 +117,27 @@ def test_half_precision_never_reaches_the_field_or_a_penalty(small_plan, small_c
     }
 
 
-def test_held_out_cases_steer_and_are_learned_from_by_nobody(small_plan, small_cases):
-    plan = replace(
-        small_plan,
-        training=replace(small_plan.training, held_out=2),
-        augmentation=replace(small_plan.augmentation, ramp_cases=32, target=0.0),
-    )
-    trainer = Trainer(plan, small_cases, "cpu", 0)
-    assert len(trainer.cases) == 4 and len(trainer.held_out) == 2
-    names = {case.name for case in trainer.cases} & {case.name for case in trainer.held_out}
-    assert not names
-    read = set()
-    original = trainer.loader.read
-
-    def reading(chosen):
-        read.update(trainer.cases[int(i)].name for i in chosen)
-        return original(chosen)
-
-    trainer.loader.read = reading
-    for _ in range(9):
-        assert trainer.step().finite()
-    assert trainer.strength.overfitting is not None
-    assert read <= {case.name for case in trainer.cases}
+def test_held_out_cases_steer_and_teach_nothing(small_plan, small_cases):
+    """Held-out cases of pure noise change the measure of over-fitting, and no weight where nothing is augmented."""
+    training = replace(small_plan.training, held_out=2)
+    plan = replace(small_plan, training=training, augmentation=replace(small_plan.augmentation, kinds=()))
+    held_out = {case.name for case in Trainer(plan, small_cases, "cpu", 0).held_out}
+    assert len(held_out) == 2
+    noise = np.random.default_rng(0)
+    spoiled = [
+        replace(case, image=noise.uniform(-1, 1, case.image.shape).astype(np.float32))
+        if case.name in held_out
+        else case
+        for case in small_cases
+    ]
+    trainers = [Trainer(plan, cases, "cpu", 0) for cases in (small_cases, spoiled)]
+    for trainer in trainers:
+        assert not {case.name for case in trainer.cases} & held_out
+        for _ in range(9):
+            assert trainer.step().finite()
+    one, other = (state_of(trainer) for trainer in trainers)
+    assert all(torch.equal(one[name], other[name]) for name in one if name != "strength")
+    assert not torch.equal(one["strength"], other["strength"])
 
 
 def test_a_strongly_augmented_training_resumes_bit_for_bit(small_plan, small_cases):

@@ -17,7 +17,9 @@ def data(cases=12, channels=3, side=4):
 
 def statistics_of(case, field, labelled=None):
     labelled = torch.ones(len(case), dtype=torch.bool) if labelled is None else labelled
-    batches = [((case[i : i + 5], field[i : i + 5]), labelled[i : i + 5]) for i in range(0, len(case), 5)]
+    ones = torch.ones(len(case))
+    parts = [slice(i, i + 5) for i in range(0, len(case), 5)]
+    batches = [((case[part], field[part]), labelled[part], ones[part]) for part in parts]
     return DataStatistics.of(batches, image_channels=1)
 
 

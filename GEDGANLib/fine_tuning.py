@@ -1,0 +1,88 @@
+"""Model and new data -> the plan of a training that starts from the model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+from .errors import InputError
+from .plan import Plan
+from .planning import (
+    choose_augmentation,
+    choose_balance,
+    choose_held_out,
+    choose_mapping,
+    data_of,
+    placed_grid,
+    predicted,
+)
+from .volumes.pipeline import Fingerprint
+
+FINE_TUNING_RATE = 0.5
+"""Learning rate of a training that starts from a model, as a share of that from nothing."""
+
+
+def plan_from_model(model_plan: Plan, fingerprint: Fingerprint, device: str, frozen_stages: int, source: str) -> Plan:
+    """The plan of a training that starts from a model: its grid, networks and labels, the place of the new data.
+
+    :param frozen_stages: of the discriminator (Mo et al., *Freeze the Discriminator*, 2020).
+    :param source: the model, named in errors.
+    :raises InputError: the data have other channels or labels than the model.
+    """
+    if len(fingerprint.channel_names) != len(model_plan.channels):
+        raise InputError(
+            f"The data have {len(fingerprint.channel_names)} channel(s), {source} was trained on "
+            f"{len(model_plan.channels)}.",
+            "Start from a model of the same kind of scans, or train without --from.",
+        )
+    strange = sorted({label.name for label in fingerprint.labels} - {label.name for label in model_plan.labels})
+    if strange:
+        raise InputError(
+            f"The data have labels that {source} does not know: {', '.join(strange)}.",
+            "Start from a model with the same labels, or train without --from.",
+        )
+    if frozen_stages > len(model_plan.networks.discriminator_widths):
+        raise InputError(
+            f"The discriminator of {source} has {len(model_plan.networks.discriminator_widths)} stages; "
+            f"{frozen_stages} cannot be frozen.",
+            "Give a smaller number to --freeze.",
+        )
+    known = {case.class_name for case in fingerprint.cases} - {None}
+    if strange_classes := sorted(known - set(model_plan.classes)):
+        raise InputError(
+            f"The data have classes that {source} does not know: {', '.join(strange_classes)}.",
+            "Rename them in participants.tsv, name another column with --class-column, or train without --from.",
+        )
+    reasons = [f"Starts from {source}: its grid, networks, labels and classes; half the learning rate."]
+    if frozen_stages:
+        reasons.append(f"The first {frozen_stages} stage(s) of the discriminator keep their weights.")
+    training = replace(
+        model_plan.training,
+        learning_rate=FINE_TUNING_RATE * model_plan.training.learning_rate,
+        frozen_stages=frozen_stages,
+    )
+    augmentation = model_plan.augmentation
+    if model_plan.method == "ged":
+        counts = Counter(case.class_name for case in fingerprint.cases if case.class_name is not None)
+        held_out = choose_held_out(fingerprint, reasons)
+        training = replace(training, held_out=held_out, balance=choose_balance(fingerprint, reasons)[1])
+        augmentation = replace(choose_augmentation(held_out, reasons), flips=augmentation.flips)
+        data_classes = {name: counts[name] for name in model_plan.classes}
+    else:
+        data_classes = {}
+    fresh = [choose_mapping(fingerprint, index, reasons) for index in range(len(fingerprint.channel_names))]
+    channels = tuple(
+        old if old.mapping == "window" else replace(old, typical=new.typical, integer=new.integer)
+        for old, new in zip(model_plan.channels, fresh)
+    )
+    plan = replace(
+        model_plan,
+        grid=placed_grid(fingerprint, model_plan.grid.shape, model_plan.grid.spacing),
+        channels=channels,
+        training=training,
+        augmentation=augmentation,
+        description=fingerprint.description,
+        data=data_of(fingerprint) | {"classes": data_classes, "started_from": source},
+        reasons=tuple(reasons),
+    )
+    return predicted(plan, device)
