@@ -16,6 +16,7 @@ few        eight labelled cases and the rest without labels: what a head of its 
            (one seed for one head that judges both) (H1)
 terms      the best variant without the term of the data's statistics, two seeds (H4)
 scale      the field at half and at twice its scales, two seeds (H3)
+augmented  the field with held-out cases and augmentation as a plan has them, with all labels (two seeds) and with eight
 agreement  image and field, each with the agreement of label boundaries and image surfaces beside it, two seeds (H2)
 
 A generator learns from the training cases alone; 200 cases of it are compared with held-out cases: kernel distance
@@ -140,6 +141,12 @@ def trials_of(stage: str) -> Iterator[Trial]:
             for scale in (0.5, 2.0):
                 yield Trial("hippocampus", "field", *best_setting("field"), seed, STEPS, scale=scale)
 
+    elif stage == "augmented":
+        setting = best_setting("field")
+        for seed in TWO_SEEDS:
+            yield Trial("hippocampus", "field", *setting, seed, STEPS, augmented=True)
+        yield Trial("hippocampus", "field", *setting, SEEDS[0], STEPS, labelled=LABELLED, augmented=True)
+
     elif stage == "agreement":
         for seed in TWO_SEEDS:
             for variant in ("image", "field"):
@@ -147,7 +154,7 @@ def trials_of(stage: str) -> Iterator[Trial]:
 
 
 DEPENDED_ON = ("search", "field")
-STAGES = ("search", "field", "optimizer", "article", "brain", "few", "terms", "scale", "agreement")
+STAGES = ("search", "field", "optimizer", "article", "brain", "few", "terms", "scale", "augmented", "agreement")
 
 
 def wait_for(stages: list[str]) -> None:
@@ -259,6 +266,8 @@ def write_table() -> None:
                 setting += f", statistics x {trial['statistics']:g}"
             if trial.get("scale", 1.0) != 1:
                 setting += f", scales x {trial['scale']:g}"
+            if trial.get("augmented"):
+                setting += ", augmented"
             groups.setdefault(setting if trial["method"] == "ged" else "the article's baseline", []).append(result)
         data = of_stage[0]["trial"]["data"]
         rows = [row(name, found) for name, found in sorted(groups.items())]

@@ -63,6 +63,7 @@ class Trial:
     :param heads: one of :data:`PAIR_HEADS`.
     :param statistics: weight of the term of the data's statistics; the plan's when not given.
     :param scale: of the field, σ and ρ, in units of the plan's.
+    :param augmented: hold cases out and augment as the plan does; else all training cases are learned from as they are.
     """
 
     data: str
@@ -78,6 +79,7 @@ class Trial:
     heads: str = "one head"
     statistics: float | None = None
     scale: float = 1.0
+    augmented: bool = False
 
     @property
     def name(self) -> str:
@@ -88,6 +90,8 @@ class Trial:
             parts.append(f"statistics{self.statistics:g}")
         if self.scale != 1:
             parts.append(f"scale{self.scale:g}")
+        if self.augmented:
+            parts.append("augmented")
         return "_".join([*parts, f"steps{self.steps}", f"seed{self.seed}"]).replace(" ", "-").replace("+", "plus")
 
     @property
@@ -106,7 +110,8 @@ class Trial:
             optimizer=self.optimizer,
             labelled_share=0.0 if self.labelled is None else LABELLED_SHARE,
             statistics_weight=plan.training.statistics_weight if self.statistics is None else self.statistics,
-            held_out=0,  # what is held out here is held out of the training altogether
+            # What is held out here is held out of the training altogether.
+            held_out=plan.training.held_out if self.augmented else 0,
         )
         scales = {"sigma": self.scale * plan.field.sigma, "rho": self.scale * plan.field.rho}
         field = replace(plan.field, **scales, **VARIANTS[self.variant])
@@ -114,7 +119,7 @@ class Trial:
         few = len(data.training) if self.labelled is None else self.labelled
         cases = [case if i < few else replace(case, labels=None) for i, case in enumerate(data.training)]
         parts = {"field": field, "networks": networks, "training": training}
-        return replace(plan, augmentation=Augmentation(), **parts), cases
+        return replace(plan, augmentation=plan.augmentation if self.augmented else Augmentation(), **parts), cases
 
 
 @dataclass(frozen=True)
@@ -198,6 +203,7 @@ def run(trial: Trial, data: Data, with_dice: bool = True) -> dict:
         finite = trainer.step().finite()
         step += 1
     result = {"trial": asdict(trial), "machine": machine(), "steps": step, "finite": finite}
+    result |= {"strength": trainer.strength.value, "overfitting": trainer.strength.overfitting}
     result["training_cpu_seconds"] = round(time.process_time() - start_cpu)
     if finite:
         made = cropped(synthesize(trainer, plan, trial.seed), data.plan.grid.shape)
