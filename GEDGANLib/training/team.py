@@ -39,12 +39,16 @@ class Team:
 
         On CUDA every process takes the GPU with its number on its machine.
 
-        :raises InputError: the processes do not find each other, or there are more than GPUs.
+        :raises InputError: the processes do not find each other, there are more than GPUs, or the GPU is Apple's.
         """
         size = int(os.environ.get("WORLD_SIZE", "1"))
         if size == 1:
             return cls()
         local = int(os.environ.get("LOCAL_RANK", "0"))
+        if device == "mps":
+            raise InputError(
+                "Apple's GPU cannot be shared by several processes.", "Train with one process, or with --device cpu."
+            )
         if device == "cuda":
             if local >= torch.cuda.device_count():
                 raise InputError(
