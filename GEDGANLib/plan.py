@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,7 @@ class Networks:
     :param discriminator_widths: channels a stage, finest first; empty for the article's.
     :param heads: ``shared``, one discriminator for image and labels; or ``separate``, one of the image, which learns
         from all cases, and one of the pair, which learns from labelled ones.
+    :param strides: how each stage divides the grid along each axis, finest first, 1 or 2; none for 2 everywhere.
     :param pair_sees: of a separate pair head, beside the labels: the ``image``, its ``field``, or ``both``.
     """
 
@@ -90,6 +92,7 @@ class Networks:
     latent_size: int
     heads: str = "shared"
     pair_sees: str = "both"
+    strides: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ class Field:
     :param sigma: scale of the gradient, mm.
     :param rho: scale of the average, mm.
     :param kind: one of :data:`FIELD_KINDS`, see ``structure.field``.
-    :param stage: of the discriminator, at which it enters; stage s has 1/2^(s+1) of the grid's resolution.
+    :param stage: of the discriminator, at which it enters; stage s usually has 1/2^(s+1) of the grid's resolution.
     :param agreement: show too whether label boundaries lie along image surfaces, see ``structure.agreement``.
     """
 
@@ -108,11 +111,6 @@ class Field:
     kind: str = "eigen-directional"
     stage: int = 0
     agreement: bool = False
-
-    @property
-    def stride(self) -> int:
-        """Voxels of the grid to one of the field, along each axis."""
-        return 2 ** (self.stage + 1)
 
 
 @dataclass(frozen=True)
@@ -245,13 +243,23 @@ class Plan:
         return plan
 
     @property
-    def stride(self) -> int:
-        """Voxels of the grid to one of the coarsest maps of the networks."""
-        return ARTICLE_STRIDE if self.method == "article" else 2 ** len(self.networks.generator_widths)
+    def stride(self) -> tuple[int, ...]:
+        """Voxels of the grid, along each axis, to one of the coarsest maps of the networks."""
+        if self.method == "article":
+            return (ARTICLE_STRIDE,) * self.spatial_dims
+        return self._stride_to(len(self.networks.generator_widths))
+
+    @property
+    def field_stride(self) -> tuple[int, ...]:
+        """Voxels of the grid, along each axis, to one of the field."""
+        return self._stride_to(self.field.stage + 1)
+
+    def _stride_to(self, stages: int) -> tuple[int, ...]:
+        strides = self.networks.strides[:stages] or ((2,) * self.spatial_dims,) * stages
+        return tuple(math.prod(along) for along in zip(*strides))
 
     def _check(self, source: str) -> None:
         """:raises InputError: values that have the right type and cannot be all the same."""
-        stride = self.stride
         grid, networks, training = self.grid, self.networks, self.training
         dims = len(grid.shape)
 
@@ -268,10 +276,16 @@ class Plan:
             refuse("the indices of the labels must run from 1 on without a gap")
         if len(networks.discriminator_widths) != len(networks.generator_widths):
             refuse("the generator and the discriminator need equally many widths")
-        if any(side % stride or side < stride for side in grid.shape):
+        if networks.strides and (
+            len(networks.strides) != len(networks.generator_widths)
+            or any(len(each) != dims or set(each) - {1, 2} or set(each) == {1} for each in networks.strides)
+        ):
+            refuse("networks.strides needs one entry a stage, each with 1 or 2 for every axis and not 1 alone")
+        stride = self.stride
+        if any(side % each or side < each for side, each in zip(grid.shape, stride)):
             refuse(
                 f"the grid {' x '.join(map(str, grid.shape))} does not fit its networks",
-                f"Every side must be a multiple of {stride}.",
+                f"Its sides must be a multiple of {' x '.join(map(str, stride))}.",
             )
         choices = [
             ("method", self.method, METHODS),
@@ -294,8 +308,8 @@ class Plan:
         if training.volume == "parts":
             if self.method == "article" or len(networks.generator_widths) < 3:
                 refuse("training on parts needs the method ged and at least 3 stages", "Set training.volume to whole.")
-            if self.field.stage or self.augmentation.flips:
-                refuse("on parts field.stage must be 0 and augmentation.flips empty")
+            if self.field.stage or self.augmentation.flips or networks.strides:
+                refuse("on parts field.stage must be 0, and augmentation.flips and networks.strides empty")
             fits = len(training.part) == dims and all(
                 side > 0 and side % 4 == 0 and side <= whole for side, whole in zip(training.part, grid.shape)
             )

@@ -38,7 +38,7 @@ def make_plan(
     :param method: ``ged``, or ``article`` for the baseline.
     """
     reasons: list[str] = []
-    grid, stages = _choose_grid(fingerprint, device, grid_shape, spacing, 3 if method == "article" else None, reasons)
+    grid, strides = _choose_grid(fingerprint, device, grid_shape, spacing, 3 if method == "article" else None, reasons)
     channels = tuple(choose_mapping(fingerprint, index, reasons) for index in range(len(fingerprint.channel_names)))
     step = float(min(grid.spacing))
     # A gradient over about a voxel, averaged over about two: finer is noise, coarser blurs neighbouring surfaces.
@@ -49,11 +49,13 @@ def make_plan(
         classes, augmentation = (), Augmentation()
     else:
         base = {"cpu": 16, "mps": 24, "cuda": 32}[device]
+        stages = len(strides)
         widths = tuple(min(base * 2**stage, 8 * base) for stage in range(stages))
-        networks = Networks(widths[::-1], widths, 1, 128)
+        alike = all(set(stride) == {2} for stride in strides)
+        networks = Networks(widths[::-1], widths, 1, 128, strides=() if alike else strides)
         classes, balance = choose_balance(fingerprint, reasons)
         training = replace(
-            _choose_training(device, grid.shape, stages, reasons),
+            _choose_training(device, grid.shape, alike and stages >= 3, reasons),
             balance=balance,
             held_out=choose_held_out(fingerprint, reasons),
         )
@@ -96,8 +98,8 @@ ARTICLE_TRAINING = Training(
 """What the article trains with; its code minimises the binary cross-entropy."""
 
 
-def _choose_training(device: str, shape: Sequence[int], stages: int, reasons: list[str]) -> Training:
-    parts = math.prod(shape) > TOLERANCE * WHOLE_VOLUME_VOXELS[device] and stages >= 3
+def _choose_training(device: str, shape: Sequence[int], may_part: bool, reasons: list[str]) -> Training:
+    parts = may_part and math.prod(shape) > TOLERANCE * WHOLE_VOLUME_VOXELS[device]
     batch = ({"cpu": 2, "mps": 2, "cuda": 4} if parts else {"cpu": 4, "mps": 8, "cuda": 16})[device]
     part = tuple(min(side, PART_SIDE) for side in shape) if parts else ()
     if parts:
@@ -137,7 +139,7 @@ def _choose_grid(
     wanted_spacing: Sequence[float] | None,
     fixed_stages: int | None,
     reasons: list[str],
-) -> tuple[Grid, int]:
+) -> tuple[Grid, tuple[tuple[int, ...], ...]]:
     cases = fingerprint.cases
     extents = np.array([np.array(case.shape) * np.array(case.spacing) for case in cases])
     # All of the labels, and the field of view of the median case.
@@ -164,12 +166,18 @@ def _choose_grid(
         else:
             reasons.append(f"Spacing {_words(spacing)} mm: that of the median case.")
     voxels = np.array(grid_shape) if grid_shape is not None else np.ceil(extent / spacing - 0.05)
-    stages = fixed_stages or int(np.clip(math.floor(math.log2(max(voxels.min(), 8) / 4)), 1, 5))
-    if grid_shape is None and fixed_stages is None:
+    if fixed_stages:
+        strides = ((2,) * len(voxels),) * fixed_stages
+    elif spacing.max() >= THICK * spacing.min():
+        strides = _thick_strides(voxels, spacing)
+    else:
+        stages = int(np.clip(math.floor(math.log2(max(voxels.min(), 8) / 4)), 1, MOST_STAGES))
         # A coarser stride would pad the volume by half: take fewer stages then.
-        while stages > 2 and np.prod(_round_up(voxels, 2**stages) / voxels) > 1.5:
+        while grid_shape is None and stages > 2 and np.prod(_round_up(voxels, 2**stages) / voxels) > 1.5:
             stages -= 1
-    shape = _round_up(voxels, 2**stages)
+        strides = ((2,) * len(voxels),) * stages
+    stride = np.prod(strides, axis=0)
+    shape = _round_up(voxels, stride)
     reach = 2 * np.max([case.label_reach for case in cases], axis=0)
     if (shape * spacing < reach - 1e-3 * spacing).any():
         reasons.append(
@@ -179,9 +187,32 @@ def _choose_grid(
     reasons.append(
         f"Grid {' x '.join(map(str, shape))}: "
         + ("as asked for" if grid_shape is not None else "holds the median field of view and every label")
-        + f", rounded up to multiples of {2**stages} for networks of {stages} stage(s)."
+        + f", rounded up to multiples of {_words(stride)} for networks of {len(strides)} stage(s)."
     )
-    return placed_grid(fingerprint, shape, spacing), stages
+    return placed_grid(fingerprint, shape, spacing), strides
+
+
+THICK = 2.0
+"""Ratio of the longest side of a voxel to its shortest from which slices count as thick."""
+MOST_STAGES, SMALLEST_MAP = 5, 4
+
+
+def _thick_strides(voxels: np.ndarray, spacing: np.ndarray) -> tuple[tuple[int, ...], ...]:
+    """How each stage divides a grid of thick slices: an axis is left alone until the others are as coarse as it.
+
+    So what a stage looks at is as deep as it is wide, in mm (the rule of nnU-Net: Isensee et al., Nature Methods 2021).
+    """
+    voxels, spacing = np.array(voxels, dtype=float), np.array(spacing, dtype=float)
+    strides: list[tuple[int, ...]] = []
+    while len(strides) < MOST_STAGES:
+        halved = (voxels / 2 >= SMALLEST_MAP) & (
+            spacing < THICK * spacing[voxels / 2 >= SMALLEST_MAP].min(initial=np.inf)
+        )
+        if not halved.any():
+            break
+        strides.append(tuple(int(factor) for factor in np.where(halved, 2, 1)))
+        voxels, spacing = np.where(halved, voxels / 2, voxels), np.where(halved, spacing * 2, spacing)
+    return tuple(strides) or ((2,) * len(voxels),)
 
 
 def placed_grid(fingerprint: Fingerprint, shape: Sequence[int], spacing: Sequence[float]) -> Grid:
@@ -277,7 +308,7 @@ def data_of(fingerprint: Fingerprint) -> dict:
     }
 
 
-def _round_up(voxels: np.ndarray, stride: int) -> np.ndarray:
+def _round_up(voxels: np.ndarray, stride: int | np.ndarray) -> np.ndarray:
     return (np.ceil(np.asarray(voxels) / stride) * stride).astype(int)
 
 

@@ -9,6 +9,8 @@ dead; long live the GAN!*, NeurIPS 2024, section 3).
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -45,15 +47,45 @@ class ResidualBlock(nn.Module):
         return x + self.second(functional.leaky_relu(branch, SLOPE))
 
 
-def upsample(x: Tensor) -> Tensor:
-    """Double every spatial side by linear interpolation; leaves no checkerboard."""
+def strides_of(stages: int, spatial_dims: int, strides: Sequence[Sequence[int]] = ()) -> list[tuple[int, ...]]:
+    """How each stage divides the grid before it, finest first: 2 along every axis unless ``strides`` says otherwise.
+
+    :raises ValueError: not one entry a stage and axis.
+    """
+    if not strides:
+        return [(2,) * spatial_dims] * stages
+    if len(strides) != stages or any(len(stride) != spatial_dims for stride in strides):
+        raise ValueError(f"strides {strides} must have {stages} entries of {spatial_dims}")
+    return [tuple(stride) for stride in strides]
+
+
+def total_stride(strides: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """Voxels of the grid, along each axis, to one of the maps behind all of these stages."""
+    return tuple(math.prod(along) for along in zip(*strides))
+
+
+def check_shape(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> list[int]:
+    """The coarsest maps' shape for a grid.
+
+    :raises ValueError: a side of ``shape`` is no multiple of the stages' strides.
+    """
+    total = total_stride(strides)
+    if any(side % stride for side, stride in zip(shape, total)):
+        wanted = str(total[0]) if len(set(total)) == 1 else " x ".join(map(str, total))
+        raise ValueError(f"every side of {tuple(shape)} must be a multiple of {wanted}")
+    return [side // stride for side, stride in zip(shape, total)]
+
+
+def upsample(x: Tensor, factors: Sequence[int] | int = 2) -> Tensor:
+    """Multiply every spatial side by its factor, by linear interpolation; leaves no checkerboard."""
     mode = "trilinear" if x.ndim == 5 else "bilinear"
-    return functional.interpolate(x, scale_factor=2, mode=mode, align_corners=False)
+    factors = (factors,) * (x.ndim - 2) if isinstance(factors, int) else factors
+    return functional.interpolate(x, scale_factor=tuple(map(float, factors)), mode=mode, align_corners=False)
 
 
-def downsample(x: Tensor) -> Tensor:
-    """Halve every spatial side by averaging 2x2(x2) voxels."""
-    return (functional.avg_pool3d if x.ndim == 5 else functional.avg_pool2d)(x, 2)
+def downsample(x: Tensor, factors: Sequence[int] | int = 2) -> Tensor:
+    """Divide every spatial side by its factor, averaging blocks of voxels."""
+    return (functional.avg_pool3d if x.ndim == 5 else functional.avg_pool2d)(x, factors)
 
 
 def full_precision(device: torch.device) -> AbstractContextManager:

@@ -33,7 +33,7 @@ def build_agreement(plan, tau: float) -> AgreementField | None:
     if not agreement_channels(plan):
         return None
     return AgreementField(
-        tuple(plan.grid.spacing), plan.field.sigma, plan.field.rho, tau, len(plan.channels), plan.field.stride
+        tuple(plan.grid.spacing), plan.field.sigma, plan.field.rho, tau, len(plan.channels), plan.field_stride
     )
 
 
@@ -64,7 +64,7 @@ def build_field(plan, tau: float) -> StructureField | None:
         sigma=plan.field.sigma,
         rho=plan.field.rho,
         tau=tau,
-        stride=plan.field.stride,
+        stride=plan.field_stride,
     )
 
 
@@ -131,8 +131,10 @@ def build_generator(plan) -> Generator | PartsGenerator | ArticleGenerator:
         "latent_size": plan.networks.latent_size,
         "class_count": len(plan.classes),
         "blocks": plan.networks.blocks,
+        "strides": plan.networks.strides,
     }
     if plan.training.volume == "parts":
+        del options["strides"]  # along all axes alike, as the plan has it where it trains on parts
         generator = PartsGenerator(part=plan.training.part, **options)
     else:
         generator = Generator(**options)
@@ -169,4 +171,5 @@ def _discriminator_options(plan, position_channels: int = 0) -> dict:
         "field_stage": plan.field.stage,
         "blocks": plan.networks.blocks,
         "class_count": len(plan.classes),
+        "strides": plan.networks.strides,
     }

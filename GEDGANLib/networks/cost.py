@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -76,6 +77,10 @@ class StepCosts(NamedTuple):
     weights: int
 
 
+def _over(shape: Sequence[int], stride: Sequence[int]) -> list[int]:
+    return [side // each for side, each in zip(shape, stride)]
+
+
 def step_costs(plan) -> StepCosts:
     """Count one training step of ``plan`` on networks without data."""
     voxels, batch = math.prod(plan.grid.shape), plan.training.batch
@@ -86,12 +91,12 @@ def step_costs(plan) -> StepCosts:
     with torch.device("meta"):
         generator, discriminator = build_generator(plan), build_discriminator(plan)
         case = torch.empty(batch, case_channels, *plan.grid.shape)
-        field = torch.empty(batch, beside, *(side // plan.field.stride for side in plan.grid.shape)) if beside else None
+        field = torch.empty(batch, beside, *_over(plan.grid.shape, plan.field_stride)) if beside else None
         classes = torch.empty(batch, len(plan.classes)) if plan.classes else None
         generator_operations, generator_kept = count(generator, torch.empty(batch, plan.networks.latent_size), classes)
         discriminator_operations, discriminator_kept = count(discriminator, case, field, None, classes)
     kept = max(4 * discriminator_kept, generator_kept + discriminator_kept)
-    kept += 4 * batch * voxels * (case_channels + beside / plan.field.stride**plan.spatial_dims)
+    kept += 4 * batch * voxels * (case_channels + beside / math.prod(plan.field_stride))
     return StepCosts(
         GENERATOR_PASSES * generator_operations + DISCRIMINATOR_PASSES * discriminator_operations,
         kept,
@@ -110,7 +115,7 @@ def _parts_costs(plan) -> StepCosts:
         generator, discriminator = build_generator(plan), build_discriminator(plan)
         cases = [torch.empty(batch, case_channels, *each.grid.shape) for each in (coarse, part)]
         fields = [
-            torch.empty(batch, beside, *(side // plan.field.stride for side in each.grid.shape)) if beside else None
+            torch.empty(batch, beside, *_over(each.grid.shape, plan.field_stride)) if beside else None
             for each in (coarse, part)
         ]
         classes = torch.empty(batch, len(plan.classes)) if plan.classes else None
@@ -119,7 +124,7 @@ def _parts_costs(plan) -> StepCosts:
         discriminator_operations, discriminator_kept = count(discriminator, *cases, *fields, None, classes, starts)
     kept = max(4 * discriminator_kept, generator_kept + discriminator_kept)
     for each in (coarse, part):
-        kept += 4 * batch * math.prod(each.grid.shape) * (case_channels + beside / plan.field.stride**dims)
+        kept += 4 * batch * math.prod(each.grid.shape) * (case_channels + beside / math.prod(plan.field_stride))
     return StepCosts(
         GENERATOR_PASSES * generator_operations + DISCRIMINATOR_PASSES * discriminator_operations,
         kept,

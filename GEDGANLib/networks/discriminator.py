@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .blocks import SLOPE, ResidualBlock, convolution, downsample
+from .blocks import SLOPE, ResidualBlock, check_shape, convolution, downsample, strides_of
 
 
 class Critic(NamedTuple):
@@ -36,7 +36,7 @@ class Discriminator(nn.Module):
     alone, through the same network: an all-zero label vector, not even background, says so.
 
     :param spatial_dims: 2 or 3.
-    :param shape: voxels of the input grid, every side a multiple of ``2 ** len(widths)``.
+    :param shape: voxels of the input grid, every side a multiple of the product of its strides.
     :param image_channels: image channels of the input.
     :param label_count: labels without background; 0 for none.
     :param field_channels: channels of the field; 0 for none.
@@ -46,6 +46,8 @@ class Discriminator(nn.Module):
     :param widths: channels a stage, finest first; the first stage has half the resolution of the input.
     :param class_count: classes to condition on (projection, Miyato and Koyama, ICLR 2018); 0 for none.
     :param blocks: residual blocks a stage.
+    :param strides: how each stage divides the grid, finest first, see ``blocks.strides_of``; 2 along every axis when
+        not given.
     :raises ValueError: a side of ``shape`` is not such a multiple.
     """
 
@@ -61,15 +63,17 @@ class Discriminator(nn.Module):
         agreement_channels: int = 0,
         field_stage: int = 0,
         blocks: int = 1,
+        strides: Sequence[Sequence[int]] = (),
     ) -> None:
         super().__init__()
-        stride = 2 ** len(widths)
-        if any(side % stride for side in shape):
-            raise ValueError(f"every side of {tuple(shape)} must be a multiple of {stride}")
+        self.strides = strides_of(len(widths), spatial_dims, strides)
+        coarse_shape = check_shape(shape, self.strides)
         self.image_channels = image_channels
         total_blocks = blocks * len(widths)
         case_channels = image_channels + (label_count + 1 if label_count else 0)
-        self.pack = convolution(spatial_dims, case_channels, widths[0], 4, stride=2, padding=1)
+        # Overlapping where it packs, plain along axes that are left as they are.
+        kernel = tuple(stride + 2 for stride in self.strides[0])
+        self.pack = convolution(spatial_dims, case_channels, widths[0], kernel, stride=self.strides[0], padding=1)
         self.field_stage = field_stage
         self.field_channels, self.agreement_channels = field_channels, agreement_channels
         entering = field_channels + agreement_channels
@@ -81,7 +85,6 @@ class Discriminator(nn.Module):
         self.transitions = nn.ModuleList(
             convolution(spatial_dims, before, after, 1) for before, after in itertools.pairwise(widths)
         )
-        coarse_shape = [side // stride for side in shape]
         # One learned pattern a channel instead of a dense layer over all voxels: as many weights, far fewer products.
         self.basis = nn.Parameter(torch.randn(1, widths[-1], *coarse_shape) / torch.tensor(coarse_shape).prod().sqrt())
         self.logit = nn.Linear(widths[-1], 1)
@@ -133,7 +136,7 @@ class Discriminator(nn.Module):
         x = self.pack(case)
         for index, stage in enumerate(self.stages):
             if index:
-                x = self.transitions[index - 1](downsample(x))
+                x = self.transitions[index - 1](downsample(x, self.strides[index]))
             if self.enter_field is not None and index == self.field_stage:
                 x = x + self.enter_field(field)
             x = stage(x)

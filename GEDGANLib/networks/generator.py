@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .blocks import SLOPE, ResidualBlock, convolution, full_precision, upsample
+from .blocks import SLOPE, ResidualBlock, check_shape, convolution, full_precision, strides_of, upsample
 
 
 class Generator(nn.Module):
@@ -22,13 +22,15 @@ class Generator(nn.Module):
     learned mean case.
 
     :param spatial_dims: 2 or 3.
-    :param shape: voxels of the output grid, every side a multiple of ``2 ** len(widths)``.
+    :param shape: voxels of the output grid, every side a multiple of the product of its strides.
     :param image_channels: image channels of the output, each within [-1, 1].
     :param label_count: labels without background; 0 for none.
     :param widths: channels a stage, coarsest first; the last stage has half the resolution of the output.
     :param latent_size: length of the latent vector, standard normal.
     :param class_count: classes to condition on; 0 for none.
     :param blocks: residual blocks a stage.
+    :param strides: how each stage divides the grid, finest first, see ``blocks.strides_of``; 2 along every axis when
+        not given.
     :param mean_shape: voxels of the learned mean case; ``shape`` when not given, () for none.
     :raises ValueError: a side of ``shape`` is not such a multiple.
     """
@@ -44,15 +46,15 @@ class Generator(nn.Module):
         class_count: int = 0,
         blocks: int = 1,
         mean_shape: Sequence[int] | None = None,
+        strides: Sequence[Sequence[int]] = (),
     ) -> None:
         super().__init__()
-        stride = 2 ** len(widths)
-        if any(side % stride for side in shape):
-            raise ValueError(f"every side of {tuple(shape)} must be a multiple of {stride}")
+        # Coarsest first here, as the generator goes.
+        self.strides = strides_of(len(widths), spatial_dims, strides)[::-1]
+        coarse_shape = check_shape(shape, self.strides)
         self.image_channels = image_channels
         self.latent_size = latent_size
         self.class_count = class_count
-        coarse_shape = [side // stride for side in shape]
         total_blocks = blocks * len(widths)
 
         self.basis = nn.Parameter(torch.randn(1, widths[0], *coarse_shape))
@@ -113,10 +115,10 @@ class Generator(nn.Module):
 
     def _stage(self, index: int, x: Tensor) -> Tensor:
         x = self.transitions[index](x)
-        return self.stages[index](upsample(x) if index else x)
+        return self.stages[index](upsample(x, self.strides[index - 1]) if index else x)
 
     def _full(self, x: Tensor) -> Tensor:
-        return upsample(self.narrow(functional.leaky_relu(x, SLOPE)))
+        return upsample(self.narrow(functional.leaky_relu(x, SLOPE)), self.strides[-1])
 
     def stages_to(self, count: int, latent: Tensor, class_weights: Tensor | None = None) -> Tensor:
         """The maps after the first ``count`` stages."""

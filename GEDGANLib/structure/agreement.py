@@ -33,7 +33,7 @@ class AgreementField:
     :param rho: scale of the average, mm.
     :param tau: structure of the image that counts as much as noise, (intensity/mm)².
     :param image_channels: of the case; the labels follow, background first.
-    :param stride: one value for so many voxels along each axis.
+    :param stride: one value for so many voxels along each axis; one number for all.
     """
 
     spacing: Sequence[float]
@@ -41,7 +41,7 @@ class AgreementField:
     rho: float
     tau: float
     image_channels: int
-    stride: int = 1
+    stride: int | tuple[int, ...] = 1
 
     def channels(self, label_count: int) -> int:
         """Channels for ``label_count`` labels without background."""

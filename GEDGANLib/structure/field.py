@@ -38,14 +38,14 @@ class StructureField(ABC):
     :param sigma: scale of the gradient, mm.
     :param rho: scale of the average, mm.
     :param tau: structure that counts as much as noise, (intensity/mm)²; a scalar for all channels.
-    :param stride: one field value for so many voxels along each axis.
+    :param stride: one field value for so many voxels along each axis; one number for all.
     """
 
     spacing: tuple[float, ...]
     sigma: float
     rho: float
     tau: float
-    stride: int = 1
+    stride: int | tuple[int, ...] = 1
 
     CHANNELS: ClassVar[dict[int, int]]
     """Channels of the field of one image channel, for 2 and 3 spatial dimensions."""

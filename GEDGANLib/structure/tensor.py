@@ -94,7 +94,7 @@ def _columns_used(rows: Tensor) -> slice:
 
 
 def axis_filters(
-    image: Tensor, sigma: float, rho: float, spacing: Sequence[float], stride: int = 1
+    image: Tensor, sigma: float, rho: float, spacing: Sequence[float], stride: int | Sequence[int] = 1
 ) -> list[AxisFilters]:
     """The filters of :func:`structure_tensor` for each spatial axis of ``image``; parameters as there."""
 
@@ -102,9 +102,13 @@ def axis_filters(
         size, device = image.shape[axis + 2], str(image.device)
         return _filter_matrix(size, float(spacing[axis]), float(scale), derivative, stride, device, image.dtype)
 
+    dims = image.ndim - 2
+    strides = [stride] * dims if isinstance(stride, int) else stride
     return [
-        AxisFilters(matrix(axis, sigma, False, 1), matrix(axis, sigma, True, 1), matrix(axis, rho, False, stride))
-        for axis in range(image.ndim - 2)
+        AxisFilters(
+            matrix(axis, sigma, False, 1), matrix(axis, sigma, True, 1), matrix(axis, rho, False, strides[axis])
+        )
+        for axis in range(dims)
     ]
 
 
@@ -132,14 +136,16 @@ def gaussian_gradient(image: Tensor, sigma: float, spacing: Sequence[float]) -> 
     return torch.stack(gradient_components(image, axis_filters(image, sigma, sigma, spacing)), dim=2)
 
 
-def structure_tensor(image: Tensor, sigma: float, rho: float, spacing: Sequence[float], stride: int = 1) -> Tensor:
+def structure_tensor(
+    image: Tensor, sigma: float, rho: float, spacing: Sequence[float], stride: int | Sequence[int] = 1
+) -> Tensor:
     """Structure tensor of every channel of ``image``.
 
     :param image: shape (N, C, X, Y) or (N, C, X, Y, Z); computed in float32 at least, inside autocast too.
     :param sigma: scale of the gradient in mm.
     :param rho: scale of the average in mm.
     :param spacing: voxel size of each spatial axis in mm.
-    :param stride: keep one tensor for so many voxels along each axis, at the centre of them.
+    :param stride: keep one tensor for so many voxels along each axis, at the centre of them; one number for all.
     :returns: shape (N, C, 3, ...) in 2D and (N, C, 6, ...) in 3D, in the order of :data:`COMPONENTS`, (intensity/mm)².
     :raises ValueError: the image is not 2D or 3D, or ``spacing`` does not fit it.
     """

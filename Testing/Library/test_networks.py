@@ -101,3 +101,22 @@ def test_separate_heads_see_what_they_should(sees_image, sees_field):
 
     assert sees(logits[:, 0]) == (True, False, True)
     assert sees(logits[:, 1]) == (sees_image, True, sees_field)
+
+
+def test_thick_slices_keep_their_axis_until_the_others_are_as_coarse():
+    torch.manual_seed(0)
+    strides, shape = ((2, 2, 1), (2, 2, 1), (2, 2, 2)), (32, 24, 6)
+    generator = Generator(3, shape, 1, 2, (16, 8, 8), 4, strides=strides)
+    discriminator = Discriminator(3, shape, 1, 2, 5, (8, 8, 16), strides=strides, field_stage=1)
+    maps = generator.features(torch.randn(2, 4))
+    assert [tuple(each.shape[2:]) for each in maps.values()] == [(4, 3, 3), (8, 6, 6), (16, 12, 6), (32, 24, 6)]
+    case, field = generator(torch.randn(2, 4)), torch.randn(2, 5, 8, 6, 6)
+    assert case.shape == (2, 4, *shape)
+    assert discriminator(case, field).shape == (2,)
+    assert discriminator.realness(case, field).shape == (2, 4, 3, 3)
+    discriminator(case, field).sum().backward()
+    assert all(weight.grad is not None for weight in generator.parameters())
+    with pytest.raises(ValueError, match="multiple of 8 x 8 x 2"):
+        Generator(3, (32, 24, 5), 1, 0, (16, 8, 8), 4, strides=strides)
+    with pytest.raises(ValueError, match="must have 2 entries of 3"):
+        Generator(3, shape, 1, 0, (8, 8), 4, strides=strides)

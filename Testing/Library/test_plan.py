@@ -189,3 +189,35 @@ def test_what_is_too_large_to_be_trained_whole_is_trained_on_parts():
     assert small.training.volume == "whole" and small.training.part == ()
     asked = make_plan(fingerprint(), "cpu", grid_shape=(128, 128, 128), spacing=(1.0, 1.0, 1.0))
     assert asked.training.volume == "parts"
+
+
+def test_thick_slices_are_left_alone_until_the_slice_is_as_coarse():
+    plan = make_plan(fingerprint(*[facts(shape=(256, 256, 20), spacing=(0.8, 0.8, 5.0))] * 3), "cuda")
+    assert plan.grid.shape == (256, 256, 20) and plan.grid.spacing == (0.8, 0.8, 5.0)
+    assert plan.networks.strides[0] == plan.networks.strides[1] == (2, 2, 1)
+    assert plan.networks.strides[2][2] == 2  # 3.2 mm within the slice: nearly as coarse as the slices are thick
+    assert plan.field_stride == (2, 2, 1)
+    assert Plan.from_dict(json.loads(json.dumps(plan.to_dict())), "plan.json") == plan
+
+
+def test_a_plan_of_thick_slices_trains():
+    from GEDGANLib.training.trainer import Trainer
+    from GEDGANLib.volumes.pipeline import WorkingCase
+
+    plan = make_plan(fingerprint(*[facts(shape=(32, 32, 8), spacing=(1.0, 1.0, 5.0))] * 3), "cpu")
+    assert plan.networks.strides and plan.training.volume == "whole"
+    random = np.random.default_rng(0)
+    shape = plan.grid.shape
+    cases = [
+        WorkingCase(
+            f"{i}",
+            random.uniform(-1, 1, (1, *shape)).astype(np.float32),
+            random.integers(0, 2, shape).astype(np.uint8) if plan.labels else None,
+            np.eye(4),
+            np.eye(4),
+            shape,
+        )
+        for i in range(3)
+    ]
+    trainer = Trainer(plan, cases, "cpu", 0)
+    assert all(trainer.step().finite() for _ in range(2)) and trainer.critic() is not None
