@@ -15,6 +15,8 @@ from .volumes.pipeline import Fingerprint
 
 USABLE = 0.95
 """Share of the free memory that a training may be predicted to take."""
+CERTAINLY_TOO_MUCH = 1.3
+"""Ratio of predicted to free memory from which a plan of the user's own is refused too."""
 LARGER = 1.1
 """Ratio of voxel sizes from one try to the next, in search of a plan that fits."""
 
@@ -78,6 +80,33 @@ def measured(plan: Plan, device: str) -> Plan:
     return replace(plan, prediction=replace(plan.prediction, minutes_per_1000_steps=round(minutes, 1)))
 
 
+def _memory_of_one(plan: Plan, device: str, processes: int) -> float:
+    """GB that one of the processes which share a batch is predicted to take."""
+    own = replace(plan.training, batch=max(plan.training.batch // processes, 1))
+    return predicted(replace(plan, training=own), device).prediction.memory_gb
+
+
+def check_memory(plan: Plan, device: str, processes: int = 1, available: float | None = None) -> str | None:
+    """What to warn of before a given plan is trained; None where there is nothing to say.
+
+    :param available: bytes; asked of the system when not given.
+    :raises InputError: it takes far more memory than there is, so that the prediction need not be exact to know.
+    """
+    available = available_memory(device) if available is None else available
+    need = _memory_of_one(plan, device, processes)
+    if available is None or need * 1e9 <= USABLE * available:
+        return None
+    words = (
+        f"The plan needs about {need:.3g} GB with batches of {plan.training.batch}, and {DEVICE_WORDS[device]} here has "
+        f"{available / 1e9:.1f} GB free."
+    )
+    if need * 1e9 > CERTAINLY_TOO_MUCH * available:
+        raise InputError(
+            words, "Make training.batch in the plan smaller, or make a plan with larger voxels (--spacing)."
+        )
+    return words + " It may end for want of memory."
+
+
 def fitted(
     plan: Plan, fingerprint: Fingerprint, device: str, processes: int = 1, available: float | None = None
 ) -> Plan:
@@ -94,13 +123,11 @@ def fitted(
     if available is None:
         return plan
 
-    def share(whole: Plan) -> Plan:
-        """What one process trains."""
-        own = replace(whole.training, batch=whole.training.batch // processes)
-        return predicted(replace(whole, training=own), device)
+    def need(whole: Plan) -> float:
+        return _memory_of_one(whole, device, processes)
 
     def fits(whole: Plan) -> bool:
-        return share(whole).prediction.memory_gb * 1e9 <= USABLE * available
+        return need(whole) * 1e9 <= USABLE * available
 
     smaller = plan
     while not fits(smaller) and smaller.training.batch >= 2 * SMALLEST_BATCH * processes:
@@ -109,7 +136,7 @@ def fitted(
     if fits(smaller):
         return smaller
     message = (
-        f"This plan needs about {share(smaller).prediction.memory_gb:.1f} GB for a grid of "
+        f"This plan needs about {need(smaller):.1f} GB for a grid of "
         f"{' x '.join(map(str, plan.grid.shape))} voxels with batches of {smaller.training.batch}, and "
         f"{DEVICE_WORDS[device]} here has {available / 1e9:.1f} GB free."
     )
@@ -122,7 +149,7 @@ def fitted(
         if fits(least):
             hint = (
                 f"The nearest plan that fits: --spacing {' '.join(f'{side:g}' for side in spacing)}, a grid of "
-                f"{' x '.join(map(str, coarser.grid.shape))} voxels, {share(least).prediction.memory_gb:.1f} GB."
+                f"{' x '.join(map(str, coarser.grid.shape))} voxels, {need(least):.1f} GB."
             )
             raise InputError(message, hint)
     raise InputError(message, "Close other programs, or use a machine with more memory.")

@@ -177,6 +177,7 @@ def _prepare(arguments: argparse.Namespace, device: str, events: Events, team, h
     """
     import shutil
 
+    from .fitting import check_memory
     from .plan import Plan
     from .training.request import PREPARED, claim_run_folder
     from .volumes.dataset import find_dataset
@@ -206,6 +207,8 @@ def _prepare(arguments: argparse.Namespace, device: str, events: Events, team, h
         else:
             plan = _make_plan(arguments, dataset, device, events, team.size)
     team.part(plan.training.batch)
+    if plan_path is not None and (words := check_memory(plan, device, team.size)):
+        events.emit("warning", message=words)
     if len(dataset.cases) - plan.training.held_out < 2:
         raise InputError(
             f"{arguments.data} holds {len(dataset.cases)} case(s), of which {plan.training.held_out} are to be held "

@@ -351,6 +351,18 @@ def test_too_little_memory_is_said_in_words(data, tmp_path, capsys):
     values["training"]["batch"] = 10**8
     plan.write_text(json.dumps(values))
     said = run(capsys, "train", data, "--plan", plan, "-o", tmp_path / "run", "--steps", "1")
+    assert "The plan needs about" in said and "smaller" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_memory_that_runs_out_is_said_in_words(data, tmp_path, capsys, monkeypatch):
+    from GEDGANLib.training.trainer import Trainer
+
+    def allocate(*arguments):
+        return bytearray(2**62)
+
+    monkeypatch.setattr(Trainer, "step", allocate)
+    said = run(capsys, "train", data, "-o", tmp_path / "run", "--steps", "1")
     assert "memory of this machine is not enough" in said
 
 
