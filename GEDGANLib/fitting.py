@@ -97,8 +97,8 @@ def check_memory(plan: Plan, device: str, processes: int = 1, available: float |
     if available is None or need * 1e9 <= USABLE * available:
         return None
     words = (
-        f"The plan needs about {need:.3g} GB with batches of {plan.training.batch}, and {DEVICE_WORDS[device]} here has "
-        f"{available / 1e9:.1f} GB free."
+        f"The plan needs about {need:.3g} GB with batches of {plan.training.batch}, and {DEVICE_WORDS[device]} here "
+        f"has {available / 1e9:.1f} GB free."
     )
     if need * 1e9 > CERTAINLY_TOO_MUCH * available:
         raise InputError(
