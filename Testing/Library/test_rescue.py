@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from GEDGANLib import fitting
 from GEDGANLib.cli import main
 from GEDGANLib.errors import InputError
-from GEDGANLib.planning import make_plan
+from GEDGANLib.planning import make_plan, with_batch
 from GEDGANLib.training.augmentation import Strength
 from GEDGANLib.training.checkpoint import checkpoints, load_checkpoint
 from GEDGANLib.training.log import Board
@@ -106,15 +106,15 @@ def test_a_plan_that_cannot_fit_is_refused_with_one_that_does(cohort_folder, tmp
     fingerprint = check_dataset(find_dataset(cohort_folder))
     plan = make_plan(fingerprint, "cpu", spacing=(2.0,) * 3)
     assert fitting.fitted(plan, fingerprint, "cpu", available=1e12) == plan
-    available = 0.5e9 * plan.prediction.memory_gb
+    available = 0.85e9 * with_batch(plan, 2, "cpu", "").prediction.memory_gb
     with pytest.raises(InputError, match="GB free") as caught:
         fitting.fitted(plan, fingerprint, "cpu", available=available)
     spacing = [float(word) for word in caught.value.hint.split("--spacing ")[1].split(",")[0].split()]
-    smaller = make_plan(fingerprint, "cpu", spacing=spacing)
-    assert smaller.prediction.memory_gb * 1e9 <= available and max(spacing) < 4.0
+    smaller = fitting.fitted(make_plan(fingerprint, "cpu", spacing=spacing), fingerprint, "cpu", available=available)
+    assert smaller.prediction.memory_gb * 1e9 <= available and 2.0 < max(spacing) < 4.0
     with pytest.raises(InputError, match="more memory"):
         fitting.fitted(plan, fingerprint, "cpu", available=1e6)
-    monkeypatch.setattr(fitting, "available_memory", lambda device: 0.7e9)
+    monkeypatch.setattr(fitting, "available_memory", lambda device: 0.6e9)
     options = [str(cohort_folder), "-o"]
     assert main(["plan", *options, str(tmp_path / "plan.json"), "--spacing", "2"]) == 2
     assert main(["train", *options, str(tmp_path / "run"), "--spacing", "2", "--steps", "1"]) == 2
