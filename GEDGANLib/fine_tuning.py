@@ -11,6 +11,7 @@ from .planning import (
     choose_augmentation,
     choose_balance,
     choose_held_out,
+    choose_labelled_share,
     choose_mapping,
     data_of,
     placed_grid,
@@ -65,7 +66,12 @@ def plan_from_model(model_plan: Plan, fingerprint: Fingerprint, device: str, fro
     if model_plan.method == "ged":
         counts = Counter(case.class_name for case in fingerprint.cases if case.class_name is not None)
         held_out = choose_held_out(fingerprint, reasons)
-        training = replace(training, held_out=held_out, balance=choose_balance(fingerprint, reasons)[1])
+        training = replace(
+            training,
+            held_out=held_out,
+            balance=choose_balance(fingerprint, reasons)[1],
+            labelled_share=choose_labelled_share(fingerprint, reasons),
+        )
         augmentation = replace(choose_augmentation(held_out, reasons), flips=augmentation.flips)
         data_classes = {name: counts[name] for name in model_plan.classes}
     else:

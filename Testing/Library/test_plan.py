@@ -221,3 +221,15 @@ def test_a_plan_of_thick_slices_trains():
     ]
     trainer = Trainer(plan, cases, "cpu", 0)
     assert all(trainer.step().finite() for _ in range(2)) and trainer.critic() is not None
+
+
+def test_few_labelled_cases_fill_half_of_each_batch():
+    from dataclasses import replace
+
+    case = facts()
+    few = [replace(case, name=f"{i}", labelled=i < 3) for i in range(20)]
+    plan = make_plan(fingerprint(*few))
+    assert plan.training.labelled_share == 0.5 and any("3 labelled cases" in reason for reason in plan.reasons)
+    for count in (0, 12, 20):
+        other = [replace(case, name=f"{i}", labelled=i < count) for i in range(20)]
+        assert make_plan(fingerprint(*other)).training.labelled_share == 0.0
