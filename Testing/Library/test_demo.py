@@ -25,12 +25,22 @@ def demo(tmp_path):
     return folder, slow
 
 
+def heed_signals() -> None:
+    """A shell cannot catch what was ignored when it began, as in tests that run in the background."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def start(folder: Path, command: Path) -> subprocess.Popen:
     """Run the script until its first command runs."""
     runs = Path(f"{command}.runs")
     runs.unlink(missing_ok=True)
     process = subprocess.Popen(
-        ["sh", str(SCRIPT), str(command), str(folder)], stdout=subprocess.PIPE, text=True, start_new_session=True
+        ["sh", str(SCRIPT), str(command), str(folder)],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=heed_signals,
     )
     deadline = time.monotonic() + 20
     while not runs.exists() and time.monotonic() < deadline:
