@@ -250,9 +250,9 @@ def _refuse_contradictions(arguments: argparse.Namespace) -> None:
     from importlib.util import find_spec
 
     if arguments.tensorboard and find_spec("tensorboard") is None:
-        raise InputError(
-            "The package tensorboard is not installed.", "Install it (pip install tensorboard), or leave it out."
-        )
+        from .training.log import no_tensorboard
+
+        raise no_tensorboard()
     if arguments.resume and arguments.plan is not None:
         raise InputError("--resume goes on with the plan of its run.", "Leave --plan out, or train in a new folder.")
     if arguments.start_from is not None and (arguments.resume or arguments.plan is not None):

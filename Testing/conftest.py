@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 # As the command line does, before PyTorch starts its threads: they share the machine with whatever else runs.
@@ -42,6 +43,14 @@ def small_plan(cohort_folder) -> Plan:
 def small_cases(cohort_folder, small_plan) -> list[WorkingCase]:
     """The cases of ``cohort_folder`` on the grid of ``small_plan``."""
     return list(load_working_cases(find_dataset(cohort_folder), small_plan))
+
+
+@pytest.fixture
+def data(cohort_folder, tmp_path) -> Path:
+    """A copy of ``cohort_folder`` that a test may change."""
+    folder = tmp_path / "data"
+    shutil.copytree(cohort_folder, folder)
+    return folder
 
 
 @pytest.fixture

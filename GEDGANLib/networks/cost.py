@@ -83,48 +83,25 @@ def _over(shape: Sequence[int], stride: Sequence[int]) -> list[int]:
 
 def step_costs(plan) -> StepCosts:
     """Count one training step of ``plan`` on networks without data."""
-    voxels, batch = math.prod(plan.grid.shape), plan.training.batch
+    batch, parts = plan.training.batch, plan.training.volume == "parts"
+    looked_at = (coarse_plan(plan), part_plan(plan)) if parts else (plan,)
+    starts = (torch.zeros(batch, plan.spatial_dims, dtype=torch.long),) if parts else ()
     case_channels = len(plan.channels) + (len(plan.labels) + 1 if plan.labels else 0)
     beside = field_channels(plan) + agreement_channels(plan)
-    if plan.training.volume == "parts":
-        return _parts_costs(plan)
     with torch.device("meta"):
         generator, discriminator = build_generator(plan), build_discriminator(plan)
-        case = torch.empty(batch, case_channels, *plan.grid.shape)
-        field = torch.empty(batch, beside, *_over(plan.grid.shape, plan.field_stride)) if beside else None
-        classes = torch.empty(batch, len(plan.classes)) if plan.classes else None
-        generator_operations, generator_kept = count(generator, torch.empty(batch, plan.networks.latent_size), classes)
-        discriminator_operations, discriminator_kept = count(discriminator, case, field, None, classes)
-    kept = max(4 * discriminator_kept, generator_kept + discriminator_kept)
-    kept += 4 * batch * voxels * (case_channels + beside / math.prod(plan.field_stride))
-    return StepCosts(
-        GENERATOR_PASSES * generator_operations + DISCRIMINATOR_PASSES * discriminator_operations,
-        kept,
-        sum(weight.numel() for network in (generator, discriminator) for weight in network.parameters()),
-    )
-
-
-def _parts_costs(plan) -> StepCosts:
-    """The same for a plan that trains on parts: its coarse whole and its parts."""
-    batch, dims = plan.training.batch, plan.spatial_dims
-    part, coarse = part_plan(plan), coarse_plan(plan)
-    case_channels = len(plan.channels) + (len(plan.labels) + 1 if plan.labels else 0)
-    beside = field_channels(plan) + agreement_channels(plan)
-    starts = torch.zeros(batch, dims, dtype=torch.long)
-    with torch.device("meta"):
-        generator, discriminator = build_generator(plan), build_discriminator(plan)
-        cases = [torch.empty(batch, case_channels, *each.grid.shape) for each in (coarse, part)]
+        cases = [torch.empty(batch, case_channels, *each.grid.shape) for each in looked_at]
         fields = [
             torch.empty(batch, beside, *_over(each.grid.shape, plan.field_stride)) if beside else None
-            for each in (coarse, part)
+            for each in looked_at
         ]
         classes = torch.empty(batch, len(plan.classes)) if plan.classes else None
         latents = torch.empty(batch, plan.networks.latent_size)
-        generator_operations, generator_kept = count(generator, latents, classes, starts)
-        discriminator_operations, discriminator_kept = count(discriminator, *cases, *fields, None, classes, starts)
+        generator_operations, generator_kept = count(generator, latents, classes, *starts)
+        discriminator_operations, discriminator_kept = count(discriminator, *cases, *fields, None, classes, *starts)
+    voxels = sum(math.prod(each.grid.shape) for each in looked_at)
     kept = max(4 * discriminator_kept, generator_kept + discriminator_kept)
-    for each in (coarse, part):
-        kept += 4 * batch * math.prod(each.grid.shape) * (case_channels + beside / math.prod(plan.field_stride))
+    kept += 4 * batch * voxels * (case_channels + beside / math.prod(plan.field_stride))
     return StepCosts(
         GENERATOR_PASSES * generator_operations + DISCRIMINATOR_PASSES * discriminator_operations,
         kept,

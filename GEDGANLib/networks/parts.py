@@ -28,11 +28,6 @@ FINE_STAGES = 1
 """Stages of the generator between the coarse maps and full resolution; the last step to it is an interpolation."""
 
 
-def lowered(case: Tensor) -> Tensor:
-    """Means over blocks of 4 x 4 (x 4) voxels of a case (N, C, *spatial): the coarse whole."""
-    return (functional.avg_pool3d if case.ndim == 5 else functional.avg_pool2d)(case, FACTOR)
-
-
 class PartsGenerator(nn.Module):
     """Latent -> coarse case and parts of the fine one; parameters as for ``Generator``.
 

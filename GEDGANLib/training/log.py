@@ -112,6 +112,13 @@ def plot_losses(path: Path, history: Sequence[dict[str, Any]]) -> None:
     save_figure(figure, path)
 
 
+def no_tensorboard() -> InputError:
+    """What to tell a person who asks for TensorBoard where it is not installed."""
+    return InputError(
+        "The package tensorboard is not installed.", "Install it (pip install tensorboard), or leave it out."
+    )
+
+
 class Board:
     """The figures of the log for TensorBoard, in ``RUN/tensorboard``.
 
@@ -123,9 +130,7 @@ class Board:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise InputError(
-                "The package tensorboard is not installed.", "Install it (pip install tensorboard), or leave it out."
-            ) from error
+            raise no_tensorboard() from error
         self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
 
     def add(self, line: dict[str, Any]) -> None:

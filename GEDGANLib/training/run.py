@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InputError, StoppedOnRequest
-from ..jobs import stop_on_signals
+from ..jobs import SilentEvents, stop_on_signals
 from ..plan import Plan
 from ..volumes.case import Case
 from ..volumes.pictures import contact_sheet
@@ -101,11 +101,7 @@ def train(
             request = Request(data, digests, seed, limit, device)
             if team.leads:
                 plan.save(run / "plan.json")
-        return _Run(plan, cases, run, request, emit if team.leads else _mute, options, team).train(resume)
-
-
-def _mute(event: str, **fields: Any) -> None:
-    pass
+        return _Run(plan, cases, run, request, emit if team.leads else SilentEvents().emit, options, team).train(resume)
 
 
 class _Run:

@@ -199,7 +199,7 @@ class Trainer:
     def _changes(self, player: str) -> Drawn | None:
         """How the batch is changed before this player's discriminator sees it; None for not at all."""
         settings = self.plan.augmentation
-        if not settings.kinds and not settings.flips:
+        if self.strength.value == 0 or not (settings.kinds or settings.flips):
             return None
         random = self.draws.of(f"changes for the {player}", self.step_count)
         return self.view.augmentation.draw(
@@ -207,7 +207,7 @@ class Trainer:
         ).part(self.part)
 
     def _change(self, cases: Cases, drawn: Drawn | None) -> Cases:
-        return cases if drawn is None or self.strength.value == 0 else self.view.changed(cases, drawn)
+        return cases if drawn is None else self.view.changed(cases, drawn)
 
     # ---- precision and rates
 
@@ -283,7 +283,6 @@ class Trainer:
     def _step_generator(self, batch: Batch, real: Cases) -> tuple[Tensor, Tensor]:
         settings = self.plan.training
         changes = self._changes("generator")
-        changing = changes is not None and self.strength.value > 0
         trained = [weight for weight in self.discriminator.parameters() if weight.requires_grad]
         for weight in trained:
             weight.requires_grad_(False)
@@ -294,7 +293,7 @@ class Trainer:
         with self._mixed():
             pairing = generator_loss(self._judge(batch), seen_real, seen_generated, settings.objective)
         # The mean is that of unchanged cases.
-        unchanged = self._see(generated) if changing and settings.statistics_weight else seen_generated
+        unchanged = seen_generated if changes is None or not settings.statistics_weight else self._see(generated)
         distance = self.statistics.distance(self.view.with_a_mean(unchanged), self.team)
         self.generator_optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(pairing.float() + settings.statistics_weight * distance).backward()

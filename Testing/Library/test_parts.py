@@ -12,13 +12,18 @@ import torch
 from GEDGANLib.cli import main
 from GEDGANLib.errors import InputError
 from GEDGANLib.networks.build import build_generator, coarse_plan, part_plan
-from GEDGANLib.networks.parts import PartsGenerator, lowered, position
+from GEDGANLib.networks.parts import FACTOR, PartsGenerator, position
 from GEDGANLib.plan import Plan
 from GEDGANLib.synthesis.explain import unlikeness_map
 from GEDGANLib.synthesis.model_file import load_model
 from GEDGANLib.synthesis.synthesizer import Synthesizer
 from GEDGANLib.training.trainer import Trainer
 from GEDGANLib.volumes.pipeline import coarse_of
+
+
+def lowered(case):
+    """The coarse whole by PyTorch's own pooling, to compare with."""
+    return torch.nn.functional.avg_pool3d(case, FACTOR)
 
 
 def shaken(generator):

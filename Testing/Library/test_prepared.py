@@ -17,13 +17,6 @@ from GEDGANLib.volumes.dataset import find_dataset
 from GEDGANLib.volumes.prepared import prepare_cases
 
 
-@pytest.fixture
-def data(cohort_folder, tmp_path):
-    folder = tmp_path / "data"
-    shutil.copytree(cohort_folder, folder)
-    return folder
-
-
 def test_they_are_the_cases(data, small_plan, small_cases, tmp_path):
     made = prepare_cases(find_dataset(data), small_plan, tmp_path / "prepared")
     assert len(made) == len(small_cases)

@@ -39,13 +39,6 @@ def rows(folder: Path, column: str, values) -> None:
     (folder / "participants.tsv").write_text("\n".join(lines) + "\n")
 
 
-@pytest.fixture
-def data(cohort_folder, tmp_path):
-    folder = tmp_path / "data"
-    shutil.copytree(cohort_folder, folder)
-    return folder
-
-
 def test_a_stale_model_is_not_taken_for_the_last_one(small_plan, small_cases, tmp_path, monkeypatch):
     """Stopped at 2, resumed to 4, killed while the model was being written: the next resumption writes it."""
     run = tmp_path / "run"
