@@ -112,7 +112,7 @@ def _choose_training(device: str, shape: Sequence[int], may_part: bool, reasons:
     precision = "bfloat16" if device == "cuda" else "float32"
     return Training(
         batch=batch,
-        learning_rate=2e-3,
+        learning_rate=1e-3,
         beta2=0.9,
         penalty_weight=_penalty_weight(part or shape, batch),
         statistics_weight=1.0,
