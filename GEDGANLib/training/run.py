@@ -233,7 +233,7 @@ class _Run:
                 continue
             self.trainer.set_progress(progress)
             figures = self.trainer.step()
-            if not figures.finite():
+            if not figures.sound():
                 self._go_back()
                 continue
             now = time.monotonic()
@@ -260,8 +260,8 @@ class _Run:
         step = self.trainer.step_count
         if self.rollbacks == ROLLBACKS:
             raise InputError(
-                f"The training left the numbers at step {step} for the {ROLLBACKS + 1}th time: a loss is not finite, "
-                "though the learning rate was halved each time.",
+                f"The training left the numbers, or its generator stopped learning, at step {step} for the "
+                f"{ROLLBACKS + 1}th time, though the learning rate was halved each time.",
                 f"Halve learning_rate or double penalty_weight in {self.run / 'plan.json'} and train with it in a new "
                 "folder. If the first steps already fail, check the data with `gedgan check`.",
             )
@@ -271,8 +271,9 @@ class _Run:
         self.trainer.rate_factor = SMALLER**self.rollbacks
         self._rewrite_log(state["step"])
         self._warn(
-            f"The training left the numbers at step {step}: it goes on from step {state['step']} with "
-            f"{self.trainer.rate_factor:g} of its learning rate ({self.rollbacks} of {ROLLBACKS} times)."
+            f"The training left the numbers, or its generator stopped learning, at step {step}: it goes on from step "
+            f"{state['step']} with {self.trainer.rate_factor:g} of its learning rate ({self.rollbacks} of {ROLLBACKS} "
+            "times)."
         )
 
     def _warn(self, words: str) -> None:

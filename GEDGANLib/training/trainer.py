@@ -32,6 +32,8 @@ from .view import Cases, view_of
 FINAL_RATE = 0.1
 """Learning rate at the end of the run as a share of that at its start."""
 CASES_FOR_TAU = 16
+STUCK = 1e-12
+"""Norm of the generator's gradient below which it learns nothing any more."""
 HALF_PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -42,6 +44,8 @@ class StepFigures:
     :param gap: mean of D(real) - D(generated); near 0 the players are even.
     :param penalty: R1 + R2, before its weight.
     :param distance: of the generated batch from the data's mean case and field; wavers around its expectation.
+    :param gradient: norm of the generator's. Too large a step can drive all its outputs to the ends of tanh and
+        softmax, where there is none; it never comes back from there by itself.
     """
 
     discriminator_loss: float
@@ -49,9 +53,11 @@ class StepFigures:
     penalty: float
     gap: float
     distance: float
+    gradient: float
 
-    def finite(self) -> bool:
-        return all(math.isfinite(value) for value in vars(self).values())
+    def sound(self) -> bool:
+        """Whether the game goes on: all are numbers, and the generator still learns."""
+        return all(math.isfinite(value) for value in vars(self).values()) and self.gradient > STUCK
 
 
 def _first_head(gaps: Tensor) -> Tensor:
@@ -249,11 +255,11 @@ class Trainer:
             training_gap = float(_first_head(loss.real - loss.generated).mean())
             gaps = self.team.mean((training_gap, held_out_gap), self.device)
             self.strength.measure(*gaps, STEERED_EVERY * self.plan.training.batch)
-        pairing, distance = self._step_generator(batch, real)
+        pairing, distance, gradient = self._step_generator(batch, real)
         self.step_count += 1
         self._update_average()
         gaps = (loss.real - loss.generated).reshape(len(loss.real), -1).mean(1)
-        numbers = [float(value) for value in (loss.pairing, pairing, loss.penalty, gaps.mean(), distance)]
+        numbers = [float(value) for value in (loss.pairing, pairing, loss.penalty, gaps.mean(), distance, gradient)]
         self._note_classes(batch, gaps)
         return StepFigures(*self.team.mean(numbers, self.device))
 
@@ -280,7 +286,7 @@ class Trainer:
         self.discriminator_optimizer.step()
         return replace(loss, total=loss.total.detach())
 
-    def _step_generator(self, batch: Batch, real: Cases) -> tuple[Tensor, Tensor]:
+    def _step_generator(self, batch: Batch, real: Cases) -> tuple[Tensor, Tensor, Tensor]:
         settings = self.plan.training
         changes = self._changes("generator")
         trained = [weight for weight in self.discriminator.parameters() if weight.requires_grad]
@@ -301,7 +307,10 @@ class Trainer:
         self.scaler.update()
         for weight in trained:
             weight.requires_grad_(True)
-        return pairing.detach(), distance.detach()
+        gradients = [weight.grad for weight in self.generator.parameters() if weight.grad is not None]
+        # Infinite where float16's scaling overflowed and left the step out, which is no fault.
+        norm = torch.nan_to_num(torch.stack(torch._foreach_norm(gradients)).norm(), posinf=torch.finfo().max)
+        return pairing.detach(), distance.detach(), norm
 
     @torch.no_grad()
     def _held_out_gap(self) -> float:

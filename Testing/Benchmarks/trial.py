@@ -200,7 +200,7 @@ def run(trial: Trial, data: Data, with_dice: bool = True) -> dict:
         trainer.set_progress(step / trial.steps if trial.seconds is None else spent / trial.seconds)
         if trial.seconds is not None and spent >= trial.seconds:
             break
-        finite = trainer.step().finite()
+        finite = trainer.step().sound()
         step += 1
     result = {"trial": asdict(trial), "machine": machine(), "steps": step, "finite": finite}
     result |= {"strength": trainer.strength.value, "overfitting": trainer.strength.overfitting}

@@ -62,12 +62,37 @@ def test_losses_that_leave_the_numbers_send_it_back_with_a_smaller_step(small_pl
     train(small_plan, small_cases, run, Limit(steps=5), "cpu", 0, lambda event, **f: said.append((event, f)))
     warnings = [fields["message"] for event, fields in said if event == "warning"]
     assert [f"({count} of 3 times)" in words for count, words in enumerate(warnings, 1)] == [True, True]
-    assert "left the numbers at step 3: it goes on from step 0 with 0.25" in warnings[1]
+    assert (
+        "left the numbers, or its generator stopped learning, at step 3: it goes on from step 0 with 0.25"
+        in warnings[1]
+    )
     tensors, state = load_checkpoint(run)
     assert state["rollbacks"] == 2 and float(tensors["rate_factor"]) == 0.25
     assert all(torch.isfinite(tensor).all() for tensor in load_file(run / "model.safetensors").values())
     steps = [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()]
     assert steps == sorted(set(steps)) and steps[-1] == 5
+
+
+def test_a_generator_whose_outputs_are_all_at_their_ends_is_sent_back(small_plan, small_cases, tmp_path, monkeypatch):
+    """As a learning rate that is too large leaves it: every gradient is 0, all losses are numbers."""
+    original, left = Trainer.step, [1]
+
+    def step(trainer):
+        if left and trainer.step_count == 2:
+            left.clear()
+            with torch.no_grad():
+                trainer.generator.mean_case += 200 * trainer.generator.mean_case.sign()
+                trainer.generator.mean_case[:, 1] += 1000
+        return original(trainer)
+
+    monkeypatch.setattr(Trainer, "step", step)
+    run, said = tmp_path / "run", []
+    claim_run_folder(run, False)
+    train(small_plan, small_cases, run, Limit(steps=4), "cpu", 0, lambda event, **f: said.append((event, f)))
+    warnings = [fields["message"] for event, fields in said if event == "warning"]
+    assert len(warnings) == 1 and "stopped learning, at step 3: it goes on from step 0" in warnings[0]
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert all(line["losses"]["gradient"] > 1e-6 for line in lines)
 
 
 def test_it_gives_up_with_an_explanation_and_a_checkpoint_that_is_good(small_plan, small_cases, tmp_path, monkeypatch):
