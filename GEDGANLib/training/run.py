@@ -320,6 +320,9 @@ class _Run:
             "seed": self.request.seed,
             "device": self.request.device,
             "warnings": self.warnings,
+            # Who has the data can tell by these which cases taught the model and which did not; nobody else can.
+            "training_digests": sorted(self.request.cases[case.name] for case in self.trainer.cases),
+            "held_out_digests": sorted(self.request.cases[case.name] for case in self.trainer.held_out),
         }
         save_model(self.run / MODEL, self.trainer.average, self.plan, about, self.trainer.critic())
         self.request = replace(self.request, model_step=self.trainer.step_count)

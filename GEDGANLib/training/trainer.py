@@ -20,6 +20,7 @@ from ..networks.build import build_generator
 from ..networks.discriminator import Critic
 from ..plan import Plan
 from ..volumes.pipeline import WorkingCase
+from .adam import BoundedAdam
 from .augmentation import STEERED_EVERY, Drawn, Strength
 from .conjugate import ConjugateGradient
 from .loading import Batch, Loader
@@ -147,7 +148,9 @@ class Trainer:
         settings = self.plan.training
         weights = [weight for weight in network.parameters() if weight.requires_grad]
         if settings.optimizer == "adam":
-            return torch.optim.Adam(weights, settings.learning_rate, betas=(settings.beta1, settings.beta2))
+            # The article's baseline keeps the plain Adam that the article has.
+            kind = torch.optim.Adam if self.plan.method == "article" else BoundedAdam
+            return kind(weights, settings.learning_rate, betas=(settings.beta1, settings.beta2))
         return ConjugateGradient(weights, settings.learning_rate, settings.optimizer, beta2=settings.beta2)
 
     # ---- what a step looks at
