@@ -1,8 +1,8 @@
-"""The command line: ``gedgan check | plan | train | synthesize | explain | cohort | render``.
+"""The command line: ``gedgan check | plan | train | synthesize | directions | vary | project | explain | ...``.
 
 Every command ends with status 0, with 2 after bad input (one sentence says which file, what is wrong and what to do)
 or with 3 when it was stopped on request; status 1 is a fault of the program.
-What the commands do stands in ``learning`` and ``commands``.
+What the commands do stands in ``learning``, ``commands``, ``steering`` and ``judging``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import __version__, commands, learning
+from . import __version__, commands, judging, learning, steering
 from .errors import InputError, StoppedOnRequest
 from .jobs import BAD_INPUT, DONE, FAULT, STOPPED, Events, JsonEvents, SilentEvents, TerminalEvents
 
@@ -83,12 +83,95 @@ def build_parser() -> argparse.ArgumentParser:
     synthesize.add_argument("-o", "--output", type=_path, required=True, metavar="OUT", help="new folder for the cases")
     synthesize.add_argument("--seed", type=_seed, default=0, help="same seed, same cases (default: 0)")
     synthesize.add_argument("--class", dest="class_name", metavar="NAME", help="make cases of one class only")
+    _add_form(synthesize)
+    synthesize.add_argument(
+        "--screen",
+        type=_path,
+        metavar="DATA",
+        help="draw cases again that are implausible beside DATA, the training cases, or too near to one of them",
+    )
     synthesize.add_argument("--scene", type=_path, help="write the cases as a Slicer scene too (.mrb)")
     synthesize.add_argument(
         "--beside", type=_path, metavar="DATA", help="show cases of DATA above in the contact sheet"
     )
     synthesize.add_argument("--device", **device)
     synthesize.set_defaults(run=commands.run_synthesize)
+
+    directions = kinds.add_parser("directions", help="find what can be steered in a model, and name it")
+    directions.add_argument("model", type=_path, metavar="MODEL", help="model.safetensors of a run")
+    directions.add_argument("--device", **device)
+    directions.set_defaults(run=steering.run_directions)
+
+    vary = kinds.add_parser("vary", help="make a series of cases along one direction")
+    vary.add_argument("model", type=_path, metavar="MODEL", help="model.safetensors of a run")
+    vary.add_argument("--direction", required=True, metavar="NAME", help="as `gedgan directions` names it")
+    vary.add_argument("--from", dest="start", type=float, metavar="SD", help="default: the direction's own")
+    vary.add_argument("--to", dest="end", type=float, metavar="SD", help="default: the direction's own")
+    vary.add_argument("--frames", type=_positive(int), default=9, metavar="N", help="cases (default: 9)")
+    vary.add_argument("--seed", type=_seed, help="vary a case of this seed (default: the most typical case)")
+    vary.add_argument("--index", type=_whole, default=0, metavar="N", help="which case of the seed (default: 0)")
+    vary.add_argument("--class", dest="class_name", metavar="NAME", help="class to start from")
+    vary.add_argument("-o", "--output", type=_path, required=True, metavar="OUT", help="new folder for the cases")
+    vary.add_argument("--scene", type=_path, help="write the series as a sequence in a Slicer scene too (.mrb)")
+    vary.add_argument("--device", **device)
+    vary.set_defaults(run=steering.run_vary)
+
+    project = kinds.add_parser("project", help="find the case of a model that is nearest to a real volume")
+    project.add_argument("model", type=_path, metavar="MODEL", help="model.safetensors of a run")
+    project.add_argument("volume", type=_path, metavar="VOLUME", help="an image file, or a folder with a DICOM series")
+    project.add_argument("-o", "--output", type=_path, required=True, metavar="OUT", help="new folder for the maps")
+    project.add_argument(
+        "--healthy",
+        type=_path,
+        metavar="DATA",
+        help="write an anomaly map: folder of healthy cases, or the file that an earlier projection made of them",
+    )
+    project.add_argument("--more", type=_whole, default=0, metavar="N", help="make N more like it (default: 0)")
+    project.add_argument(
+        "--difference", type=_share, default=0.3, metavar="SHARE", help="of those, from 0 to 1 (default: 0.3)"
+    )
+    project.add_argument("--seed", type=_seed, default=0, help="of those (default: 0)")
+    project.add_argument("--steps", type=_positive(int), default=120, metavar="N", help="of the search (default: 120)")
+    project.add_argument("--scene", type=_path, help="write volume and maps as a Slicer scene too (.mrb)")
+    project.add_argument("--device", **device)
+    project.set_defaults(run=steering.run_project)
+
+    evaluate = kinds.add_parser("evaluate", help="report quality, privacy and use of a model, beside real cases")
+    evaluate.add_argument("model", type=_path, metavar="MODEL", help="model.safetensors of a run")
+    evaluate.add_argument(
+        "--data",
+        type=_path,
+        required=True,
+        metavar="DATA",
+        help="what it was trained on, best with cases that it was not",
+    )
+    evaluate.add_argument("--new", type=_path, metavar="DATA", help="more real cases, that it was not trained on")
+    evaluate.add_argument("-o", "--output", type=_path, required=True, metavar="OUT", help="new folder for the report")
+    evaluate.add_argument("-n", "--number", type=_positive(int), default=100, help="cases to make (default: 100)")
+    evaluate.add_argument("--updates", type=_positive(int), default=500, help="of each U-Net (default: 500)")
+    evaluate.add_argument("--quick", action="store_true", help="leave out what pairs are worth for a segmentation")
+    evaluate.add_argument("--seed", type=_seed, default=0, help="of the cases and the U-Nets (default: 0)")
+    evaluate.add_argument("--device", **device)
+    evaluate.set_defaults(run=judging.run_evaluate)
+
+    export = kinds.add_parser("export", help="write a data set or a bundle for other programs")
+    export.add_argument("model", type=_path, metavar="MODEL", help="model.safetensors of a run")
+    export.add_argument("-o", "--output", type=_path, required=True, metavar="OUT", help="new folder")
+    export.add_argument("--to", choices=("nnunet", "monai-bundle", "folder"), required=True, help="for which program")
+    export.add_argument("-n", "--number", type=_positive(int), default=200, help="cases to make (default: 200)")
+    export.add_argument("--seed", type=_seed, default=0, help="same seed, same cases (default: 0)")
+    export.add_argument("--class", dest="class_name", metavar="NAME", help="make cases of one class only")
+    export.add_argument(
+        "--with-real", type=_path, metavar="DATA", help="nnunet: put the real cases of DATA beside them"
+    )
+    export.add_argument("--folds", type=_positive(int), default=5, help="nnunet: folds of the split (default: 5)")
+    export.add_argument(
+        "--format", choices=(".nii.gz", ".nrrd"), default=".nii.gz", help="folder: file format (default: .nii.gz)"
+    )
+    _add_form(export)
+    export.add_argument("--screen", type=_path, metavar="DATA", help="as for synthesize")
+    export.add_argument("--device", **device)
+    export.set_defaults(run=judging.run_export)
 
     explain = kinds.add_parser("explain", help="show which way a volume's structure runs, and what a model doubts")
     explain.add_argument("volume", type=_path, metavar="VOLUME", help="an image file, or a folder with a DICOM series")
@@ -134,6 +217,37 @@ def _add_plan_options(parser: argparse.ArgumentParser, device: dict) -> None:
         "--spacing", type=_positive(float), nargs="+", metavar="MM", help="voxel size: one number or three"
     )
     parser.add_argument("--method", choices=METHODS, help="ged (default), or the article's baseline to compare with")
+
+
+def _add_form(parser: argparse.ArgumentParser) -> None:
+    """In what form synthesized cases are wanted."""
+    parser.add_argument(
+        "--truncation",
+        type=_truncation,
+        default=1.0,
+        metavar="T",
+        help="0 for the most typical case, 1 as varied as was learned (default), above 1 more extreme",
+    )
+    parser.add_argument("--labels", nargs="+", metavar="NAME", help="keep these labels alone (default: all)")
+    parser.add_argument("--spacing", type=_positive(float), nargs="+", metavar="MM", help="voxels of this size")
+    parser.add_argument("--original", action="store_true", help="voxels and size like the scans learned from")
+    parser.add_argument(
+        "--float", action="store_true", help="fractions where the scans learned from have whole numbers"
+    )
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} must be from 0 to 1")
+    return value
+
+
+def _truncation(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 2:
+        raise argparse.ArgumentTypeError(f"{text} must be from 0 to 2")
+    return value
 
 
 def _path(text: str) -> Path:

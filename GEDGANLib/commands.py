@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import textwrap
+from collections import Counter
 from pathlib import Path
 
 from . import __version__
@@ -25,20 +26,20 @@ def run_synthesize(arguments: argparse.Namespace, events: Events) -> None:
     from .volumes.writing import claim_empty_folder
 
     model = load_model(arguments.model, choose_device(arguments.device))
+    synthesizer = Synthesizer(model, form_of(arguments, model))
     beside = _dataset_beside(arguments.beside, model)
-    _claim_scene(arguments.scene)
+    claim_scene(arguments.scene)
     claim_empty_folder(arguments.output)
-    synthesizer = Synthesizer(model)
-    classes = model.plan.classes
-    if arguments.class_name is not None and arguments.class_name not in classes:
-        there = f"it knows {', '.join(classes)}" if classes else "it was trained without classes"
-        raise InputError(f"{arguments.model} knows no class {arguments.class_name}; {there}.", "Leave --class out.")
-    integer = all(channel.integer for channel in model.plan.channels)
+    check_class(arguments, model)
+    integer = all(channel.integer for channel in model.plan.channels) and not arguments.float
     # A scene holds all cases at once anyway; without one they go to disk one by one.
     kept: list = []
+    rejected: Counter[str] = Counter()
+    passing = screened(arguments, synthesizer, rejected, events)
 
     def made():
-        for case in synthesizer.cases(arguments.number, arguments.seed, class_name=arguments.class_name):
+        cases = passing or synthesizer.cases(arguments.number, arguments.seed, class_name=arguments.class_name)
+        for case in cases:
             if arguments.scene is not None or len(kept) < CONTACT_SHEET_CASES:
                 kept.append(case)
             yield case
@@ -50,6 +51,9 @@ def run_synthesize(arguments: argparse.Namespace, events: Events) -> None:
     _write_contact_sheet(sheet, kept[:CONTACT_SHEET_CASES], model, beside, events)
     print(f"{arguments.number} case(s), each with its segmentation, are in {arguments.output} (an nnU-Net data set)."
           if model.plan.labels else f"{arguments.number} case(s) are in {arguments.output}.")  # fmt: skip
+    if passing is not None:
+        reasons = ", ".join(f"{reason} ({count})" for reason, count in rejected.most_common())
+        print(f"Drawn again: {sum(rejected.values())} case(s){': ' if reasons else ''}{reasons}.")
     print(f"Contact sheet: {sheet}")
     if arguments.scene is not None:
         _write_scene(arguments.scene, kept, model)
@@ -60,6 +64,55 @@ def run_synthesize(arguments: argparse.Namespace, events: Events) -> None:
 
 
 CONTACT_SHEET_CASES = 8
+
+
+def check_class(arguments: argparse.Namespace, model) -> None:
+    """:raises InputError: a class is asked for that the model does not know."""
+    classes = model.plan.classes
+    if arguments.class_name is not None and arguments.class_name not in classes:
+        there = f"it knows {', '.join(classes)}" if classes else "it was trained without classes"
+        raise InputError(f"{arguments.model} knows no class {arguments.class_name}; {there}.", "Leave --class out.")
+
+
+def screened(arguments: argparse.Namespace, synthesizer, rejected: Counter[str], events: Events):
+    """The cases that pass the gate, one after the other; None where there is no gate."""
+    if arguments.screen is None:
+        return None
+    from .quality.screening import Screen
+    from .synthesis.membership import membership
+    from .volumes.dataset import find_dataset
+    from .volumes.pipeline import load_working_cases
+
+    plan = synthesizer.model.plan
+    with events.bar("reading real cases") as show:
+        cases = list(load_working_cases(find_dataset(arguments.screen), plan, show))
+    trained = [cases[index] for index in membership(synthesizer.model.about, cases).trained]
+    with events.bar("measuring real cases") as show:
+        # Without any that it was trained on, plausible is what these are like; nothing of them can have been copied.
+        screen = Screen(trained or cases, plan, show)
+
+    def draw(index: int):
+        return synthesizer.draw(arguments.seed, index, arguments.class_name)
+
+    return screen.passing(draw, arguments.number, rejected)
+
+
+def form_of(arguments: argparse.Namespace, model):
+    """The form of the cases that the options ask for.
+
+    :raises InputError: options that exclude each other, or do not fit the model.
+    """
+    from .synthesis.output import grid_of_spacing, original_grid
+    from .synthesis.synthesizer import Form
+
+    grid = None
+    if arguments.original and arguments.spacing is not None:
+        raise InputError("--original and --spacing exclude each other.", "Leave one of them out.")
+    if arguments.original:
+        grid = original_grid(model.plan)
+    elif arguments.spacing is not None:
+        grid = grid_of_spacing(model.plan, arguments.spacing)
+    return Form(grid, arguments.labels, arguments.truncation)
 
 
 def _dataset_beside(folder: Path | None, model):
@@ -140,7 +193,7 @@ def run_explain(arguments: argparse.Namespace, events: Events) -> None:
         show(1, 2, "discriminator")
         unlikeness = None if model is None else unlikeness_map(model, case)
         show(2, 2, "")
-    _claim_scene(arguments.scene)
+    claim_scene(arguments.scene)
     claim_empty_folder(arguments.output)
     about = f"GED-GAN {__version__}, explanation of {case.name}"
     for name, array in scalar_maps(maps, unlikeness):
@@ -160,7 +213,7 @@ def run_explain(arguments: argparse.Namespace, events: Events) -> None:
         print(f"Scene: {arguments.scene}")
 
 
-def _claim_scene(path: Path | None) -> None:
+def claim_scene(path: Path | None) -> None:
     """Make sure, before anything is written, that a scene can be made at ``path``."""
     from .volumes.writing import claim_new_file
 

@@ -56,3 +56,27 @@ def data(cohort_folder, tmp_path) -> Path:
 @pytest.fixture
 def random() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+TRAINED_CASES = 18
+
+
+@pytest.fixture(scope="session")
+def trained_folder(tmp_path_factory) -> Path:
+    """Cases of the cohort of which the model of ``trained_model`` learned from the first :data:`TRAINED_CASES`."""
+    folder = tmp_path_factory.mktemp("trained") / "all"
+    cases = (make_case(i, 5, SMALL_SHAPE, 9.0) for i in range(TRAINED_CASES + 10))
+    write_dataset(folder, cases, "test cohort", integer=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained_model(trained_folder) -> Path:
+    """A model that was trained for some seconds, just enough that its cases resemble the cohort."""
+    from GEDGANLib.cli import main
+
+    data = trained_folder.parent / "data"
+    write_dataset(data, (make_case(i, 5, SMALL_SHAPE, 9.0) for i in range(TRAINED_CASES)), "test cohort", integer=True)
+    run = trained_folder.parent / "run"
+    assert main(["train", str(data), "-o", str(run), "--steps", "250", "--device", "cpu"]) == 0
+    return run / "model.safetensors"

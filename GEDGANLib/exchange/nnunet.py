@@ -16,11 +16,14 @@ from ..volumes.files import write_volume
 from ..volumes.writing import explain_unwritable, write_bytes
 
 
-def write_dataset(folder: Path, cases: Iterable[Case], description: str, integer: bool) -> list[Path]:
+def write_dataset(
+    folder: Path, cases: Iterable[Case], description: str, integer: bool, with_labels_alone: bool = False
+) -> list[Path]:
     """Write cases one by one, so that memory does not grow with their number.
 
     :param folder: claimed by :func:`GEDGANLib.volumes.writing.claim_empty_folder`.
-    :param integer: intensities as 16-bit whole numbers, where they fit, else as 32-bit floats.
+    :param integer: intensities as whole numbers of 16 bits, or 32 where those are too few; else as 32-bit floats.
+    :param with_labels_alone: cases without a segmentation are left out, as nnU-Net takes none.
     :returns: the image files, one a case (the first channel).
     :raises InputError: the disk is full.
     """
@@ -31,7 +34,10 @@ def write_dataset(folder: Path, cases: Iterable[Case], description: str, integer
         provenance: dict[str, dict] = {}
         case = None
         try:
-            for case in cases:
+            for each in cases:
+                if with_labels_alone and each.labels is None:
+                    continue
+                case = each
                 written.append(_write_case(folder, case, integer))
                 provenance[case.name] = case.provenance
         finally:
@@ -46,7 +52,7 @@ def write_dataset(folder: Path, cases: Iterable[Case], description: str, integer
 def _write_case(folder: Path, case: Case, integer: bool) -> Path:
     """Write all files of a case, or none of them; returns the first channel's."""
     paths = [folder / "imagesTr" / f"{case.name}_{index:04d}.nii.gz" for index in range(len(case.image))]
-    arrays = [_voxels(channel, integer) for channel in case.image]
+    arrays = [voxels_to_write(channel, integer) for channel in case.image]
     if case.labels is not None:
         paths.append(folder / "labelsTr" / f"{case.name}.nii.gz")
         arrays.append(case.labels.astype(np.uint8))
@@ -75,7 +81,13 @@ def _describe(folder: Path, case: Case, count: int, description: str, provenance
         write_bytes(folder / "provenance.json", json.dumps(provenance, indent=1).encode("utf-8"))
 
 
-def _voxels(channel: np.ndarray, integer: bool) -> np.ndarray:
-    if integer and channel.min() >= -32768 and channel.max() <= 32767:
-        return np.round(channel).astype(np.int16)
+WHOLE_NUMBERS = (np.int16, np.uint16, np.int32)
+
+
+def voxels_to_write(channel: np.ndarray, integer: bool) -> np.ndarray:
+    """The channel in the smallest type that holds it, of whole numbers if wanted."""
+    for kind in WHOLE_NUMBERS if integer else ():
+        limits = np.iinfo(kind)
+        if limits.min <= channel.min() and channel.max() <= limits.max:
+            return np.round(channel).astype(kind)
     return channel.astype(np.float32)

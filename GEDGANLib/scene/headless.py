@@ -72,8 +72,11 @@ def headless_application() -> Iterator[Any]:
     messages = _capture_messages()
     before = {name: getattr(slicer, name, None) for name in ("mrmlScene", "app", "modules")}
     slicer.mrmlScene = application.scene
+    sequences = application.register_module_logic(slicer.vtkSlicerSequencesLogic())
     slicer.modules = types.SimpleNamespace(
-        segmentations=_Module(application.segmentations_logic), volumes=_Module(application.volumes_logic)
+        segmentations=_Module(application.segmentations_logic),
+        volumes=_Module(application.volumes_logic),
+        sequences=_Module(sequences),
     )
     slicer.app = types.SimpleNamespace(
         applicationLogic=lambda: application.app_logic,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -10,6 +13,13 @@ from .. import __version__
 from ..volumes.case import Case
 from ..volumes.pipeline import unmap_intensities
 from .model_file import Model
+from .output import LabelSubset, OutputGrid, to_grid, working_grid
+
+LARGEST_BATCH = 16
+BATCH_MEMORY_SHARE = 0.5
+"""Of a GPU's free memory that a batch may take."""
+COPIES_IN_SYNTHESIS = 6
+"""Values that are alive at once while a case is made, counted in its output and its widest maps (measured)."""
 
 
 def latent_of(seed: int, index: int, size: int) -> np.ndarray:
@@ -32,62 +42,171 @@ def class_of(plan, seed: int, index: int) -> str | None:
     return str(np.random.default_rng([seed, index, 1]).choice(plan.classes, p=shares))
 
 
-class Synthesizer:
-    """Makes cases from a model; case i of a seed is the same alone or among many, bit for bit on the CPU."""
+@dataclass(frozen=True)
+class Form:
+    """In what form cases are wanted.
 
-    def __init__(self, model: Model) -> None:
+    :param grid: voxels; those of the model when not given.
+    :param labels: names of the labels to keep; all when not given.
+    :param truncation: the latent is multiplied by this: 0 is the one most typical case, 1 as varied as was learned,
+        above 1 more extreme than that. (Brock et al., *Large scale GAN training for high fidelity natural image
+        synthesis*, ICLR 2019, section 3.1, cut the latent's tails instead.)
+    """
+
+    grid: OutputGrid | None = None
+    labels: Sequence[str] | None = None
+    truncation: float = 1.0
+
+
+class Synthesizer:
+    """Makes cases from a model; case i of a seed is the same alone or among many, bit for bit on the CPU.
+
+    :param form: of the cases, see :class:`Form`.
+    :raises InputError: a label to keep that the model does not have.
+    """
+
+    def __init__(self, model: Model, form: Form | None = None) -> None:
         self.model = model
+        self.form = form or Form()
+        self.subset = LabelSubset.of(model.plan.labels, self.form.labels)
+
+    @cached_property
+    def model_digest(self) -> str:
+        """A short text that changes with the model file."""
+        try:
+            return hashlib.sha256(self.model.path.read_bytes()).hexdigest()[:16]
+        except OSError:  # moved away meanwhile
+            return "unknown"
+
+    def output(self, latents: np.ndarray, class_weights: np.ndarray | None = None) -> np.ndarray:
+        """What the generator makes of latents, on the CPU.
+
+        :param latents: (N, latent_size).
+        :param class_weights: (N, classes) where the plan has classes; of none in particular when not given.
+        :returns: (N, channels + labels + 1, *grid) float32: images in [-1, 1], then label probabilities.
+        """
+        import torch
+
+        device = next(self.model.generator.parameters()).device
+        inputs = [torch.from_numpy(np.ascontiguousarray(latents, np.float32)).to(device)]
+        if self.model.plan.classes:
+            weights = np.zeros((len(latents), len(self.model.plan.classes))) if class_weights is None else class_weights
+            inputs.append(torch.from_numpy(np.ascontiguousarray(weights, np.float32)).to(device))
+        with torch.inference_mode():
+            return self.model.generator(*inputs).cpu().numpy()
+
+    def class_weights(self, class_name: str | None) -> np.ndarray | None:
+        """One-hot (classes,); all zero, as cases of unknown class have it, for None; None without classes."""
+        classes = self.model.plan.classes
+        if not classes:
+            return None
+        return np.array([float(name == class_name) for name in classes], np.float32)
 
     def case(
-        self, latent: np.ndarray, name: str, provenance: dict | None = None, class_name: str | None = None
+        self,
+        latent: np.ndarray,
+        name: str,
+        provenance: dict | None = None,
+        class_name: str | None = None,
+        class_weights: np.ndarray | None = None,
     ) -> Case:
         """Return the case of one latent vector.
 
         :param latent: (latent_size,), standard normal.
         :param class_name: one of the plan's classes; when not given, of none in particular, as cases of unknown
             class are.
-        :returns: the case on the plan's grid, in the units of the training data.
+        :param class_weights: (classes,), a mixture, instead of ``class_name``.
+        :returns: the case in the form asked for, in the units of the training data.
         """
-        import torch
+        weights = self.class_weights(class_name) if class_weights is None else class_weights
+        output = self.output(np.asarray(latent)[None], None if weights is None else np.asarray(weights)[None])[0]
+        return self._to_case(output, latent, name, provenance, class_name)
 
-        plan = self.model.plan
-        device = next(self.model.generator.parameters()).device
-        inputs = [torch.from_numpy(np.asarray(latent, np.float32))[None].to(device)]
-        if plan.classes:
-            one_hot = torch.zeros(1, len(plan.classes), device=device)
-            if class_name is not None:
-                one_hot[0, plan.classes.index(class_name)] = 1.0
-            inputs.append(one_hot)
-        with torch.inference_mode():
-            output = self.model.generator(*inputs)[0].cpu()
-        channels = len(plan.channels)
-        image = unmap_intensities(output[:channels].numpy(), [channel.typical for channel in plan.channels])
-        labels = output[channels:].argmax(0).numpy().astype(np.uint8) if plan.labels else None
+    def _to_case(
+        self, output: np.ndarray, latent: np.ndarray, name: str, provenance: dict | None, class_name: str | None
+    ) -> Case:
+        plan, channels = self.model.plan, len(self.model.plan.channels)
+        grid = self.form.grid or working_grid(plan)
+        labels = None
+        if self.form.grid is not None:
+            output = to_grid(output, channels, working_grid(plan), grid)
+            labels = output[channels].astype(np.uint8) if plan.labels else None
+        elif plan.labels:
+            labels = most_probable(output[channels:])
+        if labels is not None:
+            labels = self.subset.numbers[labels] if self.form.labels is not None else labels
         return Case(
             name=name,
-            image=image,
+            image=unmap_intensities(output[:channels], [channel.typical for channel in plan.channels]),
             labels=labels,
-            affine=plan.grid.affine,
-            label_table=tuple(plan.labels),
+            affine=grid.affine,
+            label_table=self.subset.table,
             channel_names=tuple(channel.name for channel in plan.channels),
             description=describe_origin(self.model),
             provenance={
                 "synthetic": True,
                 "model": self.model.path.name,
+                "model_digest": self.model_digest,
                 "library_version": __version__,
                 **({} if class_name is None else {"class": class_name}),
                 **(provenance or {}),
+                "latent": [round(float(value), 5) for value in latent],
             },
             class_name=class_name,
         )
 
     def cases(self, count: int, seed: int = 0, first: int = 0, class_name: str | None = None) -> Iterator[Case]:
-        """Yield cases ``first`` to ``first + count`` of ``seed``, one at a time, so that memory does not grow.
+        """Yield cases ``first`` to ``first + count`` of ``seed``, a batch in memory at a time.
 
         :param class_name: of all cases; drawn as often as among the training cases when not given.
         """
+        batch = self.batch_size()
+        for start in range(first, first + count, batch):
+            indices = range(start, min(start + batch, first + count))
+            latents = np.stack([self.latent(seed, index) for index in indices])
+            kinds = [class_name or class_of(self.model.plan, seed, index) for index in indices]
+            weights = np.stack([self.class_weights(kind) for kind in kinds]) if self.model.plan.classes else None
+            outputs = self.output(latents, weights)
+            for index, latent, kind, output in zip(indices, latents, kinds, outputs):
+                origin = {"seed": seed, "index": index, "truncation": self.form.truncation}
+                yield self._to_case(output, latent, f"synthetic_{seed}_{index:04d}", origin, kind)
+
+    def draw(self, seed: int, index: int, class_name: str | None = None) -> tuple[Case, np.ndarray]:
+        """Case ``index`` of ``seed`` as :meth:`cases` makes it, and what it is on the plan's grid.
+
+        :returns: the case, and (channels, *grid) images in [-1, 1] with, where there are labels, one more channel of
+            label indices.
+        """
+        plan, channels = self.model.plan, len(self.model.plan.channels)
+        latent, kind = self.latent(seed, index), class_name or class_of(plan, seed, index)
+        weights = self.class_weights(kind)
+        output = self.output(latent[None], None if weights is None else weights[None])[0]
+        origin = {"seed": seed, "index": index, "truncation": self.form.truncation}
+        working = output[:channels]
+        if plan.labels:
+            working = np.concatenate([working, most_probable(output[channels:])[None]])
+        return self._to_case(output, latent, f"synthetic_{seed}_{index:04d}", origin, kind), working
+
+    def latent(self, seed: int, index: int) -> np.ndarray:
+        """Latent of case ``index`` of ``seed``, truncated as the form has it."""
+        return self.form.truncation * latent_of(seed, index, self.model.plan.networks.latent_size)
+
+    def batch_size(self) -> int:
+        """Cases made at once: what fits on a GPU; one on a CPU, where more are no faster and rounding would differ."""
+        import torch
+
+        if next(self.model.generator.parameters()).device.type != "cuda":
+            return 1
         plan = self.model.plan
-        for index in range(first, first + count):
-            latent = latent_of(seed, index, plan.networks.latent_size)
-            kind = class_name or class_of(plan, seed, index)
-            yield self.case(latent, f"synthetic_{seed}_{index:04d}", {"seed": seed, "index": index}, kind)
+        values = len(plan.channels) + len(plan.labels) + 1 + max(plan.networks.generator_widths, default=64) / 8
+        needed = 4 * COPIES_IN_SYNTHESIS * values * float(np.prod(plan.grid.shape))
+        free, _ = torch.cuda.mem_get_info()
+        return int(np.clip(BATCH_MEMORY_SHARE * free / needed, 1, LARGEST_BATCH))
+
+
+def most_probable(probabilities: np.ndarray) -> np.ndarray:
+    """Index of the largest of (labels, *grid), uint8."""
+    import torch
+
+    # NumPy's argmax along the first axis jumps through memory and takes four times as long.
+    return torch.from_numpy(probabilities).argmax(0).to(torch.uint8).numpy()

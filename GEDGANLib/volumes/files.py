@@ -308,7 +308,7 @@ def write_colours(path: Path, array: np.ndarray, affine: np.ndarray, description
 
     if suffix_of(path) != ".nrrd":
         raise InputError(f"{path} has no ending to write colours in.", "Use .nrrd.")
-    header = _nrrd_header(affine, description)
+    header = nrrd_header(affine, description)
     header["space directions"] = np.vstack([np.full(3, np.nan), header["space directions"]])
     header["kinds"] = ["RGB-color", *header["kinds"]]
     with beside(path) as partial:
@@ -327,7 +327,8 @@ def _write_nifti(path: Path, array: np.ndarray, affine: np.ndarray, description:
     nibabel.save(image, path)
 
 
-def _nrrd_header(affine: np.ndarray, description: str) -> dict:
+def nrrd_header(affine: np.ndarray, description: str) -> dict:
+    """Header of a volume's NRRD file, in LPS as Slicer writes it."""
     lps = LPS_TO_RAS @ affine
     header = {
         "space": "left-posterior-superior",
@@ -344,7 +345,7 @@ def _nrrd_header(affine: np.ndarray, description: str) -> dict:
 def _write_nrrd(path: Path, array: np.ndarray, affine: np.ndarray, description: str) -> None:
     import nrrd
 
-    nrrd.write(str(path), array, _nrrd_header(affine, description), index_order="F")
+    nrrd.write(str(path), array, nrrd_header(affine, description), index_order="F")
 
 
 def _write_with_itk(path: Path, array: np.ndarray, affine: np.ndarray, description: str) -> None:

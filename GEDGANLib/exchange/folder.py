@@ -1,0 +1,48 @@
+"""Cases as plain files: ``images/CASE.ENDING`` and ``labels/CASE.ENDING``, with their origin beside them.
+
+Segmentations in NRRD are Slicer's ``.seg.nrrd``, which keep names and colours.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..volumes.case import Case
+from ..volumes.files import write_volume
+from ..volumes.segmentation_file import write_segmentation
+from ..volumes.writing import explain_unwritable, write_bytes
+from .nnunet import voxels_to_write
+
+
+def write_folder(folder: Path, cases: Iterable[Case], description: str, integer: bool, ending: str) -> list[Path]:
+    """Write cases one by one and return the image files, one a channel.
+
+    :param folder: claimed by :func:`GEDGANLib.volumes.writing.claim_empty_folder`.
+    :param integer: as for :func:`GEDGANLib.exchange.nnunet.write_dataset`.
+    :param ending: ``.nii.gz`` or ``.nrrd``.
+    :raises InputError: the disk is full.
+    """
+    written: list[Path] = []
+    origins: dict[str, dict] = {}
+    label_names: dict[str, int] = {}
+    try:
+        (folder / "images").mkdir(parents=True, exist_ok=True)
+        for case in cases:
+            many = len(case.image) > 1
+            for index, channel in enumerate(case.image):
+                path = folder / "images" / f"{case.name}{f'_{index:04d}' if many else ''}{ending}"
+                write_volume(path, voxels_to_write(channel, integer), case.affine, case.description)
+                written.append(path)
+            if case.labels is not None:
+                (folder / "labels").mkdir(exist_ok=True)
+                write_segmentation(folder / "labels", case, ending)
+                label_names = {label.name: label.index for label in case.label_table}
+            if case.provenance:
+                origins[case.name] = case.provenance
+        about = {"description": description, "labels": label_names, "cases": origins}
+        write_bytes(folder / "provenance.json", json.dumps(about, indent=1).encode("utf-8"))
+    except OSError as error:
+        raise explain_unwritable(folder, error) from error
+    return written

@@ -1,0 +1,189 @@
+"""What the commands ``evaluate`` and ``export`` do, from parsed arguments to files and words.
+
+Heavy packages are imported by the command that needs them, so that help and mistyped options answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from .errors import InputError
+from .jobs import Events, with_progress
+
+
+def run_evaluate(arguments: argparse.Namespace, events: Events) -> None:
+    from .device import choose_device
+    from .quality.evaluation import Settings, evaluate
+    from .quality.report import JSON, write_report
+    from .synthesis.model_file import load_model
+    from .volumes.dataset import find_dataset
+    from .volumes.pipeline import load_working_cases
+    from .volumes.writing import claim_empty_folder
+
+    device = choose_device(arguments.device)
+    model = load_model(arguments.model, device)
+    datasets = [find_dataset(folder, class_column(model)) for folder in (arguments.data, arguments.new) if folder]
+    claim_empty_folder(arguments.output)
+    cases: list[Any] = []
+    for dataset in datasets:
+        with events.bar("reading") as show:
+            cases += load_working_cases(dataset, model.plan, show)
+    settings = Settings(arguments.number, arguments.updates, not arguments.quick, arguments.seed, device)
+    result = evaluate(model, cases, settings, events.bar)
+    page = write_report(arguments.output, result, model.plan)
+    for words in (*result.summary, *result.notes):
+        print(f"- {words}")
+    print(f"The report is {page}.")
+    beside = report_path(arguments.model)
+    try:  # where the panel and others find what is known of the model
+        shutil.copyfile(arguments.output / JSON, beside)
+    except OSError:
+        print(f"{beside} could not be written; the report is not kept beside the model.")
+
+
+def report_path(model_path: Path) -> Path:
+    """Where the figures of a model's last report are kept: beside it."""
+    return model_path.with_name(f"{model_path.stem}.report.json")
+
+
+def class_column(model: Any) -> str | None:
+    """The column of ``participants.tsv`` that told the class when the model was trained."""
+    return model.plan.data.get("class_column")
+
+
+def run_export(arguments: argparse.Namespace, events: Events) -> None:
+    from .device import choose_device
+    from .synthesis.model_file import load_model
+    from .volumes.writing import claim_empty_folder
+
+    if arguments.to != "nnunet" and arguments.with_real is not None:
+        raise InputError("--with-real is for --to nnunet alone.", "Leave it out.")
+    if arguments.to == "monai-bundle":
+        from .exchange.monai_bundle import write_bundle
+
+        model = load_model(arguments.model, "cpu")
+        claim_empty_folder(arguments.output)
+        write_bundle(arguments.output, model)
+        print(f"The bundle is {arguments.output}; its docs/README.md says how to run it.")
+        return
+    model = load_model(arguments.model, choose_device(arguments.device))
+    if arguments.to == "nnunet":
+        _export_nnunet(arguments, model, events)
+    else:
+        from .exchange.folder import write_folder
+        from .synthesis.synthesizer import describe_origin
+
+        cases, rejected, integer = _made(arguments, model, events)
+        claim_empty_folder(arguments.output)
+        with events.bar("synthesizing") as show:
+            write_folder(
+                arguments.output, with_progress(cases, arguments.number, show), describe_origin(model), integer,
+                arguments.format,
+            )  # fmt: skip
+        _say_rejected(rejected)
+        print(f"{arguments.number} case(s) are in {arguments.output}.")
+
+
+def _made(arguments: argparse.Namespace, model: Any, events: Events) -> tuple[Any, Counter[str], bool]:
+    """The synthesized cases one after the other, why others were drawn again, and whether in whole numbers."""
+    from .commands import check_class, form_of, screened
+    from .synthesis.synthesizer import Synthesizer
+
+    synthesizer = Synthesizer(model, form_of(arguments, model))
+    check_class(arguments, model)
+    rejected: Counter[str] = Counter()
+    cases = screened(arguments, synthesizer, rejected, events)
+    if cases is None:
+        cases = synthesizer.cases(arguments.number, arguments.seed, class_name=arguments.class_name)
+    integer = all(channel.integer for channel in model.plan.channels) and not arguments.float
+    return cases, rejected, integer
+
+
+def _say_rejected(rejected: Counter[str]) -> None:
+    if rejected:
+        reasons = ", ".join(f"{reason} ({count})" for reason, count in rejected.most_common())
+        print(f"Drawn again: {sum(rejected.values())} case(s): {reasons}.")
+
+
+def _export_nnunet(arguments: argparse.Namespace, model: Any, events: Events) -> None:
+    from itertools import chain
+
+    from .exchange.nnunet import write_dataset
+    from .exchange.splits import make_splits, write_splits
+    from .synthesis.membership import membership
+    from .synthesis.output import LabelSubset
+    from .synthesis.synthesizer import describe_origin
+    from .volumes.dataset import find_dataset
+    from .volumes.pipeline import load_working_cases
+    from .volumes.writing import claim_empty_folder
+
+    if not model.plan.labels:
+        raise InputError(f"{arguments.model} makes no segmentations, which nnU-Net needs.", "Use --to folder.")
+    subset = LabelSubset.of(model.plan.labels, arguments.labels)
+    dataset, splits = None, None
+    if arguments.with_real is not None:
+        dataset = find_dataset(arguments.with_real, class_column(model))
+        with events.bar("reading real cases") as show:
+            working = list(load_working_cases(dataset, model.plan, show))
+        members = membership(model.about, working)
+        if not members.known:
+            raise InputError(
+                f"{arguments.model} does not say which cases it was trained on, so none can be validated on.",
+                "Train the model with this version, or leave --with-real out.",
+            )
+        labelled = [case.labels is not None for case in working]
+        synthetic = [f"synthetic_{arguments.seed}_{index:04d}" for index in range(arguments.number)]
+        clash = {case.name for case in working} & set(synthetic)
+        if clash:
+            raise InputError(f"A real case has the name {min(clash)} too.", "Choose another --seed.")
+        real = [(case.name, index in set(members.trained)) for index, case in enumerate(working) if labelled[index]]
+        splits = make_splits(real, arguments.folds)
+    cases, rejected, integer = _made(arguments, model, events)
+    claim_empty_folder(arguments.output)
+    total, names = arguments.number, []
+
+    def noted():
+        for case in cases:
+            names.append(case.name)
+            yield case
+
+    parts = [noted()]
+    if dataset is not None:
+        real_cases = _real_cases(dataset, model.plan, subset)
+        parts.append(real_cases)
+        total += sum(labelled)
+    with events.bar("writing") as show:
+        write_dataset(
+            arguments.output, with_progress(chain(*parts), total, show), describe_origin(model), integer,
+            with_labels_alone=True,
+        )  # fmt: skip
+    _say_rejected(rejected)
+    print(f"{total} case(s), {arguments.number} of them synthetic, are in {arguments.output}.")
+    if splits is not None:
+        path = write_splits(arguments.output, splits, names)
+        folds = len(splits)
+        print(
+            f"{path} has {folds} fold(s): validated is on real cases that the model did not learn from, trained on all "
+            "others and the synthetic ones. Copy it into nnUNet_preprocessed/DATASET before nnUNetv2_train."
+        )
+
+
+def _real_cases(dataset: Any, plan: Any, subset: Any):
+    """Labelled real cases as they are in their files, with the labels numbered as in the export."""
+    from dataclasses import replace
+
+    from .volumes.labels import LabelTable
+    from .volumes.pipeline import load_case
+
+    table = LabelTable(dataset)
+    known = {label.name for label in plan.labels}
+    for files in dataset.cases:
+        if files.label is None:
+            continue
+        case = load_case(files, dataset, tuple(plan.labels), table, known)
+        if case.labels is not None:
+            yield replace(case, labels=subset.numbers[case.labels], label_table=subset.table)

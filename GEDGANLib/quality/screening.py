@@ -1,0 +1,133 @@
+"""A gate for synthesized cases: what is implausible or too near to a training case is drawn again.
+
+A case passes when, measured as the quality report measures it,
+
+- each label's volume and each channel's brightness lie within the range of the real cases, a little widened;
+- each label hangs together in as many pieces as those of real cases do, and no more of it is speckle;
+- it lies where real cases do: within the ball around some real case that reaches to its fifth neighbour, in the
+  principal components of small pictures (the realism of Kynkäänniemi et al., NeurIPS 2019, section 4);
+- after rigid alignment it is farther from its nearest training case than the nearest two of them are from each other.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+from ..volumes.case import Case
+from ..volumes.measures import Measures, measure
+from ..volumes.pipeline import Progress, WorkingCase, _quiet, unmap_intensities
+from .alignment import nearest, pictures_of, small_picture
+from .distances import NEIGHBOURS
+
+WIDENED = 0.1
+"""Of the range of real cases, added at both ends: few cases do not reach its ends."""
+COMPONENTS = 16
+BALL_QUANTILE, BALL_WIDENED = 0.9, 1.2
+"""Balls larger than most are outliers' and count for nothing; the others are a little wider, real cases being few."""
+COPY_QUANTILE = 0.01
+TRIES = 20
+"""Draws for each case wanted, on average, before the gate gives up."""
+
+
+class Screen:
+    """The gate, made of the real cases that the model was trained on.
+
+    :param cases: on the grid of the model's plan, at least :data:`NEIGHBOURS` + 3 of them.
+    :raises InputError: fewer than that.
+    """
+
+    def __init__(self, cases: Sequence[WorkingCase], plan: Any, progress: Progress = _quiet) -> None:
+        if len(cases) < NEIGHBOURS + 3:
+            raise InputError(
+                f"{len(cases)} real cases are too few to tell what is plausible; {NEIGHBOURS + 3} are needed.",
+                "Leave --screen out.",
+            )
+        self.plan = plan
+        self.pictures = pictures_of(cases)
+        among = [each.distance for each in nearest(self.pictures, self.pictures, skip_same=True, progress=progress)]
+        self.copy_distance = float(np.quantile(among, COPY_QUANTILE))
+        measured = [self._measure(case.image, case.labels, case.affine) for case in cases]
+        labelled = [each for each, case in zip(measured, cases) if case.labels is not None]
+        self.ranges = self._ranges([each.named() for each in measured], [each.named() for each in labelled])
+        self.pieces = {label.name: {each.pieces[label.name] for each in labelled} for label in plan.labels if labelled}
+        self.speckle = max((each.speckle for each in labelled), default=1.0)
+        flat = np.stack([picture.ravel() for picture in self.pictures]).astype(np.float64)
+        self.middle = flat.mean(0)
+        _, _, components = np.linalg.svd(flat - self.middle, full_matrices=False)
+        self.components = components[: min(COMPONENTS, len(flat) // 2)].T
+        self.features = (flat - self.middle) @ self.components
+        apart = np.linalg.norm(self.features[:, None] - self.features[None], axis=2)
+        radii = np.sort(apart, axis=1)[:, NEIGHBOURS]
+        self.radii = np.where(radii <= np.quantile(radii, BALL_QUANTILE), BALL_WIDENED * radii, 0.0)
+
+    def _measure(self, image: np.ndarray, labels: np.ndarray | None, affine: np.ndarray) -> Measures:
+        names = tuple(channel.name for channel in self.plan.channels)
+        in_units = unmap_intensities(image, [channel.typical for channel in self.plan.channels])
+        return measure(Case("", in_units, labels, affine, tuple(self.plan.labels), names))
+
+    @staticmethod
+    def _ranges(rows: list[dict[str, float]], labelled: list[dict[str, float]]) -> dict[str, tuple[float, float]]:
+        found = {}
+        for row_set in (rows, labelled):  # brightness inside labels is known of labelled cases alone
+            for name in row_set[0] if row_set else ():
+                values = [row[name] for row in row_set if name in row]
+                wider = WIDENED * (max(values) - min(values))
+                found[name] = (min(values) - wider, max(values) + wider)
+        return found
+
+    def fault(self, image: np.ndarray, labels: np.ndarray | None, affine: np.ndarray) -> str | None:
+        """Why a case does not pass, in a word or two; None if it does.
+
+        :param image: (C, *grid) in [-1, 1], on the plan's grid.
+        """
+        found = self._measure(image, labels, affine)
+        for name, value in found.named().items():
+            low, high = self.ranges.get(name, (-np.inf, np.inf))
+            if not low <= value <= high:
+                return f"{name} out of range"
+        for name, count in found.pieces.items():
+            if name in self.pieces and count not in self.pieces[name]:
+                return f"{name} in pieces" if count else f"no {name}"
+        if found.speckle > self.speckle + 0.01:
+            return "speckle"
+        picture = small_picture(image)
+        feature = (picture.ravel() - self.middle) @ self.components
+        if not (np.linalg.norm(self.features - feature, axis=1) <= self.radii).any():
+            return "unlike real cases"
+        if nearest([picture], self.pictures)[0].distance < self.copy_distance:
+            return "too near to a training case"
+        return None
+
+    def passing(
+        self, draw: Callable[[int], tuple[Case, np.ndarray]], count: int, rejected: Counter[str]
+    ) -> Iterator[Case]:
+        """Draw cases until ``count`` have passed.
+
+        :param draw: index -> a case as it is wanted, and its image in [-1, 1] on the plan's grid with, in a last
+            channel, its labels.
+        :param rejected: counts why cases did not pass.
+        :raises InputError: hardly any passes.
+        """
+        passed, index = 0, 0
+        while passed < count:
+            if index >= TRIES * (passed + 5):
+                worst = ", ".join(f"{reason} ({number})" for reason, number in rejected.most_common(3))
+                raise InputError(
+                    f"Of {index} cases only {passed} were plausible; most often: {worst}.",
+                    "Train longer, lower --truncation, or leave --screen out.",
+                )
+            case, working = draw(index)
+            index += 1
+            channels = len(self.plan.channels)
+            labels = working[channels].astype(np.uint8) if self.plan.labels else None
+            reason = self.fault(working[:channels], labels, self.plan.grid.affine)
+            if reason is None:
+                passed += 1
+                yield case
+            else:
+                rejected[reason] += 1

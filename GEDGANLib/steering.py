@@ -1,0 +1,231 @@
+"""What the commands ``directions``, ``vary`` and ``project`` do, from parsed arguments to files and words.
+
+Heavy packages are imported by the command that needs them, so that help and mistyped options answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .jobs import Events, with_progress
+
+
+def run_directions(arguments: argparse.Namespace, events: Events) -> None:
+    from .device import choose_device
+    from .synthesis.directions import directions_of, directions_path
+    from .synthesis.model_file import load_model
+
+    model = load_model(arguments.model, choose_device(arguments.device))
+    with events.bar("finding directions") as show:
+        found = directions_of(model, show)
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"Directions of {arguments.model}", title_justify="left")
+    for heading in ("name", "from", "to", "what it does"):
+        table.add_column(heading)
+    for direction in found:
+        table.add_row(direction.name, f"{direction.low:g}", f"{direction.high:g}", direction.meaning)
+    Console(highlight=False).print(table)
+    path = directions_path(arguments.model)
+    if path.exists():
+        print(f"They are kept in {path}.")
+
+
+def run_vary(arguments: argparse.Namespace, events: Events) -> None:
+    from .commands import claim_scene
+    from .device import choose_device
+    from .exchange.nnunet import write_dataset
+    from .synthesis.directions import choose, directions_of
+    from .synthesis.explorer import Explorer
+    from .synthesis.model_file import load_model
+    from .synthesis.synthesizer import Form, Synthesizer, describe_origin, latent_of
+    from .volumes.pictures import contact_sheet
+    from .volumes.writing import claim_empty_folder
+
+    model = load_model(arguments.model, choose_device(arguments.device))
+    claim_scene(arguments.scene)
+    with events.bar("finding directions") as show:
+        directions = directions_of(model, show)
+    direction = choose(directions, arguments.direction)
+    claim_empty_folder(arguments.output)
+    start = direction.low if arguments.start is None else arguments.start
+    end = direction.high if arguments.end is None else arguments.end
+    latent = None
+    if arguments.seed is not None:
+        latent = latent_of(arguments.seed, arguments.index, model.plan.networks.latent_size)
+    explorer = Explorer(Synthesizer(model, Form()), directions, latent, arguments.class_name)
+    with events.bar("synthesizing") as show:
+        frames = with_progress(explorer.series(direction, start, end, arguments.frames), arguments.frames, show)
+        made = list(frames)
+    integer = all(channel.integer for channel in model.plan.channels)
+    write_dataset(arguments.output, made, describe_origin(model), integer)
+    sheet = arguments.output / "contact-sheet.png"
+    shown = [made[i] for i in np.unique(np.linspace(0, len(made) - 1, min(len(made), 9)).round().astype(int))]
+    contact_sheet(sheet, [(f"{start:g} to {end:g}", shown)], f"{direction.name}: {direction.meaning}"[:110])
+    print(f"{len(made)} cases along '{direction.name}' are in {arguments.output}; {sheet} shows them.")
+    if arguments.scene is not None:
+        from .scene.headless import headless_application, save_scene
+        from .scene.sequences import add_sequence
+
+        values = np.linspace(start, end, arguments.frames)
+        with headless_application() as application:
+            add_sequence(zip(values.tolist(), made), direction.name, direction.name, "SD")
+            save_scene(application, arguments.scene)
+        print(f"Scene: {arguments.scene}; the toolbar Sequences of 3D Slicer plays it.")
+
+
+def run_project(arguments: argparse.Namespace, events: Events) -> None:
+    from .commands import claim_scene
+    from .device import choose_device
+    from .exchange.nnunet import write_dataset
+    from .synthesis.explorer import near
+    from .synthesis.model_file import load_model
+    from .synthesis.projection import Projector, on_grid_of
+    from .synthesis.synthesizer import Synthesizer, describe_origin
+    from .volumes.files import write_volume
+    from .volumes.writing import claim_empty_folder, write_bytes
+
+    model = load_model(arguments.model, choose_device(arguments.device), with_critic=True)
+    case = read_case_for(model, arguments.volume)
+    dataset = None
+    if arguments.healthy is not None and arguments.healthy.is_dir():
+        from .volumes.dataset import find_dataset
+
+        dataset = find_dataset(arguments.healthy)
+    claim_scene(arguments.scene)
+    claim_empty_folder(arguments.output)
+    with events.bar("looking at random cases") as show:
+        show(0, 1, "")
+        projector = Projector(model)
+        show(1, 1, "")
+    with events.bar("projecting") as show:
+        projection = projector.project(case, arguments.steps, show)
+    healthy = _healthy(arguments, model, projector, dataset, events)
+    in_units = _in_units_of(case, model, projection)
+    maps = [(name, on_grid_of(values, projection)) for name, values in zip(("nearest", "residual"), in_units)]
+    if healthy is not None:
+        maps.append(("anomaly", on_grid_of(healthy.anomaly(projection.residual), projection)))
+    for name, array in maps:
+        write_volume(
+            arguments.output / f"{name}.nrrd", array, case.affine, f"{name} of {case.name}, {describe_origin(model)}"
+        )
+    about = {
+        "volume": str(arguments.volume),
+        "explained": round(projection.explained, 4),
+        "latent": [round(float(value), 5) for value in projection.latent],
+    }
+    write_bytes(arguments.output / "projection.json", json.dumps(about, indent=1).encode("utf-8"))
+    _draw(arguments.output / "projection.png", case, maps)
+    print(
+        f"The nearest case explains {projection.explained:.0%} of {case.name}; it, what is left"
+        f"{' and the anomaly map' if healthy is not None else ''} are in {arguments.output}."
+    )
+    if arguments.more:
+        synthesizer = Synthesizer(model)
+        made = (
+            synthesizer.case(
+                near(projection.latent, arguments.difference, arguments.seed, index),
+                f"like_{case.name}_{index:04d}",
+                {"like": case.name, "difference": arguments.difference},
+                class_weights=projection.class_weights,
+            )
+            for index in range(arguments.more)
+        )
+        folder = arguments.output / "more"
+        claim_empty_folder(folder)
+        integer = all(channel.integer for channel in model.plan.channels)
+        write_dataset(folder, made, describe_origin(model), integer)
+        print(f"{arguments.more} more like this one are in {folder}.")
+    if arguments.scene is not None:
+        from .scene.headless import headless_application, save_scene
+        from .scene.nodes import add_maps
+
+        with headless_application() as application:
+            add_maps(case, maps, [], f"Projection of {case.name}")
+            save_scene(application, arguments.scene)
+        print(f"Scene: {arguments.scene}")
+
+
+def read_case_for(model: Any, path: Path) -> Any:
+    """A volume as a case of the model's channels.
+
+    :raises InputError: it cannot be used.
+    """
+    from .volumes.case import Case
+    from .volumes.files import read_volume, stem_of
+    from .volumes.reading import check_voxels
+
+    volume = read_volume(path, len(model.plan.channels))
+    image = volume.array if volume.array.ndim == 4 else volume.array[None]
+    for voxels in image:
+        check_voxels(path, voxels)
+    names = tuple(channel.name for channel in model.plan.channels)
+    return Case(stem_of(path), image.astype(np.float32), None, volume.affine, channel_names=names)
+
+
+def _in_units_of(case: Any, model: Any, projection: Any) -> tuple[np.ndarray, np.ndarray]:
+    """First channels of the nearest case and of what is left, on the working grid, in the units of the volume."""
+    low, high = model.plan.channels[0].range_of(case.image[0])
+    half = (high - low) / 2
+    return ((projection.made[0] + 1) * half + low).astype(np.float32), (projection.residual[0] * half).astype(
+        np.float32
+    )
+
+
+def _healthy(arguments: argparse.Namespace, model: Any, projector: Any, dataset: Any, events: Events) -> Any | None:
+    """What is usual: read from a file, or made of a folder of healthy cases; None when not asked for."""
+    from .synthesis.anomaly import Healthy
+    from .synthesis.synthesizer import Synthesizer
+    from .volumes.pipeline import load_working_cases
+
+    if arguments.healthy is None:
+        return None
+    digest = Synthesizer(model).model_digest
+    if dataset is None:
+        return Healthy.load(arguments.healthy, digest)
+    cases = list(load_working_cases(dataset, model.plan))
+    with events.bar("projecting healthy cases") as show:
+        projected = (projector.project_working(working, arguments.steps).residual for working in cases)
+        healthy = Healthy.of(list(with_progress(projected, len(cases), show)))
+    path = arguments.output / "healthy.safetensors"
+    healthy.save(path, digest)
+    print(f"What is usual in {len(cases)} healthy cases is kept in {path}; give that file the next time.")
+    return healthy
+
+
+def _draw(path: Path, case: Any, maps: list[tuple[str, np.ndarray]]) -> None:
+    """The volume and its maps, a column each, a plane a row."""
+    from matplotlib.figure import Figure
+
+    from .volumes.geometry import spacing_of, to_closest_ras
+    from .volumes.pictures import PLANES, save_figure
+
+    low, high = (float(value) for value in np.percentile(case.image[0], (0.5, 99.5)))
+    grey = {"cmap": "gray", "vmin": low, "vmax": max(high, low + 1e-6)}
+    options = {
+        "nearest": {"cmap": "gray"},
+        "residual": {"cmap": "coolwarm", "vmin": low - high, "vmax": high - low},
+        "anomaly": {"cmap": "inferno", "vmin": 0, "vmax": 6},
+    }
+    columns = [("volume", case.image[0], grey), *((name, array, options[name]) for name, array in maps)]
+    figure = Figure(figsize=(2.2 * len(columns), 6), facecolor="black", layout="constrained")
+    axes = figure.subplots(len(PLANES), len(columns), squeeze=False)
+    for column, (name, array, look) in enumerate(columns):
+        moved, affine = to_closest_ras(array, case.affine)
+        spacing = spacing_of(affine)
+        for row, (_, normal) in enumerate(PLANES):
+            axis = axes[row, column]
+            across, up = [other for other in range(3) if other != normal]
+            picture = np.take(moved, moved.shape[normal] // 2, axis=normal).T
+            axis.imshow(picture, origin="lower", aspect=spacing[up] / spacing[across], interpolation="nearest", **look)
+            axis.invert_xaxis()
+            axis.set_axis_off()
+            if row == 0:
+                axis.set_title(f"{name}, SD" if name == "anomaly" else name, color="white", fontsize=9)
+    save_figure(figure, path)

@@ -1,0 +1,115 @@
+"""On what grid, with which labels and in what type synthesized cases are written.
+
+The generator makes cases on the plan's working grid. Here they return to voxels like those of the scans it learned
+from, the inverse of what brought these to the working grid; label probabilities are interpolated, not labels, so that
+borders stay smooth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..errors import InputError
+from ..volumes.case import Label
+from ..volumes.geometry import centre_of, compose, resample
+
+
+@dataclass(frozen=True)
+class OutputGrid:
+    """Voxels of the cases that are written.
+
+    :param shape: voxels along each axis.
+    :param affine: (4, 4), voxel to mm in RAS.
+    """
+
+    shape: tuple[int, ...]
+    affine: np.ndarray
+
+
+def working_grid(plan) -> OutputGrid:
+    """The grid that the generator works on."""
+    return OutputGrid(tuple(plan.grid.shape), plan.grid.affine)
+
+
+def original_grid(plan) -> OutputGrid:
+    """A grid like that of the scans learned from: their median size and spacing, about the centre of the working grid.
+
+    :raises InputError: the plan does not say what these were.
+    """
+    shape, spacing = plan.data.get("median_shape"), plan.data.get("median_spacing")
+    if not shape or not spacing:
+        raise InputError("The model does not say how large its training scans were.", "Give --spacing instead.")
+    return _about_the_centre(plan, shape, spacing)
+
+
+def grid_of_spacing(plan, spacing: Sequence[float]) -> OutputGrid:
+    """The field of view of the working grid in other voxels.
+
+    :param spacing: mm, one number for all axes or one an axis.
+    :raises InputError: as many numbers as fit neither.
+    """
+    dims = plan.spatial_dims
+    if len(spacing) not in (1, dims):
+        raise InputError(f"--spacing was given {len(spacing)} numbers.", f"Give one for all axes, or {dims}.")
+    spacing = list(spacing) * (dims if len(spacing) == 1 else 1)
+    extent = np.array(plan.grid.shape) * plan.grid.spacing
+    return _about_the_centre(plan, np.maximum(np.round(extent / spacing), 1), spacing)
+
+
+def _about_the_centre(plan, shape: Sequence[float], spacing: Sequence[float]) -> OutputGrid:
+    shape = tuple(int(side) for side in shape)
+    directions = np.array(plan.grid.directions)
+    half = directions @ ((np.array(shape) - 1) / 2 * np.array(spacing))
+    centre = centre_of(plan.grid.affine, plan.grid.shape)
+    return OutputGrid(shape, compose(directions, spacing, centre - half))
+
+
+def to_grid(output: np.ndarray, image_channels: int, source: OutputGrid, grid: OutputGrid) -> np.ndarray:
+    """What the generator made, on another grid.
+
+    :param output: (image_channels + label_count + 1, *source.shape): images in [-1, 1], then label probabilities.
+    :returns: the images (image_channels, *grid.shape) float32 and, in one last channel, the labels with the largest
+        interpolated probability; without labels the images alone.
+    """
+    images = resample(output[:image_channels], source.affine, grid.affine, grid.shape)
+    if len(output) == image_channels:
+        return images
+    best = np.full(grid.shape, -np.inf, np.float32)
+    labels = np.zeros(grid.shape, np.float32)
+    for index, probability in enumerate(output[image_channels:]):  # one by one: 32 labels would take a lot of memory
+        share = resample(probability[None], source.affine, grid.affine, grid.shape)[0]
+        labels[share > best] = index
+        best = np.maximum(best, share)
+    return np.concatenate([images, labels[None]])
+
+
+@dataclass(frozen=True)
+class LabelSubset:
+    """Which labels are kept, numbered anew without a gap; the others become background.
+
+    :param table: the labels kept.
+    :param numbers: (label_count + 1,) uint8, new index of each index.
+    """
+
+    table: tuple[Label, ...]
+    numbers: np.ndarray
+
+    @classmethod
+    def of(cls, labels: Sequence[Label], names: Sequence[str] | None) -> LabelSubset:
+        """Keep the labels with these names; all of them for None.
+
+        :raises InputError: a name that there is not.
+        """
+        known = {label.name: label for label in labels}
+        unknown = [name for name in names or () if name not in known]
+        if unknown:
+            there = f"it has {', '.join(known)}" if known else "it makes no labels"
+            raise InputError(f"The model has no label {unknown[0]}; {there}.", "Correct --labels.")
+        kept = [label for label in labels if names is None or label.name in names]
+        numbers = np.zeros(len(labels) + 1, np.uint8)
+        for new, label in enumerate(kept, 1):
+            numbers[label.index] = new
+        return cls(tuple(replace(label, index=new) for new, label in enumerate(kept, 1)), numbers)

@@ -1,0 +1,124 @@
+"""In what form cases come: voxels, labels, variety, type; the same case whatever the form."""
+
+from __future__ import annotations
+
+import json
+
+import nibabel
+import numpy as np
+import pytest
+
+from GEDGANLib.cli import main
+from GEDGANLib.errors import InputError
+from GEDGANLib.exchange.nnunet import voxels_to_write
+from GEDGANLib.synthesis.model_file import load_model
+from GEDGANLib.synthesis.output import grid_of_spacing, original_grid
+from GEDGANLib.synthesis.synthesizer import Form, Synthesizer
+from GEDGANLib.volumes.geometry import centre_of, spacing_of
+from GEDGANLib.volumes.measures import measure, piece_sizes
+
+
+@pytest.fixture(scope="module")
+def model(trained_model):
+    return load_model(trained_model)
+
+
+def test_other_voxels_show_the_same_case_in_the_same_place(model):
+    plain = Synthesizer(model).draw(1, 0)[0]
+    grid = grid_of_spacing(model.plan, [4.5])
+    fine = Synthesizer(model, Form(grid)).draw(1, 0)[0]
+    np.testing.assert_allclose(spacing_of(fine.affine), 4.5)
+    np.testing.assert_allclose(
+        centre_of(fine.affine, fine.labels.shape), centre_of(plain.affine, plain.labels.shape), atol=1e-6
+    )
+    volumes = [measure(case).volumes for case in (plain, fine)]
+    for name, volume in volumes[0].items():
+        assert volumes[1][name] == pytest.approx(volume, rel=0.1)
+    # Halves of voxels, block by block, are the voxel they came from, but for the interpolation between them.
+    blocks = fine.image[0, :32, :48, :32].reshape(16, 2, 24, 2, 16, 2).mean((1, 3, 5))
+    assert np.corrcoef(blocks.ravel(), plain.image[0].ravel())[0, 1] > 0.97
+
+
+def test_original_voxels_are_the_median_of_the_training_scans(model, trained_folder):
+    grid = original_grid(model.plan)
+    scan = nibabel.load(next((trained_folder / "imagesTr").iterdir()))
+    assert grid.shape == scan.shape
+    np.testing.assert_allclose(spacing_of(grid.affine), spacing_of(scan.affine), atol=1e-4)
+
+
+def test_kept_labels_are_numbered_anew_and_the_others_background(model):
+    whole = Synthesizer(model).draw(2, 0)[0]
+    part = Synthesizer(model, Form(labels=["white matter"])).draw(2, 0)[0]
+    assert [(label.index, label.name) for label in part.label_table] == [(1, "white matter")]
+    np.testing.assert_array_equal(part.labels, whole.labels == 2)
+    with pytest.raises(InputError, match=r"no label bone; it has grey matter, white matter"):
+        Synthesizer(model, Form(labels=["bone"]))
+
+
+def test_truncation_runs_from_one_typical_case_to_more_variety(model):
+    def spread(truncation: float) -> float:
+        cases = Synthesizer(model, Form(truncation=truncation)).cases(6, seed=3)
+        return float(np.stack([case.image for case in cases]).var(0).mean())
+
+    spreads = [spread(truncation) for truncation in (0.0, 0.5, 1.0, 1.5)]
+    assert spreads[0] < 1e-6 and spreads == sorted(spreads) and spreads[2] > 0
+
+
+def test_what_is_drawn_alone_is_what_is_drawn_among_many(model):
+    synthesizer = Synthesizer(model)
+    many = list(synthesizer.cases(3, seed=4))
+    case, working = synthesizer.draw(4, 2)
+    np.testing.assert_array_equal(case.image, many[2].image)
+    np.testing.assert_array_equal(working[-1], case.labels)
+    assert case.provenance == many[2].provenance and len(case.provenance["latent"]) == model.plan.networks.latent_size
+
+
+def test_the_command_writes_the_form_asked_for_and_where_it_came_from(trained_model, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["synthesize", str(trained_model), "-n", "2", "-o", str(out), "--spacing", "6", "--labels", "grey matter"]
+    assert main([*command, "--truncation", "0.5", "--float"]) == 0
+    image = nibabel.load(out / "imagesTr" / "synthetic_0_0000_0000.nii.gz")
+    np.testing.assert_allclose(image.header.get_zooms(), 6, atol=1e-5)
+    assert image.get_data_dtype() == np.float32
+    assert json.loads((out / "dataset.json").read_text())["labels"] == {"background": 0, "grey matter": 1}
+    origin = json.loads((out / "provenance.json").read_text())["synthetic_0_0000"]
+    assert origin["truncation"] == 0.5 and origin["model_digest"] and origin["seed"] == 0
+    assert main(["synthesize", str(trained_model), "-o", str(tmp_path / "x"), "--original", "--spacing", "3"]) == 2
+    assert "exclude each other" in capsys.readouterr().err and not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    "values, integer, kind",
+    [([-1000, 3000], True, np.int16), ([0, 60000], True, np.uint16), ([-1, 1e6], True, np.int32),
+     ([0, 1e12], True, np.float32), ([0, 1], False, np.float32)],
+)  # fmt: skip
+def test_intensities_keep_a_type_that_holds_them(values, integer, kind):
+    written = voxels_to_write(np.array(values, np.float32), integer)
+    assert written.dtype == kind
+    np.testing.assert_allclose(written, values)
+
+
+def test_pieces_are_counted_and_speckle_is_not_one():
+    mask = np.zeros((10, 10, 10), bool)
+    mask[1:5, 1:5, 1:5] = True
+    mask[5, 5, 5] = True  # touches by a corner
+    mask[8, 8, 8] = True
+    np.testing.assert_array_equal(piece_sizes(mask), [65, 1])
+
+
+def test_a_thousand_cases_take_no_more_memory_than_ten(trained_model):
+    """Measured where memory is: the largest array that lives while cases go by."""
+    import tracemalloc
+
+    synthesizer = Synthesizer(load_model(trained_model))
+
+    def peak(count: int) -> int:
+        tracemalloc.start()
+        for _ in synthesizer.cases(count):
+            pass
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    peak(2)
+    assert peak(60) < 1.3 * peak(6)
