@@ -1,0 +1,147 @@
+"""The report of a model: complete, honest about what it cannot say, readable without a network."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from conftest import TRAINED_CASES
+
+from GEDGANLib.cli import main
+from GEDGANLib.quality.evaluation import INTENSITY_CLASSES, Settings, encoder_for
+from GEDGANLib.quality.screening import Screen
+from GEDGANLib.quality.segmentation import Pairs, coarsened
+from GEDGANLib.synthesis.membership import membership
+from GEDGANLib.synthesis.model_file import load_model
+from GEDGANLib.synthesis.synthesizer import Synthesizer
+from GEDGANLib.volumes.dataset import find_dataset
+from GEDGANLib.volumes.pipeline import load_working_cases
+
+
+@pytest.fixture(scope="module")
+def model(trained_model):
+    return load_model(trained_model)
+
+
+@pytest.fixture(scope="module")
+def cases(model, trained_folder):
+    return list(load_working_cases(find_dataset(trained_folder), model.plan))
+
+
+def test_the_model_knows_which_cases_it_was_trained_on(model, cases):
+    found = membership(model.about, cases)
+    held_out = model.about["held_out"]
+    assert found.known and len(found.trained) == TRAINED_CASES - held_out and len(found.unseen) == 10 + held_out
+    assert set(range(TRAINED_CASES, TRAINED_CASES + 10)) <= set(found.unseen)
+    old = membership({}, cases)
+    assert not old.known and len(old.trained) == len(cases)
+
+
+def test_the_report_has_every_part_beside_real_cases(trained_model, trained_folder, tmp_path, capsys):
+    out = tmp_path / "report"
+    command = ["evaluate", str(trained_model), "--data", str(trained_folder), "-o", str(out)]
+    assert main([*command, "-n", "14", "--updates", "15"]) == 0
+    said = capsys.readouterr().out
+    report = json.loads((out / "report.json").read_text())
+    figures = report["figures"]
+    for name in ("kernel distance", "precision", "recall", "density", "coverage", "diversity", "pairwise MS-SSIM"):
+        if name == "pairwise MS-SSIM":
+            continue
+        assert set(figures["fidelity and diversity"][name]) == {"made", "real"}, name
+    assert set(figures["fidelity and diversity"]["kernel distance"]["made"]) == {"value", "low", "high"}
+    measures = figures["volumes and intensities"]
+    assert {"volume of grey matter", "brightness of T1", "pieces of white matter"} <= set(measures)
+    assert 0 <= measures["volume of grey matter"]["apart"] <= 1
+    assert {"fine power", "elevation apart", "linear apart"} <= set(figures["structure"])
+    assert figures["privacy"]["verdict"] in ("memorised", "no sign of copies")
+    assert set(figures["utility"]) >= {"real", "synthesized", "real and synthesized"}
+    assert figures["utility"]["real and synthesized"]["pairs"] == figures["utility"]["real"]["pairs"] + 14
+    assert report["about"]["unseen_cases"] >= 10 and "segment" in report["about"]["features"]
+    for word in ("Fidelity", "Diversity", "Privacy", "Utility"):
+        assert any(line.startswith(word) for line in report["summary"]) and word in said
+    page = (out / "report.html").read_text()
+    assert not re.search(r"(src|href)=.?https?:", page)
+    assert page.count("data:image/png;base64") == 4
+    beside = trained_model.with_name("model.report.json")
+    assert json.loads(beside.read_text()) == report
+    beside.unlink()
+
+
+def test_few_cases_and_none_new_are_said(trained_model, trained_folder, tmp_path, capsys):
+    few = trained_folder.parent / "data"
+    out = tmp_path / "report"
+    command = ["evaluate", str(trained_model), "--data", str(few), "-o", str(out), "--updates", "5"]
+    assert main([*command, "-n", "6", "--quick"]) == 0
+    said = capsys.readouterr().out
+    assert "real cases are new to the model, fewer than 10" in said and "flatters" in said
+    assert "need more than 10 cases in every set" in said
+    assert "too few to tell copies" in said
+    figures = json.loads((out / "report.json").read_text())["figures"]
+    assert "precision" not in figures["fidelity and diversity"] and "utility" not in figures
+
+
+def test_data_that_are_not_the_models_are_refused(trained_model, cohort_folder, tmp_path, capsys):
+    out = tmp_path / "report"
+    assert main(["evaluate", str(trained_model), "--data", str(cohort_folder), "-o", str(out), "--quick"]) == 2
+    assert "none of the cases that the model was trained on" in capsys.readouterr().err
+
+
+def test_without_labels_an_encoder_is_trained_all_the_same_and_says_so(cases):
+    from dataclasses import replace
+
+    unlabelled = [replace(case, labels=None) for case in cases[:6]]
+    encode, kind = encoder_for(unlabelled, 2, Settings(steps=5))
+    assert f"{INTENSITY_CLASSES} ranges" in kind and "weaker" in kind
+    features = encode(np.stack([case.image for case in unlabelled]))
+    assert len(features) == 6 and np.isfinite(features).all()
+
+
+def test_large_cases_are_judged_in_blocks():
+    labels = torch.zeros(1, 48, 48, 48, dtype=torch.uint8)
+    labels[:, :20, :20, :20] = 2
+    labels[:, 20:24] = 1
+    pairs = Pairs(torch.arange(48.0).expand(1, 1, 48, 48, 48).contiguous(), labels)
+    small, block = coarsened(pairs, 2, "cpu")
+    assert block == 2 and small.images.shape == (1, 1, 24, 24, 24) and small.labels.shape == (1, 24, 24, 24)
+    np.testing.assert_allclose(small.images[0, 0, 0, 0], np.arange(24) * 2 + 0.5)
+    np.testing.assert_array_equal(small.labels[0], labels[0, ::2, ::2, ::2])
+    assert coarsened(pairs, 2, "cuda")[1] == 1
+
+
+def test_the_gate_lets_real_cases_through_and_stops_what_is_wrong(model, cases):
+    members = membership(model.about, cases)
+    trained = [cases[index] for index in members.trained]
+    screen = Screen(trained, model.plan)
+    unseen = [cases[index] for index in members.unseen]
+    faults = [screen.fault(case.image, case.labels, case.affine) for case in unseen]
+    assert faults.count(None) >= len(unseen) // 2
+    good = unseen[faults.index(None)]
+    copy = trained[0]
+    assert screen.fault(copy.image, copy.labels, copy.affine) == "too near to a training case"
+    shrunk = np.where(np.random.default_rng(0).random(good.labels.shape) < 0.4, 0, good.labels)
+    assert "out of range" in screen.fault(good.image, shrunk, good.affine)
+    missing = np.where(good.labels == 2, 1, good.labels)
+    assert screen.fault(good.image, missing, good.affine) is not None
+    noise = np.random.default_rng(0).uniform(-1, 1, good.image.shape).astype(np.float32)
+    assert screen.fault(noise, good.labels, good.affine) is not None
+
+
+def test_screened_cases_all_pass_and_the_others_are_counted(trained_model, trained_folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["synthesize", str(trained_model), "-n", "3", "-o", str(out), "--screen", str(trained_folder)]
+    status = main(command)
+    captured = capsys.readouterr()
+    if status == 2:  # a model trained for seconds may make hardly anything plausible; then it says what is wrong
+        assert re.search(r"Of \d+ cases only \d+ were plausible; most often: .+", captured.err)
+        return
+    assert "Drawn again:" in captured.out and len(list((out / "imagesTr").iterdir())) == 3
+    model = load_model(trained_model)
+    cases = list(load_working_cases(find_dataset(trained_folder), model.plan))
+    screen = Screen([cases[index] for index in membership(model.about, cases).trained], model.plan)
+    for path in sorted((out / "imagesTr").iterdir()):
+        index = int(path.name.split("_")[2])
+        _, working = Synthesizer(model).draw(0, index)
+        assert screen.fault(working[:1], working[1].astype(np.uint8), model.plan.grid.affine) is None
