@@ -113,10 +113,17 @@ def augment(pairs: Pairs, random: torch.Generator) -> Pairs:
 
 
 def train_segmenter(
-    pairs: Pairs, label_count: int, steps: int, seed: int, device: str = "cpu", normalisation: str = "instance"
+    pairs: Pairs,
+    label_count: int,
+    steps: int,
+    seed: int,
+    device: str = "cpu",
+    normalisation: str = "instance",
+    shares: Tensor | None = None,
 ) -> nn.Module:
     """Train a U-Net on ``pairs`` with cross-entropy and soft Dice, its rate falling along a cosine.
 
+    :param shares: how often each pair is drawn, (pairs,) of any sum; equally often when not given.
     :raises ValueError: there are no pairs.
     """
     from monai.losses import DiceCELoss
@@ -131,7 +138,11 @@ def train_segmenter(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     network.train()
     for _ in range(steps):
-        batch = augment(pairs[torch.randint(len(pairs), (BATCH,), generator=random)], random)
+        if shares is None:
+            chosen = torch.randint(len(pairs), (BATCH,), generator=random)
+        else:
+            chosen = torch.multinomial(shares.double(), BATCH, replacement=True, generator=random)
+        batch = augment(pairs[chosen], random)
         optimizer.zero_grad(set_to_none=True)
         loss(network(batch.images.to(device)), batch.labels[:, None].to(device)).backward()
         optimizer.step()
