@@ -131,8 +131,8 @@ def write_table() -> None:
         [
             "# Synthesized pairs beside few real ones", "",
             "Made by `Testing/Benchmarks/augmentation.py`, whose text says how.", "", table(heading, rows), "",
-            f"{UPDATES} updates of a U-Net in every arm, {STEPS} steps of a generator; {hours:.1f} hours of one core for "
-            f"the U-Nets. {found[0]['machine'] if found else ''}", "",
+            f"{UPDATES} updates of a U-Net in every arm, {STEPS} steps of a generator; {hours:.1f} hours of one core "
+            f"for the U-Nets. {found[0]['machine'] if found else ''}", "",
         ]
     )  # fmt: skip
     (RESULTS.parent / "augmentation.md").write_text(text, encoding="utf-8")

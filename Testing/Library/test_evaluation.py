@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,12 +13,15 @@ import torch
 from conftest import TRAINED_CASES
 
 from GEDGANLib.cli import main
+from GEDGANLib.errors import InputError
+from GEDGANLib.networks.build import build_generator
 from GEDGANLib.quality.evaluation import INTENSITY_CLASSES, Settings, encoder_for
 from GEDGANLib.quality.screening import Screen
 from GEDGANLib.quality.segmentation import Pairs, coarsened
 from GEDGANLib.synthesis.membership import membership
-from GEDGANLib.synthesis.model_file import load_model
+from GEDGANLib.synthesis.model_file import load_model, save_model
 from GEDGANLib.synthesis.synthesizer import Synthesizer
+from GEDGANLib.training.request import digests_of
 from GEDGANLib.volumes.dataset import find_dataset
 from GEDGANLib.volumes.pipeline import load_working_cases
 
@@ -90,13 +95,52 @@ def test_data_that_are_not_the_models_are_refused(trained_model, cohort_folder, 
 
 
 def test_without_labels_an_encoder_is_trained_all_the_same_and_says_so(cases):
-    from dataclasses import replace
-
     unlabelled = [replace(case, labels=None) for case in cases[:6]]
     encode, kind = encoder_for(unlabelled, 2, Settings(steps=5))
     assert f"{INTENSITY_CLASSES} ranges" in kind and "weaker" in kind
     features = encode(np.stack([case.image for case in unlabelled]))
     assert len(features) == 6 and np.isfinite(features).all()
+
+
+LEARNED_BY_HEART = 8
+
+
+@pytest.fixture(scope="module")
+def by_heart(model, cases, tmp_path_factory):
+    """A model file whose generator was over-fitted on purpose: every latent gives one of eight cases."""
+    plan = replace(model.plan, training=replace(model.plan.training, held_out=0))
+    known = cases[:LEARNED_BY_HEART]
+    torch.manual_seed(0)
+    generator = build_generator(plan)
+    images = torch.stack([torch.from_numpy(np.array(case.image)) for case in known])
+    generator.start_from(torch.cat([images.mean(0), torch.full((3, *images.shape[2:]), 1 / 3)]))
+    targets = torch.stack([torch.from_numpy(np.array(case.labels)).long() for case in known])
+    optimizer = torch.optim.Adam(generator.parameters(), 3e-3)
+    random = torch.Generator().manual_seed(0)
+    for _ in range(500):
+        latents = torch.randn(8, plan.networks.latent_size, generator=random)
+        chosen = latents[:, :LEARNED_BY_HEART].argmax(1)
+        made = generator(latents)
+        loss = (made[:, :1] - images[chosen]).abs().mean()
+        loss = loss + torch.nn.functional.nll_loss((made[:, 1:] + 1e-4).log(), targets[chosen])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    path = tmp_path_factory.mktemp("by-heart") / "model.safetensors"
+    save_model(path, generator, plan, {"training_digests": sorted(digests_of(known).values()), "steps": 500})
+    return path
+
+
+def test_a_generator_that_learned_eight_cases_by_heart_is_flagged(by_heart, trained_folder, tmp_path, capsys):
+    out = tmp_path / "report"
+    command = ["evaluate", str(by_heart), "--data", str(trained_folder), "-o", str(out), "--quick", "--updates", "5"]
+    assert main([*command, "-n", "16"]) == 0
+    assert "reproduces its training cases" in capsys.readouterr().out
+    privacy = json.loads((out / "report.json").read_text())["figures"]["privacy"]
+    assert privacy["verdict"] == "memorised"
+    assert privacy["near_training"][0] > 0.8 and privacy["near_training"][2] < 0.01
+    assert privacy["distance"] < 0.7 * privacy["held_out_distance"]
+    assert "class=flag" in (out / "report.html").read_text()
 
 
 def test_large_cases_are_judged_in_blocks():
@@ -127,6 +171,26 @@ def test_the_gate_lets_real_cases_through_and_stops_what_is_wrong(model, cases):
     assert screen.fault(good.image, missing, good.affine) is not None
     noise = np.random.default_rng(0).uniform(-1, 1, good.image.shape).astype(np.float32)
     assert screen.fault(noise, good.labels, good.affine) is not None
+
+
+def test_the_gate_draws_again_counts_why_and_gives_up_with_reasons(model, cases):
+    members = membership(model.about, cases)
+    screen = Screen([cases[index] for index in members.trained], model.plan)
+    unseen = [cases[index] for index in members.unseen]
+    good = next(case for case in unseen if screen.fault(case.image, case.labels, case.affine) is None)
+    empty = np.zeros_like(good.labels)
+
+    def draw(index: int):
+        labels = good.labels if index % 3 == 2 else empty
+        return f"case {index}", np.concatenate([good.image, labels[None]])
+
+    rejected: Counter[str] = Counter()
+    assert list(screen.passing(draw, 3, rejected)) == ["case 2", "case 5", "case 8"]
+    assert sum(rejected.values()) == 6 and all("out of range" in reason for reason in rejected)
+    with pytest.raises(InputError, match=r"Of 100 cases only 0 were plausible; most often: volume of"):
+        list(screen.passing(lambda index: draw(0), 1, Counter()))
+    with pytest.raises(InputError, match="too few to tell what is plausible"):
+        Screen(unseen[:4], model.plan)
 
 
 def test_screened_cases_all_pass_and_the_others_are_counted(trained_model, trained_folder, tmp_path, capsys):
