@@ -11,11 +11,12 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
 from . import __version__, commands, judging, learning, steering
 from .errors import InputError, StoppedOnRequest
-from .jobs import BAD_INPUT, DONE, FAULT, STOPPED, Events, JsonEvents, SilentEvents, TerminalEvents
+from .jobs import BAD_INPUT, DONE, FAULT, STOPPED, Events, JsonEvents, SaidAsEvents, SilentEvents, TerminalEvents
 
 METHODS = ("ged", "article")  # as in ``plan``, whose numpy would make every answer of this module wait
 
@@ -74,7 +75,6 @@ def build_parser() -> argparse.ArgumentParser:
         "--workers", type=_whole, default=1, metavar="N", help="threads that read cases ahead (default: 1; 0 for none)"
     )
     train.add_argument("--tensorboard", action="store_true", help="write RUN/tensorboard too")
-    train.add_argument("--events", choices=("-",), help="print one JSON object a line instead of a progress bar")
     train.set_defaults(run=learning.run_train)
 
     synthesize = kinds.add_parser("synthesize", help="make new cases with a model")
@@ -198,6 +198,8 @@ def build_parser() -> argparse.ArgumentParser:
     render.add_argument("-o", "--output", type=_path, required=True, metavar="PNG")
     render.add_argument("--case", type=_positive(int), default=1, help="which case of the scene (default: 1)")
     render.set_defaults(run=commands.run_render)
+    for command in kinds.choices.values():
+        command.add_argument("--events", choices=("-",), help="print one JSON object a line instead of a progress bar")
     return parser
 
 
@@ -291,7 +293,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         events = JsonEvents() if getattr(parsed, "events", None) else TerminalEvents()
     try:
-        parsed.run(parsed, events)
+        # What a command says to people becomes an event too, or it would stand between the lines of the protocol.
+        with redirect_stdout(SaidAsEvents(events)) if isinstance(events, JsonEvents) else nullcontext():
+            parsed.run(parsed, events)
+        if parsed.command != "train":  # a training says what it finished itself
+            output = getattr(parsed, "output", None)
+            events.emit("finished", **({} if output is None else {"output": str(output)}))
         return DONE
     except StoppedOnRequest as stop:
         return _end(events, "stopped", STOPPED, str(stop))

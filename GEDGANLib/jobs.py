@@ -10,7 +10,8 @@ Kinds and their fields:
 - ``preview``: path (PNG), step
 - ``checkpoint``: path, step
 - ``warning``: message
-- ``finished``: model, step, seconds
+- ``said``: message, a line for people
+- ``finished``: of a training model, step, seconds; of other work output, where it wrote to
 - ``failed``: message, hint
 - ``stopped``: message
 
@@ -19,6 +20,7 @@ Exit status of a job: 0 done, 1 a fault of the program, 2 bad input, 3 stopped o
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import sys
@@ -70,6 +72,20 @@ class JsonEvents:
             self.emit("progress", stage=words, step=done, total=total, progress=done / max(total, 1), name=name)
 
         yield show
+
+
+class SaidAsEvents(io.TextIOBase):
+    """A text stream whose lines become ``said`` events; empty ones are left out."""
+
+    def __init__(self, events: Events) -> None:
+        self._events, self._rest = events, ""
+
+    def write(self, text: str) -> int:
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            if line.strip():
+                self._events.emit("said", message=line.rstrip())
+        return len(text)
 
 
 class SilentEvents:

@@ -1,0 +1,216 @@
+"""Start a command of ``gedgan`` as a process of its own, follow its events, stop it, and find it again later.
+
+The worker writes its events into a file of its job folder instead of a pipe. So it goes on when whoever started it is
+gone, a panel that was closed finds it again, and nobody needs a thread to read: :meth:`Worker.poll` looks at what is
+new, quickly, as often as one likes. A job folder holds ``job.json`` (what was started), ``events.jsonl`` and
+``errors.txt``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from .errors import InputError
+from .jobs import STOPPED
+
+JOB, EVENTS, ERRORS = "job.json", "events.jsonl", "errors.txt"
+RUNNING, DONE, FAILED, STOPPED_ON_REQUEST, LOST = "running", "done", "failed", "stopped", "lost"
+LAST = {"finished": DONE, "failed": FAILED, "stopped": STOPPED_ON_REQUEST}
+"""Events after which nothing follows, and what they mean."""
+NOISE_LINES = 20
+MOST_AT_ONCE = 1_000_000
+"""Bytes that one look takes at most, so that it is quick whatever was written meanwhile."""
+TAIL_BYTES = 2000
+
+Launch = Callable[..., Any]
+"""As :class:`subprocess.Popen`: arguments, and the keywords ``stdout``, ``stderr``, ``env`` and so on."""
+
+
+class Worker:
+    """One command that runs, or ran; made by :meth:`start` or :meth:`find`.
+
+    :param folder: of the job.
+    :param process: as ``subprocess.Popen`` returns it; None where it was started by somebody else.
+    """
+
+    def __init__(self, folder: Path, about: Mapping[str, Any], process: Any | None) -> None:
+        self.folder, self.about, self.process = Path(folder), dict(about), process
+        self.noise: deque[str] = deque(maxlen=NOISE_LINES)
+        self.last_event: dict[str, Any] | None = None
+        self._position, self._heard = 0, time.monotonic()
+
+    @classmethod
+    def start(
+        cls,
+        arguments: Sequence[str],
+        folder: Path,
+        python: str | None = None,
+        environment: Mapping[str, str] | None = None,
+        launch: Launch = subprocess.Popen,
+        stop_file: Path | None = None,
+    ) -> Worker:
+        """Start ``gedgan ARGUMENTS --events -``.
+
+        :param folder: of the job; what an earlier job left there is replaced.
+        :param python: interpreter; this one when not given.
+        :param environment: changes of the environment.
+        :param launch: makes the process.
+        :param stop_file: a file whose existence asks the command to stop, as a training's STOP.
+        :raises InputError: the folder cannot be written, or the interpreter not started.
+        """
+        folder = Path(folder)
+        library = str(Path(__file__).resolve().parents[1])
+        path = os.pathsep.join(part for part in (library, os.environ.get("PYTHONPATH", "")) if part)
+        variables = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
+        command = [python or sys.executable, "-m", "GEDGANLib", *map(str, arguments), "--events", "-"]
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with open(folder / EVENTS, "wb") as events, open(folder / ERRORS, "wb") as errors:
+                process = launch(
+                    command, stdin=subprocess.DEVNULL, stdout=events, stderr=errors,
+                    env={**variables, **(environment or {})}, **_apart(),
+                )  # fmt: skip
+            about = {"pid": process.pid, "command": command, "started": time.time(), "stop_file": str(stop_file or "")}
+            (folder / JOB).write_text(json.dumps(about), encoding="utf-8")
+        except OSError as error:
+            raise InputError(
+                f"{command[0]} could not be started in {folder}: {error.strerror or error}.",
+                "Check that the folder is yours and the disk has room.",
+            ) from error
+        return cls(folder, about, process)
+
+    @classmethod
+    def find(cls, folder: Path) -> Worker | None:
+        """The worker of a job folder, running or not; None when there is none."""
+        try:
+            about = json.loads((Path(folder) / JOB).read_text(encoding="utf-8"))
+            int(about["pid"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return cls(folder, about, None)
+
+    def poll(self) -> list[dict[str, Any]]:
+        """The events since the last look; lines that are none go to :attr:`noise`. Never waits, never raises."""
+        found: list[dict[str, Any]] = []
+        try:
+            with open(self.folder / EVENTS, "rb") as file:
+                file.seek(self._position)
+                content = file.read(MOST_AT_ONCE)
+        except OSError:
+            return found
+        whole, line_end, _ = content.rpartition(b"\n")
+        if not line_end and len(content) == MOST_AT_ONCE:  # an endless line is no event
+            self._position += len(content)
+            return found
+        self._position += len(whole) + len(line_end)
+        for line in whole.split(b"\n") if line_end else ():
+            try:
+                event = json.loads(line)
+                if not isinstance(event, dict) or not isinstance(event.get("event"), str):
+                    raise ValueError("no event")
+            except ValueError:
+                if line.strip():
+                    self.noise.append(line[:500].decode("utf-8", "replace"))
+                continue
+            found.append(event)
+            self.last_event = event
+        if found:
+            self._heard = time.monotonic()
+        return found
+
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        if self.process is not None:
+            return self.process.poll() is None
+        return _process_runs(int(self.about["pid"]))
+
+    def state(self) -> str:
+        """:data:`RUNNING`, :data:`DONE`, :data:`FAILED`, :data:`STOPPED_ON_REQUEST`, or :data:`LOST`: it ended without
+        a word, killed for example. What was polled so far decides, so poll first."""
+        said = LAST.get((self.last_event or {}).get("event", ""))
+        if self.alive():
+            return RUNNING
+        if said is not None:
+            return said
+        status = None if self.process is None else self.process.poll()
+        return {0: DONE, STOPPED: STOPPED_ON_REQUEST}.get(status, LOST)
+
+    def silent_seconds(self) -> float:
+        """Since the last event."""
+        return time.monotonic() - self._heard
+
+    def explanation(self) -> str:
+        """What to tell a person about a job that failed or was lost."""
+        event = self.last_event or {}
+        if event.get("event") == "failed":
+            return f"{event.get('message', '')} {event.get('hint', '')}".strip()
+        try:
+            tail = (self.folder / ERRORS).read_bytes()[-TAIL_BYTES:].decode("utf-8", "replace").strip().splitlines()
+        except OSError:
+            tail = []
+        last = f" Its last words: {tail[-1]}" if tail else ""
+        return f"The worker ended without saying why; it may have been killed, for want of memory for example.{last}"
+
+    def ask_to_stop(self) -> None:
+        """Ask it to end with everything saved; a command that knows no STOP file is ended."""
+        stop_file = self.about.get("stop_file")
+        if stop_file and Path(stop_file).parent.is_dir():
+            with suppress(OSError):
+                Path(stop_file).touch()
+                return
+        self.kill()
+
+    def kill(self) -> None:
+        """End it and what it started, at once."""
+        pid = int(self.about["pid"])
+        if not self.alive():
+            return
+        if sys.platform == "win32":
+            # The interpreter of a desktop application may be a launcher of the real one: its children too.
+            subprocess.run(["taskkill", "/T", "/F", "/PID", str(pid)], capture_output=True, check=False)
+        else:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)  # it leads a group of its own
+        if self.process is not None:
+            with suppress(Exception):
+                self.process.wait(5)
+
+
+def _apart() -> dict[str, Any]:
+    """A group of its own, so that it neither dies with its starter nor takes anybody along."""
+    if sys.platform == "win32":
+        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
+    return {"start_new_session": True}
+
+
+def _process_runs(pid: int) -> bool:
+    if sys.platform == "win32":
+        import ctypes
+
+        handle = ctypes.windll.kernel32.OpenProcess(0x1000, False, pid)  # PROCESS_QUERY_LIMITED_INFORMATION
+        if not handle:
+            return False
+        code = ctypes.c_ulong()
+        ctypes.windll.kernel32.GetExitCodeProcess(handle, ctypes.byref(code))
+        ctypes.windll.kernel32.CloseHandle(handle)
+        return code.value == 259  # STILL_ACTIVE
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's: the number was given anew
+        return False
+    try:  # a child that nobody waited for looks alive
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (OSError, IndexError):
+        return True
