@@ -1,0 +1,125 @@
+"""Volumes and segmentations that a user ticked in the scene -> a data set on disk, for the worker that learns from it.
+
+The data set is one of nnU-Net's: what is trained from the scene can be trained again without it. The scene stays as it
+is; linear transforms above a volume are applied to what is written.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+from ..exchange.nnunet import write_dataset
+from ..volumes.case import Case, Label, default_color
+from ..volumes.pipeline import Progress, _quiet
+from ..volumes.writing import claim_empty_folder, write_bytes
+from .read import case_from_scene
+
+MOST_LABELS = 255
+
+
+@dataclass(frozen=True)
+class Ticked:
+    """A case of the scene.
+
+    :param volume: a scalar volume node.
+    :param segmentation: a segmentation node, or None.
+    :param class_name: kind of case; None where it does not matter.
+    """
+
+    volume: Any
+    segmentation: Any | None = None
+    class_name: str | None = None
+
+
+def file_name_of(name: str, taken: set[str]) -> str:
+    """A name for the files of a node, of letters every system takes, that is not among ``taken``; it is added there."""
+    plain = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_") or "case"
+    # nnU-Net takes four digits at the end for the number of a channel.
+    plain = re.sub(r"_(\d{4})$", r"-\1", plain)[:80]
+    unique, number = plain, 2
+    while unique.lower() in taken:
+        unique, number = f"{plain}-{number}", number + 1
+    taken.add(unique.lower())
+    return unique
+
+
+def labels_of(ticked: Sequence[Ticked]) -> tuple[Label, ...]:
+    """One table of all segments, by their names, in the order they are met; colours are those of the first met.
+
+    :raises InputError: more than 255 names.
+    """
+    table: dict[str, Label] = {}
+    for case in ticked:
+        if case.segmentation is None:
+            continue
+        segmentation = case.segmentation.GetSegmentation()
+        for position in range(segmentation.GetNumberOfSegments()):
+            segment = segmentation.GetNthSegment(position)
+            name = segment.GetName()
+            if name not in table:
+                index = len(table) + 1
+                color = tuple(float(part) for part in segment.GetColor()) or default_color(index)
+                table[name] = Label(index, index, name, color)
+    if len(table) > MOST_LABELS:
+        raise InputError(
+            f"The segmentations have {len(table)} different segment names, more than {MOST_LABELS}.",
+            "Give the same structure the same name in every segmentation.",
+        )
+    return tuple(table.values())
+
+
+def write_scene_cases(ticked: Sequence[Ticked], folder: Path, progress: Progress = _quiet) -> list[str]:
+    """Write the cases as a data set, one by one, and return their names.
+
+    :param folder: new or empty.
+    :raises InputError: no case, two cases of one volume, a volume that cannot be used, a full disk.
+    """
+    if not ticked:
+        raise InputError("No volume is ticked.", "Tick the volumes to learn from.")
+    seen: set[str] = set()
+    for case in ticked:
+        if case.volume.GetID() in seen:
+            raise InputError(
+                f"The volume {case.volume.GetName()} is there twice, with different segmentations.",
+                "Tick one of its segmentations.",
+            )
+        seen.add(case.volume.GetID())
+    table = labels_of(ticked)
+    claim_empty_folder(folder)
+    names: list[str] = []
+    written = write_dataset(
+        folder, _cases(ticked, table, names, progress), "volumes of a Slicer scene", integer=_whole_numbers(ticked)
+    )
+    if any(case.class_name for case in ticked):
+        lines = [f"{name}\t{case.class_name or 'n/a'}" for name, case in zip(names, ticked)]
+        write_bytes(folder / "participants.tsv", ("\n".join(["participant_id\tclass", *lines]) + "\n").encode("utf-8"))
+    return names[: len(written)]
+
+
+def _whole_numbers(ticked: Sequence[Ticked]) -> bool:
+    """Whether all volumes hold whole numbers, by their type."""
+    images = [case.volume.GetImageData() for case in ticked]
+    return all(image is not None and image.GetScalarTypeAsString() not in ("float", "double") for image in images)
+
+
+def _cases(ticked: Sequence[Ticked], table: tuple[Label, ...], names: list[str], progress: Progress) -> Iterator[Case]:
+    index_of = {label.name: label.index for label in table}
+    taken: set[str] = set()
+    for position, each in enumerate(ticked):
+        case = case_from_scene([each.volume], each.segmentation, each.class_name)
+        labels = case.labels
+        if labels is not None:
+            numbers = np.zeros(len(case.label_table) + 1, np.uint8)
+            for label in case.label_table:
+                numbers[label.index] = index_of[label.name]
+            labels = numbers[labels]
+        names.append(file_name_of(case.name, taken))
+        yield replace(case, name=names[-1], labels=labels, label_table=table, description="")
+        progress(position + 1, len(ticked), case.name)
