@@ -193,6 +193,9 @@ def build_parser() -> argparse.ArgumentParser:
     cohort.add_argument("--spacing", type=_positive(float), default=4.0, help="voxel size in mm (default: 4)")
     cohort.set_defaults(run=commands.run_cohort)
 
+    devices = kinds.add_parser("devices", help="list what can compute here, the best first")
+    devices.set_defaults(run=commands.run_devices)
+
     render = kinds.add_parser("render", help="draw a scene as Slicer shows it: three slices and a volume rendering")
     render.add_argument("scene", type=_path, metavar="SCENE", help=".mrb or .mrml")
     render.add_argument("-o", "--output", type=_path, required=True, metavar="PNG")

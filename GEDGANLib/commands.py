@@ -224,6 +224,20 @@ def claim_scene(path: Path | None) -> None:
         claim_new_file(path, ".mrb")
 
 
+def run_devices(arguments: argparse.Namespace, events: Events) -> None:
+    import torch
+
+    from .device import devices
+
+    found = devices()
+    events.emit("devices", devices=found, torch=str(torch.__version__))
+    for each in found:
+        memory = f", {each['memory_gb']} GB" if "memory_gb" in each else ""
+        print(f"{each['kind']}: {each['name']}{memory}")
+    if found[0]["kind"] == "cpu":
+        print("No GPU can be used; training on the CPU takes hours for small volumes.")
+
+
 def run_cohort(arguments: argparse.Namespace, events: Events) -> None:
     from .exchange.nnunet import write_dataset
     from .volumes.cohort import DATASET_DESCRIPTION, make_case

@@ -23,3 +23,21 @@ def choose_device(wanted: str = "auto") -> str:
         reason = "" if wanted != "cuda" or torch.version.cuda else " (this PyTorch was built without CUDA)"
         raise InputError(f"No {wanted} device can be used here{reason}.", "Use --device auto, or repair the driver.")
     return wanted
+
+
+def devices() -> list[dict[str, object]]:
+    """The devices there are, the best first: ``kind``, ``name``, and ``memory_gb`` (1e9 bytes) where it is known."""
+    import platform
+
+    import torch
+
+    found: list[dict[str, object]] = []
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            about = torch.cuda.get_device_properties(index)
+            found.append({"kind": "cuda", "name": about.name, "memory_gb": round(about.total_memory / 1e9, 1)})
+    if torch.backends.mps.is_available():
+        found.append({"kind": "mps", "name": "Apple GPU"})
+    threads = torch.get_num_threads()
+    found.append({"kind": "cpu", "name": f"{platform.machine()} processor, {threads} threads"})
+    return found

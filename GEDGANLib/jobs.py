@@ -10,6 +10,7 @@ Kinds and their fields:
 - ``preview``: path (PNG), step
 - ``checkpoint``: path, step
 - ``warning``: message
+- ``devices``: devices (kind, name, memory_gb), torch
 - ``said``: message, a line for people
 - ``finished``: of a training model, step, seconds; of other work output, where it wrote to
 - ``failed``: message, hint

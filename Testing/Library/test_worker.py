@@ -161,6 +161,14 @@ def test_what_cannot_be_started_or_written_is_said(tmp_path):
     assert Worker.find(tmp_path) is None
 
 
+def test_the_worker_tells_what_can_compute(capfd):
+    assert main(["devices", "--events", "-"]) == 0
+    events = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    found = next(event for event in events if event["event"] == "devices")
+    assert found["devices"][-1]["kind"] == "cpu" and found["torch"]
+    assert main(["devices"]) == 0 and "cpu:" in capfd.readouterr().out
+
+
 def test_every_command_speaks_the_protocol(trained_model, tmp_path, capfd):
     out = tmp_path / "out"
     assert main(["synthesize", str(trained_model), "-n", "2", "-o", str(out), "--events", "-"]) == 0
