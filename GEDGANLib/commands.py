@@ -78,15 +78,19 @@ def screened(arguments: argparse.Namespace, synthesizer, rejected: Counter[str],
     """The cases that pass the gate, one after the other; None where there is no gate."""
     if arguments.screen is None:
         return None
+    from .judging import find_for
     from .quality.screening import Screen
     from .synthesis.membership import membership
-    from .volumes.dataset import find_dataset
     from .volumes.pipeline import load_working_cases
 
     plan = synthesizer.model.plan
     with events.bar("reading real cases") as show:
-        cases = list(load_working_cases(find_dataset(arguments.screen), plan, show))
+        cases = list(load_working_cases(find_for(synthesizer.model, arguments.screen), plan, show))
     trained = [cases[index] for index in membership(synthesizer.model.about, cases).trained]
+    if not trained:
+        print(
+            f"Note: none of the cases in {arguments.screen} taught the model; copies of those that did are not found."
+        )
     with events.bar("measuring real cases") as show:
         # Without any that it was trained on, plausible is what these are like; nothing of them can have been copied.
         screen = Screen(trained or cases, plan, show)

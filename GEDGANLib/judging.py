@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,12 @@ def run_evaluate(arguments: argparse.Namespace, events: Events) -> None:
     from .quality.evaluation import Settings, evaluate
     from .quality.report import JSON, write_report
     from .synthesis.model_file import load_model
-    from .volumes.dataset import find_dataset
     from .volumes.pipeline import load_working_cases
     from .volumes.writing import claim_empty_folder
 
     device = choose_device(arguments.device)
     model = load_model(arguments.model, device)
-    datasets = [find_dataset(folder, class_column(model)) for folder in (arguments.data, arguments.new) if folder]
+    datasets = [find_for(model, folder) for folder in (arguments.data, arguments.new) if folder]
     claim_empty_folder(arguments.output)
     cases: list[Any] = []
     for dataset in datasets:
@@ -50,9 +50,18 @@ def report_path(model_path: Path) -> Path:
     return model_path.with_name(f"{model_path.stem}.report.json")
 
 
-def class_column(model: Any) -> str | None:
-    """The column of ``participants.tsv`` that told the class when the model was trained."""
-    return model.plan.data.get("class_column")
+def find_for(model: Any, folder: Path) -> Any:
+    """The data set in a folder, its classes read from the column that told them when the model was trained, if that
+    is there."""
+    from .volumes.dataset import find_dataset
+
+    column = model.plan.data.get("class_column")
+    try:
+        return find_dataset(folder, column)
+    except InputError:
+        if column is None:
+            raise
+        return find_dataset(folder)
 
 
 def run_export(arguments: argparse.Namespace, events: Events) -> None:
@@ -62,6 +71,17 @@ def run_export(arguments: argparse.Namespace, events: Events) -> None:
 
     if arguments.to != "nnunet" and arguments.with_real is not None:
         raise InputError("--with-real is for --to nnunet alone.", "Leave it out.")
+    if arguments.to == "monai-bundle":
+        forms = {
+            "--labels": arguments.labels, "--spacing": arguments.spacing, "--screen": arguments.screen,
+            "--original": arguments.original, "--float": arguments.float, "--class": arguments.class_name,
+        }  # fmt: skip
+        given = [name for name, value in forms.items() if value]
+        if given or arguments.truncation != 1:
+            raise InputError(
+                f"{given[0] if given else '--truncation'} cannot be built into a bundle, which holds the generator.",
+                "Leave it out; or use --to folder.",
+            )
     if arguments.to == "monai-bundle":
         from .exchange.monai_bundle import write_bundle
 
@@ -110,66 +130,80 @@ def _say_rejected(rejected: Counter[str]) -> None:
 
 
 def _export_nnunet(arguments: argparse.Namespace, model: Any, events: Events) -> None:
+    from dataclasses import replace
     from itertools import chain
 
     from .exchange.nnunet import write_dataset
     from .exchange.splits import make_splits, write_splits
-    from .synthesis.membership import membership
     from .synthesis.output import LabelSubset
     from .synthesis.synthesizer import describe_origin
-    from .volumes.dataset import find_dataset
-    from .volumes.pipeline import load_working_cases
     from .volumes.writing import claim_empty_folder
 
     if not model.plan.labels:
         raise InputError(f"{arguments.model} makes no segmentations, which nnU-Net needs.", "Use --to folder.")
     subset = LabelSubset.of(model.plan.labels, arguments.labels)
-    dataset, splits = None, None
+    dataset, splits, real = None, None, []
     if arguments.with_real is not None:
-        dataset = find_dataset(arguments.with_real, class_column(model))
-        with events.bar("reading real cases") as show:
-            working = list(load_working_cases(dataset, model.plan, show))
-        members = membership(model.about, working)
-        if not members.known:
-            raise InputError(
-                f"{arguments.model} does not say which cases it was trained on, so none can be validated on.",
-                "Train the model with this version, or leave --with-real out.",
-            )
-        labelled = [case.labels is not None for case in working]
-        synthetic = [f"synthetic_{arguments.seed}_{index:04d}" for index in range(arguments.number)]
-        clash = {case.name for case in working} & set(synthetic)
-        if clash:
-            raise InputError(f"A real case has the name {min(clash)} too.", "Choose another --seed.")
-        real = [(case.name, index in set(members.trained)) for index, case in enumerate(working) if labelled[index]]
+        dataset = find_for(model, arguments.with_real)
+        real = _who_taught(arguments, model, dataset, events)
         splits = make_splits(real, arguments.folds)
+        if arguments.spacing is None and not arguments.original:
+            # nnU-Net takes the median of all cases: it must not be that of the working grid.
+            arguments.original = True
     cases, rejected, integer = _made(arguments, model, events)
     claim_empty_folder(arguments.output)
-    total, names = arguments.number, []
+    taken, names = {name for name, _ in real}, []
 
-    def noted():
+    def named() -> Iterator[Any]:
         for case in cases:
+            if case.name in taken:
+                case = replace(case, name=f"{case.name}_made")
             names.append(case.name)
             yield case
 
-    parts = [noted()]
+    total = arguments.number + len(real)
+    description = describe_origin(model)
     if dataset is not None:
-        real_cases = _real_cases(dataset, model.plan, subset)
-        parts.append(real_cases)
-        total += sum(labelled)
+        description = f"Real cases, and such named synthetic_...: {description}"
+    parts = chain(named(), [] if dataset is None else _real_cases(dataset, model.plan, subset))
+    channels = [channel.name for channel in model.plan.channels]
     with events.bar("writing") as show:
-        write_dataset(
-            arguments.output, with_progress(chain(*parts), total, show), describe_origin(model), integer,
-            with_labels_alone=True,
-        )  # fmt: skip
+        shown = with_progress(parts, total, show)
+        write_dataset(arguments.output, shown, description, integer, with_labels_alone=True, channel_names=channels)
     _say_rejected(rejected)
     print(f"{total} case(s), {arguments.number} of them synthetic, are in {arguments.output}.")
     if splits is not None:
         path = write_splits(arguments.output, splits, names)
-        folds = len(splits)
         print(
-            f"{path} has {folds} fold(s): validated is on real cases that the model did not learn from, trained on all "
-            "others and the synthetic ones. Copy it into nnUNet_preprocessed/DATASET before nnUNetv2_train."
+            f"{path} has {len(splits)} fold(s): validated is on real cases that the model did not learn from, trained "
+            "on all others and the synthetic ones. Copy it into nnUNet_preprocessed/DATASET before nnUNetv2_train."
         )
+
+
+def _who_taught(arguments: argparse.Namespace, model: Any, dataset: Any, events: Events) -> list[tuple[str, bool]]:
+    """Name of each labelled real case and whether the model has learned from its image.
+
+    :raises InputError: the model does not say what it learned from, or none of these cases taught it.
+    """
+    from .synthesis.membership import membership
+    from .volumes.pipeline import load_working_cases
+
+    found = []
+    with events.bar("reading real cases") as show:
+        for case in load_working_cases(dataset, model.plan, show):  # one by one: a large data set would not fit
+            members = membership(model.about, [case])
+            if not members.known:
+                raise InputError(
+                    f"{arguments.model} does not say which cases it was trained on, so none can be validated on.",
+                    "Train the model with this version, or leave --with-real out.",
+                )
+            found.append((case.name, bool(members.trained), case.labels is not None))
+    if not any(trained for _, trained, _ in found):
+        print(
+            f"Note: none of the {len(found)} cases in {arguments.with_real} taught the model. If they are scans of its "
+            "training patients that were processed otherwise, the validation will look too good."
+        )
+    return [(name, trained) for name, trained, labelled in found if labelled]
 
 
 def _real_cases(dataset: Any, plan: Any, subset: Any):

@@ -155,12 +155,14 @@ def _train(arguments: argparse.Namespace, events: Events, team) -> None:
             limit = None if arguments.resume else Limit(minutes=60.0)
         if seed is None and not arguments.resume:
             seed = 0
+        weights, taught = _what_to_start_from(plan, run)
         options = Options(
             team=team,
             workers=arguments.workers,
             changes_accepted=arguments.accept_changed_data,
             tensorboard=arguments.tensorboard,
-            start_from=_weights_to_start_from(plan, run),
+            start_from=weights,
+            taught=taught,
             owns_folder=team.leads,
         )
         data = str(arguments.data.resolve())
@@ -231,19 +233,20 @@ def _prepare(arguments: argparse.Namespace, device: str, events: Events, team, h
     return plan, cases
 
 
-def _weights_to_start_from(plan, run: Path) -> dict[str, dict]:
-    """Weights of the model that a run starts from; nothing where there is none, or a checkpoint to go on from."""
+def _what_to_start_from(plan, run: Path) -> tuple[dict[str, dict], Sequence[str] | None]:
+    """Weights of the model that a run starts from, and the cases it was taught by, see ``Request.taught``; nothing
+    where there is none, or a checkpoint to go on from."""
     from .synthesis.model_file import load_model
     from .training.checkpoint import checkpoints
 
     source = plan.data.get("started_from")
     if source is None or checkpoints(run):
-        return {}
+        return {}, ()
     model = load_model(Path(source), "cpu", with_critic=True)
     weights = {"generator": model.generator.state_dict()}
     if model.critic is not None:
         weights["discriminator"] = model.critic.discriminator.state_dict()
-    return weights
+    return weights, model.about.get("trained_images")
 
 
 def _refuse_contradictions(arguments: argparse.Namespace) -> None:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .errors import InputError
 from .jobs import Events, with_progress
 
 
@@ -89,15 +91,12 @@ def run_project(arguments: argparse.Namespace, events: Events) -> None:
     from .synthesis.projection import Projector, on_grid_of
     from .synthesis.synthesizer import Synthesizer, describe_origin
     from .volumes.files import write_volume
+    from .volumes.pipeline import from_working
     from .volumes.writing import claim_empty_folder, write_bytes
 
     model = load_model(arguments.model, choose_device(arguments.device), with_critic=True)
     case = read_case_for(model, arguments.volume)
-    dataset = None
-    if arguments.healthy is not None and arguments.healthy.is_dir():
-        from .volumes.dataset import find_dataset
-
-        dataset = find_dataset(arguments.healthy)
+    usual = _what_is_usual(arguments, model, case)
     claim_scene(arguments.scene)
     claim_empty_folder(arguments.output)
     with events.bar("looking at random cases") as show:
@@ -106,15 +105,22 @@ def run_project(arguments: argparse.Namespace, events: Events) -> None:
         show(1, 1, "")
     with events.bar("projecting") as show:
         projection = projector.project(case, arguments.steps, show)
-    healthy = _healthy(arguments, model, projector, dataset, events)
+    maps = []
     in_units = _in_units_of(case, model, projection)
-    maps = [(name, on_grid_of(values, projection)) for name, values in zip(("nearest", "residual"), in_units)]
+    lowest = [float(channel.range_of(voxels)[0]) for channel, voxels in zip(model.plan.channels, case.image)]
+    for kind, (values, outside) in {"nearest": (in_units[0], lowest), "residual": (in_units[1], 0)}.items():
+        for index, channel in enumerate(model.plan.channels):
+            beyond = outside[index] if isinstance(outside, list) else outside
+            name = kind if len(model.plan.channels) == 1 else f"{kind} {channel.name}"
+            maps.append((name, on_grid_of(values[index], projection, beyond)))
+    _write_maps(arguments.output, maps, case, model)
+    if projection.labels is not None:
+        labels = from_working(replace(projection.working, labels=projection.labels), model.plan).labels
+        write_volume(arguments.output / "nearest-segmentation.nrrd", labels, case.affine, describe_origin(model))
+    healthy = _healthy(arguments, model, projector, usual, events)
     if healthy is not None:
         maps.append(("anomaly", on_grid_of(healthy.anomaly(projection.residual), projection)))
-    for name, array in maps:
-        write_volume(
-            arguments.output / f"{name}.nrrd", array, case.affine, f"{name} of {case.name}, {describe_origin(model)}"
-        )
+        _write_maps(arguments.output, maps[-1:], case, model)
     about = {
         "volume": str(arguments.volume),
         "explained": round(projection.explained, 4),
@@ -169,33 +175,75 @@ def read_case_for(model: Any, path: Path) -> Any:
     return Case(stem_of(path), image.astype(np.float32), None, volume.affine, channel_names=names)
 
 
+def _write_maps(folder: Path, maps: list[tuple[str, np.ndarray]], case: Any, model: Any) -> None:
+    from .synthesis.synthesizer import describe_origin
+    from .volumes.files import write_volume
+
+    for name, array in maps:
+        path = folder / f"{name.replace(' ', '-')}.nrrd"
+        write_volume(path, array, case.affine, f"{name} of {case.name}, {describe_origin(model)}")
+
+
 def _in_units_of(case: Any, model: Any, projection: Any) -> tuple[np.ndarray, np.ndarray]:
-    """First channels of the nearest case and of what is left, on the working grid, in the units of the volume."""
-    low, high = model.plan.channels[0].range_of(case.image[0])
-    half = (high - low) / 2
-    return ((projection.made[0] + 1) * half + low).astype(np.float32), (projection.residual[0] * half).astype(
-        np.float32
-    )
+    """The nearest case and what is left, (C, *grid) on the working grid, in the units of the volume."""
+    ranges = np.array([channel.range_of(voxels) for channel, voxels in zip(model.plan.channels, case.image)])
+    low, half = (values.reshape(-1, 1, 1, 1) for values in (ranges[:, 0], (ranges[:, 1] - ranges[:, 0]) / 2))
+    nearest, rest = (projection.made + 1) * half + low, projection.residual * half
+    return nearest.astype(np.float32), rest.astype(np.float32)
 
 
-def _healthy(arguments: argparse.Namespace, model: Any, projector: Any, dataset: Any, events: Events) -> Any | None:
-    """What is usual: read from a file, or made of a folder of healthy cases; None when not asked for."""
-    from .synthesis.anomaly import Healthy
+def _what_is_usual(arguments: argparse.Namespace, model: Any, case: Any) -> Any | None:
+    """Before anything is computed: what an earlier projection kept, or the healthy cases to project.
+
+    Cases that the model learned from are left out where there are others enough: it makes those too well. So is the
+    very scan that is projected.
+
+    :returns: a ``Healthy``, a list of working cases, or None when no anomaly map is asked for.
+    :raises InputError: a file or folder that cannot be used, too few cases.
+    """
+    from .judging import find_for
+    from .synthesis.anomaly import FEWEST, Healthy
+    from .synthesis.membership import membership
     from .synthesis.synthesizer import Synthesizer
-    from .volumes.pipeline import load_working_cases
+    from .training.request import image_digest
+    from .volumes.pipeline import load_working_cases, to_working
 
     if arguments.healthy is None:
         return None
-    digest = Synthesizer(model).model_digest
-    if dataset is None:
-        return Healthy.load(arguments.healthy, digest)
-    cases = list(load_working_cases(dataset, model.plan))
+    if arguments.healthy.is_file():
+        return Healthy.load(arguments.healthy, Synthesizer(model).model_digest)
+    own = image_digest(to_working(case, model.plan))
+    every = load_working_cases(find_for(model, arguments.healthy), model.plan)
+    cases = [working for working in every if image_digest(working) != own]
+    unseen = [cases[index] for index in membership(model.about, cases).unseen]
+    if len(unseen) >= FEWEST:
+        return unseen
+    if len(cases) < FEWEST:
+        raise InputError(
+            f"{arguments.healthy} holds {len(cases)} healthy cases besides this one; {FEWEST} are needed.", "Add more."
+        )
+    print(
+        f"Note: only {len(unseen)} of the healthy cases are new to the model. What is usual is taken from such that it "
+        "learned from too, which makes other scans look more unusual than they are."
+    )
+    return cases
+
+
+def _healthy(
+    arguments: argparse.Namespace, model: Any, projector: Any, usual: Any | None, events: Events
+) -> Any | None:
+    """What is usual as a ``Healthy``; projected where it is cases, and then kept."""
+    from .synthesis.anomaly import Healthy
+    from .synthesis.synthesizer import Synthesizer
+
+    if usual is None or isinstance(usual, Healthy):
+        return usual
     with events.bar("projecting healthy cases") as show:
-        projected = (projector.project_working(working, arguments.steps).residual for working in cases)
-        healthy = Healthy.of(list(with_progress(projected, len(cases), show)))
+        projected = (projector.project_working(working, arguments.steps).residual for working in usual)
+        healthy = Healthy.of(list(with_progress(projected, len(usual), show)))
     path = arguments.output / "healthy.safetensors"
-    healthy.save(path, digest)
-    print(f"What is usual in {len(cases)} healthy cases is kept in {path}; give that file the next time.")
+    healthy.save(path, Synthesizer(model).model_digest)
+    print(f"What is usual in {len(usual)} healthy cases is kept in {path}; give that file the next time.")
     return healthy
 
 
@@ -209,11 +257,11 @@ def _draw(path: Path, case: Any, maps: list[tuple[str, np.ndarray]]) -> None:
     low, high = (float(value) for value in np.percentile(case.image[0], (0.5, 99.5)))
     grey = {"cmap": "gray", "vmin": low, "vmax": max(high, low + 1e-6)}
     options = {
-        "nearest": {"cmap": "gray"},
+        "nearest": grey,
         "residual": {"cmap": "coolwarm", "vmin": low - high, "vmax": high - low},
         "anomaly": {"cmap": "inferno", "vmin": 0, "vmax": 6},
     }
-    columns = [("volume", case.image[0], grey), *((name, array, options[name]) for name, array in maps)]
+    columns = [("volume", case.image[0], grey), *((name, array, options[name.split()[0]]) for name, array in maps)]
     figure = Figure(figsize=(2.2 * len(columns), 6), facecolor="black", layout="constrained")
     axes = figure.subplots(len(PLANES), len(columns), squeeze=False)
     for column, (name, array, look) in enumerate(columns):

@@ -29,20 +29,35 @@ def write_folder(folder: Path, cases: Iterable[Case], description: str, integer:
     label_names: dict[str, int] = {}
     try:
         (folder / "images").mkdir(parents=True, exist_ok=True)
-        for case in cases:
-            many = len(case.image) > 1
-            for index, channel in enumerate(case.image):
-                path = folder / "images" / f"{case.name}{f'_{index:04d}' if many else ''}{ending}"
-                write_volume(path, voxels_to_write(channel, integer), case.affine, case.description)
-                written.append(path)
-            if case.labels is not None:
-                (folder / "labels").mkdir(exist_ok=True)
-                write_segmentation(folder / "labels", case, ending)
+        try:
+            for case in cases:
+                written += _write_case(folder, case, integer, ending)
                 label_names = {label.name: label.index for label in case.label_table}
-            if case.provenance:
-                origins[case.name] = case.provenance
-        about = {"description": description, "labels": label_names, "cases": origins}
-        write_bytes(folder / "provenance.json", json.dumps(about, indent=1).encode("utf-8"))
+                if case.provenance:
+                    origins[case.name] = case.provenance
+        finally:
+            # Also when somebody interrupts: no synthesized case may lie there without its origin.
+            about = {"description": description, "labels": label_names, "cases": origins}
+            write_bytes(folder / "provenance.json", json.dumps(about, indent=1).encode("utf-8"))
     except OSError as error:
         raise explain_unwritable(folder, error) from error
     return written
+
+
+def _write_case(folder: Path, case: Case, integer: bool, ending: str) -> list[Path]:
+    """Write all files of a case, or none of them; returns those of its image."""
+    many = len(case.image) > 1
+    paths = [
+        folder / "images" / f"{case.name}{f'_{index:04d}' if many else ''}{ending}" for index in range(len(case.image))
+    ]
+    try:
+        for path, channel in zip(paths, case.image):
+            write_volume(path, voxels_to_write(channel, integer), case.affine, case.description)
+        if case.labels is not None:
+            (folder / "labels").mkdir(exist_ok=True)
+            write_segmentation(folder / "labels", case, ending)
+    except BaseException:
+        for path in paths:
+            path.unlink(missing_ok=True)
+        raise
+    return paths

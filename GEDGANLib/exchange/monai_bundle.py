@@ -179,14 +179,16 @@ def inference(model: Model) -> dict[str, Any]:
     view = "(-1," + " 1," * (plan.spatial_dims - 1) + " 1)"
     config["outputs"] = f"$[{network}[0].cpu() for i in range(@number)]"
     scale = f"(x[:{channels}] + 1) / 2 * (torch.tensor(@high) - torch.tensor(@low)).reshape{view}"
+    whole = integer and _fits(plan)
+    shown = f"({scale} + torch.tensor(@low).reshape{view}){'.round()' if whole else ''}"
     config["images"] = (
-        f"$[MetaTensor({scale} + torch.tensor(@low).reshape{view}, affine=torch.tensor(@affine), "
+        f"$[MetaTensor({shown}, affine=torch.tensor(@affine), "
         "meta={'filename_or_obj': 'synthetic_{}_{:04d}'.format(@seed, i)}) for i, x in enumerate(@outputs)]"
     )
     config["save_image"] = {
         **save,
         "output_postfix": "image",
-        "output_dtype": "$numpy.int16" if integer and _fits(plan) else "$numpy.float32",
+        "output_dtype": "$numpy.int16" if whole else "$numpy.float32",
     }
     run = ["$[@save_image(x) for x in @images]"]
     if plan.labels:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +17,19 @@ from ..volumes.writing import explain_unwritable, write_bytes
 
 
 def write_dataset(
-    folder: Path, cases: Iterable[Case], description: str, integer: bool, with_labels_alone: bool = False
+    folder: Path,
+    cases: Iterable[Case],
+    description: str,
+    integer: bool,
+    with_labels_alone: bool = False,
+    channel_names: Sequence[str] | None = None,
 ) -> list[Path]:
     """Write cases one by one, so that memory does not grow with their number.
 
     :param folder: claimed by :func:`GEDGANLib.volumes.writing.claim_empty_folder`.
     :param integer: intensities as whole numbers of 16 bits, or 32 where those are too few; else as 32-bit floats.
     :param with_labels_alone: cases without a segmentation are left out, as nnU-Net takes none.
+    :param channel_names: of the data set; those of the last case when not given.
     :returns: the image files, one a case (the first channel).
     :raises InputError: the disk is full.
     """
@@ -43,7 +49,7 @@ def write_dataset(
         finally:
             # Also when somebody interrupts: what is there so far is then a whole data set.
             if written:
-                _describe(folder, case, len(written), description, provenance)
+                _describe(folder, case, len(written), description, provenance, channel_names)
         return written
     except OSError as error:
         raise explain_unwritable(folder, error) from error
@@ -52,7 +58,7 @@ def write_dataset(
 def _write_case(folder: Path, case: Case, integer: bool) -> Path:
     """Write all files of a case, or none of them; returns the first channel's."""
     paths = [folder / "imagesTr" / f"{case.name}_{index:04d}.nii.gz" for index in range(len(case.image))]
-    arrays = [voxels_to_write(channel, integer) for channel in case.image]
+    arrays = [voxels_to_write(channel, integer, bool(case.provenance)) for channel in case.image]
     if case.labels is not None:
         paths.append(folder / "labelsTr" / f"{case.name}.nii.gz")
         arrays.append(case.labels.astype(np.uint8))
@@ -66,11 +72,18 @@ def _write_case(folder: Path, case: Case, integer: bool) -> Path:
     return paths[0]
 
 
-def _describe(folder: Path, case: Case, count: int, description: str, provenance: dict[str, dict]) -> None:
+def _describe(
+    folder: Path,
+    case: Case,
+    count: int,
+    description: str,
+    provenance: dict[str, dict],
+    channel_names: Sequence[str] | None,
+) -> None:
     if case.labels is None:
         (folder / "labelsTr").rmdir()
     dataset = {
-        "channel_names": {str(index): name for index, name in enumerate(case.channel_names)},
+        "channel_names": {str(index): name for index, name in enumerate(channel_names or case.channel_names)},
         "labels": {"background": 0, **{label.name: label.index for label in case.label_table}},
         "numTraining": count,
         "file_ending": ".nii.gz",
@@ -84,9 +97,14 @@ def _describe(folder: Path, case: Case, count: int, description: str, provenance
 WHOLE_NUMBERS = (np.int16, np.uint16, np.int32)
 
 
-def voxels_to_write(channel: np.ndarray, integer: bool) -> np.ndarray:
-    """The channel in the smallest type that holds it, of whole numbers if wanted."""
-    for kind in WHOLE_NUMBERS if integer else ():
+def voxels_to_write(channel: np.ndarray, integer: bool, rounded: bool = True) -> np.ndarray:
+    """The channel in the smallest type that holds it, of whole numbers if wanted.
+
+    :param rounded: fractions may be rounded; else a channel that has some keeps them.
+    """
+    # Real scans beside synthesized ones may have fractions: those are never rounded away.
+    synthesized_or_whole = integer and (np.abs(channel - np.round(channel)).max() < 1e-6 or rounded)
+    for kind in WHOLE_NUMBERS if synthesized_or_whole else ():
         limits = np.iinfo(kind)
         if limits.min <= channel.min() and channel.max() <= limits.max:
             return np.round(channel).astype(kind)

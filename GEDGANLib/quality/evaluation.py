@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 
 from .. import __version__
 from ..errors import InputError
@@ -25,19 +24,22 @@ from ..volumes.measures import measure
 from ..volumes.pipeline import Progress, WorkingCase
 from .alignment import pictures_of
 from .distances import NEIGHBOURS, coverage, kernel_distance, relative_diversity
-from .features import Encoder
+from .features import encoder_for
 from .orientation import orientation_statistics
 from .privacy import Privacy, examine
-from .segmentation import Pairs, coarsened
+from .segmentation import pairs_of
 from .similarity import levels_of, pairwise_similarity
 from .spectrum import fine_power_ratio, radial_power
-from .utility import measure_utility, pairs_of
+from .summary import summary_of
+from .utility import measure_utility
 
 FEWEST_UNSEEN = 10
 """Real cases that the model has not seen, below which they cannot stand for the population."""
 FEWEST_TRAINING_PAIRS = 4
-INTENSITY_CLASSES = 4
-"""Of the pseudo-segmentation that an encoder learns where there are no labels."""
+FEWEST_TO_COMPARE = 8
+"""Cases of a set below which neither distance nor diversity means anything."""
+DRAWS = 10
+"""Subsets of equal size over which figures that depend on the number of cases are averaged."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class Evaluation:
     :param summary: what a reader should know first, in sentences.
     :param curves: arrays for plots.
     :param made, training, unseen: the cases themselves, to show.
+    :param reference: what synthesized cases are compared with, in words.
     """
 
     about: dict[str, Any]
@@ -77,6 +80,7 @@ class Evaluation:
     training: list[WorkingCase] = field(default_factory=list)
     unseen: list[WorkingCase] = field(default_factory=list)
     privacy: Privacy | None = None
+    reference: str = "real cases that are new to the model"
 
     def to_dict(self) -> dict[str, Any]:
         """For ``report.json``: figures, notes and summary; no arrays, no cases."""
@@ -101,11 +105,12 @@ def evaluate(model: Model, cases: Sequence[WorkingCase], settings: Settings, bar
     plan = model.plan
     members = membership(model.about, cases)
     training, unseen = [cases[i] for i in members.trained], [cases[i] for i in members.unseen]
-    if len(cases) < 4 or not training:
+    if len(training) < FEWEST_TRAINING_PAIRS:
         raise InputError(
-            "The data hold none of the cases that the model was trained on."
-            if len(cases) >= 4
-            else f"{len(cases)} cases are too few to judge a model by.",
+            f"{len(cases)} cases are too few to judge a model by."
+            if len(cases) < FEWEST_TRAINING_PAIRS
+            else f"The data hold {len(training)} of the cases that the model was trained on; {FEWEST_TRAINING_PAIRS} "
+            "are needed.",
             "Give the folder that it was trained on, best with more cases of the same kind in it.",
         )
     result = Evaluation(_about(model, settings, len(training), len(unseen)), training=training, unseen=unseen)
@@ -125,6 +130,7 @@ def evaluate(model: Model, cases: Sequence[WorkingCase], settings: Settings, bar
             [training[i] for i in half[: len(half) // 2]],
             [training[i] for i in half[len(half) // 2 :]],
         )
+        result.reference = "half of the cases that the model was trained on, too few being new to it"
         result.notes.append(
             f"Only {len(unseen)} real cases are new to the model, fewer than {FEWEST_UNSEEN}: its cases are compared "
             "with half of those it was trained on, which flatters a model that knows them by heart."
@@ -133,14 +139,14 @@ def evaluate(model: Model, cases: Sequence[WorkingCase], settings: Settings, bar
               (("made", result.made), ("reference", reference), ("compared", compared))}  # fmt: skip
     with bar("comparing") as show:
         _fidelity(result, images, training, plan, settings, show)
-    _labels(result, result.made, [*training, *unseen], plan)
+    _labels(result, result.made, training, unseen, plan)
     _structure(result, images, plan)
     with bar("looking for copies") as show:
-        _privacy(result, show)
+        _privacy(result, plan, show)
     if settings.utility:
         with bar("training U-Nets") as show:
-            _utility(result, settings, show)
-    _summarise(result)
+            _utility(result, plan, settings, show)
+    result.summary += summary_of(result)
     return result
 
 
@@ -173,43 +179,6 @@ def _images(cases: Sequence[WorkingCase]) -> np.ndarray:
     return np.stack([case.image for case in cases])
 
 
-Encode = Callable[[np.ndarray], np.ndarray]
-"""Images (N, C, *grid) -> features (N, d)."""
-
-
-def encoder_for(training: Sequence[WorkingCase], label_count: int, settings: Settings) -> tuple[Encode, str]:
-    """An encoder that was trained on the training cases, and its kind in words."""
-    labelled = [case for case in training if case.labels is not None and label_count]
-    if len(labelled) >= FEWEST_TRAINING_PAIRS:
-        pairs, classes = pairs_of(labelled), label_count
-        kind = f"the encoder of a U-Net that learned to segment the {len(labelled)} labelled training cases"
-    else:
-        classes = INTENSITY_CLASSES - 1
-        pairs = Pairs(
-            torch.from_numpy(_images(training)), torch.stack([torch.from_numpy(_classes(case)) for case in training])
-        )
-        kind = (
-            f"the encoder of a U-Net that learned to tell {INTENSITY_CLASSES} ranges of smoothed intensity apart in "
-            "the training cases, which have no segmentations: weaker than one of anatomy"
-        )
-    pairs, block = coarsened(pairs, classes, settings.device)
-    encoder = Encoder.train(pairs, classes, settings.steps, settings.seed, settings.device)
-
-    def encode(images: np.ndarray) -> np.ndarray:
-        group = torch.from_numpy(images)
-        return encoder(coarsened(Pairs(group, torch.zeros(len(group), *group.shape[2:])), 0, settings.device)[0].images)
-
-    return encode, kind + (f", in blocks of {block} voxels a side" if block > 1 else "")
-
-
-def _classes(case: WorkingCase) -> np.ndarray:
-    from scipy import ndimage
-
-    smooth = ndimage.gaussian_filter(np.asarray(case.image[0]), 1.0)
-    borders = np.quantile(smooth, np.arange(1, INTENSITY_CLASSES) / INTENSITY_CLASSES)
-    return np.digitize(smooth, borders).astype(np.uint8)
-
-
 def _fidelity(
     result: Evaluation,
     images: dict[str, np.ndarray],
@@ -219,33 +188,32 @@ def _fidelity(
     show: Progress,
 ) -> None:
     show(0, 3, "features")
-    encoder, kind = encoder_for(training, len(plan.labels), settings)
+    encoder, kind = encoder_for(training, len(plan.labels), settings.steps, settings.seed, settings.device)
     result.about["features"] = kind
     features = {name: encoder(array) for name, array in images.items()}
     show(1, 3, "distances")
     section: dict[str, Any] = {}
     counts = {name: len(array) for name, array in images.items()}
-    if min(counts.values()) >= 4:
-        pairs = {"made": features["made"], "real": features["compared"]}
+    told = f"there are {counts['made']} synthesized, {counts['reference']} and {counts['compared']} real ones."
+    if min(counts.values()) >= FEWEST_TO_COMPARE:
         section["kernel distance"] = {
-            name: asdict(kernel_distance(features["reference"], each)) for name, each in pairs.items()
+            name: asdict(kernel_distance(features["reference"], features[group]))
+            for name, group in (("made", "made"), ("real", "compared"))
         }
+        section["diversity"] = {
+            "made": round(relative_diversity(images["reference"], images["made"]), 4),
+            "real": round(relative_diversity(images["reference"], images["compared"]), 4),
+        }
+    else:
+        result.notes.append(f"Kernel distance and diversity need {FEWEST_TO_COMPARE} cases in every set; {told}")
     if min(counts.values()) > 2 * NEIGHBOURS:
-        covers = {
-            "made": coverage(features["reference"], features["made"]),
-            "real": coverage(features["reference"], features["compared"]),
-        }
+        covers = _covers(features, settings.seed)
         for figure in ("precision", "recall", "density", "coverage"):
-            section[figure] = {name: round(getattr(cover, figure), 4) for name, cover in covers.items()}
+            section[figure] = {name: round(cover[figure], 4) for name, cover in covers.items()}
     else:
         result.notes.append(
-            f"Precision, recall, density and coverage need more than {2 * NEIGHBOURS} cases in every set; there are "
-            f"{counts['made']} synthesized, {counts['reference']} and {counts['compared']} real ones."
+            f"Precision, recall, density and coverage need more than {2 * NEIGHBOURS} cases in every set; {told}"
         )
-    section["diversity"] = {
-        "made": round(relative_diversity(images["reference"], images["made"]), 4),
-        "real": round(relative_diversity(images["reference"], images["compared"]), 4),
-    }
     show(2, 3, "similarity")
     if levels_of(tuple(plan.grid.shape)) and min(counts.values()) >= 2:
         alike = {name: pairwise_similarity(images[name], settings.seed) for name in ("made", "compared")}
@@ -254,12 +222,36 @@ def _fidelity(
             "real": round(float(np.mean(alike["compared"])), 4),
         }
         result.curves["similarity"] = alike
+    else:
+        result.notes.append("The grid is too thin, or cases are too few, for the likeness of pairs (MS-SSIM).")
     result.figures["fidelity and diversity"] = section
     show(3, 3, "")
 
 
-def _labels(result: Evaluation, made: Sequence[WorkingCase], real: Sequence[WorkingCase], plan) -> None:
-    """Volumes and intensities: medians, and how far the distributions are apart (two-sample Kolmogorov-Smirnov)."""
+def _covers(features: dict[str, np.ndarray], seed: int) -> dict[str, dict[str, float]]:
+    """Precision, recall, density and coverage of as many synthesized as real cases: they depend on the number."""
+    random = np.random.default_rng(seed)
+    count = min(len(features["made"]), len(features["compared"]))
+    found: dict[str, dict[str, float]] = {}
+    for name, group in (("made", "made"), ("real", "compared")):
+        draws = DRAWS if len(features[group]) > count else 1
+        each = []
+        for _ in range(draws):
+            chosen = random.choice(len(features[group]), count, replace=False)
+            each.append(asdict(coverage(features["reference"], features[group][chosen])))
+        found[name] = {figure: float(np.mean([one[figure] for one in each])) for figure in each[0]}
+    return found
+
+
+def _labels(
+    result: Evaluation,
+    made: Sequence[WorkingCase],
+    training: Sequence[WorkingCase],
+    unseen: Sequence[WorkingCase],
+    plan,
+) -> None:
+    """Volumes and intensities: medians, and how far the distributions of synthesized and of new real cases are from
+    that of training cases (two-sample Kolmogorov-Smirnov). Intensities as if every case had the typical range."""
     from scipy import stats
 
     from ..volumes.pipeline import unmap_intensities
@@ -277,31 +269,34 @@ def _labels(result: Evaluation, made: Sequence[WorkingCase], real: Sequence[Work
                 pieces.append(found.pieces)
         return rows, pieces
 
-    labelled = [case for case in real if case.labels is not None] if plan.labels else list(real)
-    if not labelled:
+    def usable(cases: Sequence[WorkingCase]) -> list[WorkingCase]:
+        return [case for case in cases if case.labels is not None] if plan.labels else list(cases)
+
+    groups = {"made": list(made), "real": usable(training), "new": usable(unseen)}
+    if not groups["real"]:
+        result.notes.append("No training case has a segmentation: volumes of labels could not be compared.")
         return
-    (made_rows, made_pieces), (real_rows, real_pieces) = measured(made), measured(labelled)
+    measured_groups = {name: measured(cases) for name, cases in groups.items() if cases}
     section, curves = {}, {}
-    for name in made_rows[0]:
-        if name not in real_rows[0]:
+    for name in measured_groups["made"][0][0]:
+        if name not in measured_groups["real"][0][0]:
             continue
-        values = {
-            "made": np.array([row[name] for row in made_rows]),
-            "real": np.array([row[name] for row in real_rows]),
-        }
+        values = {key: np.array([row[name] for row in rows]) for key, (rows, _) in measured_groups.items()}
         section[name] = {
             key: [round(float(q), 4) for q in np.quantile(each, (0.25, 0.5, 0.75))] for key, each in values.items()
         }
-        section[name]["apart"] = round(float(stats.ks_2samp(values["made"], values["real"]).statistic), 4)
-        curves[name] = values
+        for key, apart in (("made", "apart"), ("new", "new apart")):
+            if key in values:
+                section[name][apart] = round(float(stats.ks_2samp(values[key], values["real"]).statistic), 4)
+        curves[name] = {key: values[key] for key in ("made", "real")}
     for label in plan.labels:
-        # Shares of cases whose label hangs together as that of real ones does.
-        usual = {pieces[label.name] for pieces in real_pieces}
+        # Shares of cases whose label hangs together as that of training cases does.
+        usual = {pieces[label.name] for pieces in measured_groups["real"][1]}
         section[f"pieces of {label.name}"] = {
-            "made": round(float(np.mean([pieces[label.name] in usual for pieces in made_pieces])), 4),
-            "real": 1.0,
-            "of real": sorted(usual),
-        }
+            key: round(float(np.mean([each[label.name] in usual for each in pieces])), 4)
+            for key, (_, pieces) in measured_groups.items()
+            if key != "real"
+        } | {"usual": sorted(usual)}
     result.figures["volumes and intensities"] = section
     result.curves["measures"] = curves
 
@@ -316,8 +311,12 @@ def _structure(result: Evaluation, images: dict[str, np.ndarray], plan) -> None:
     result.curves["spectrum"] = {name: radial_power(array[:, 0]) for name, array in images.items()}
     if plan.spatial_dims == 3:
         scales = plan.field.sigma, plan.field.rho
+        count = min(len(images["made"]), len(images["compared"]))  # histograms of fewer cases are farther apart
         statistics = {
-            name: orientation_statistics(array, tuple(plan.grid.spacing), *scales) for name, array in images.items()
+            name: orientation_statistics(
+                array if name == "reference" else array[:count], tuple(plan.grid.spacing), *scales
+            )
+            for name, array in images.items()
         }
         far = {key: statistics["reference"].distances(statistics[key]) for key in ("made", "compared")}
         for name, value in far["made"].items():
@@ -326,21 +325,19 @@ def _structure(result: Evaluation, images: dict[str, np.ndarray], plan) -> None:
     result.figures["structure"] = section
 
 
-def _privacy(result: Evaluation, show: Progress) -> None:
-    if len(result.training) < 2:
-        result.notes.append("One training case is too few to look for copies.")
-        return
-    found = examine(pictures_of(result.made), pictures_of(result.training), pictures_of(result.unseen), progress=show)
+def _privacy(result: Evaluation, plan, show: Progress) -> None:
+    pictures = [pictures_of(cases, plan.grid.spacing) for cases in (result.made, result.training, result.unseen)]
+    found = examine(*pictures, progress=show)
     result.privacy = found
     result.figures["privacy"] = {
         key: value for key, value in asdict(found).items() if key not in ("closest", "words")
     } | {"words": found.words}
 
 
-def _utility(result: Evaluation, settings: Settings, show: Progress) -> None:
+def _utility(result: Evaluation, plan, settings: Settings, show: Progress) -> None:
     training = [case for case in result.training if case.labels is not None]
     unseen = [case for case in result.unseen if case.labels is not None]
-    labels = max((int(case.labels.max()) for case in [*training, *unseen]), default=0)
+    labels = len(plan.labels)
     if not labels or len(training) < FEWEST_TRAINING_PAIRS or len(unseen) < FEWEST_TRAINING_PAIRS:
         result.notes.append(
             "What the pairs are worth for a segmentation was not measured: that needs "
@@ -355,41 +352,14 @@ def _utility(result: Evaluation, settings: Settings, show: Progress) -> None:
     result.figures["utility"] = {
         arm: {
             "mean dice": round(found.mean(arm), 4),
-            "dice": [None if math.isnan(value) else round(value, 4) for value in scores],
+            "interval": [round(value, 4) for value in found.interval(arm)],
+            "dice": [None if math.isnan(value) else round(value, 4) for value in found.by_label(arm)],
             "pairs": found.trained_on[arm],
         }
-        for arm, scores in found.dice.items()
-    } | {"tested on": found.tested_on, "updates": found.steps, "block": found.block}
-
-
-def _summarise(result: Evaluation) -> None:
-    section = result.figures["fidelity and diversity"]
-    distance = section.get("kernel distance")
-    if distance is not None:
-        made, real = distance["made"], distance["real"]
-        words = "as near to new real cases as training cases are, as far as so few cases can tell"
-        if made["low"] > real["high"]:
-            words = "farther from new real cases than training cases are: they can be told from real ones"
-        result.summary.append(
-            f"Fidelity: the synthesized cases are {words} (kernel distance {made['value']:.2g}, {made['low']:.2g} to "
-            f"{made['high']:.2g}; training cases {real['value']:.2g}, {real['low']:.2g} to {real['high']:.2g})."
-        )
-    diversity = section["diversity"]["made"]
-    lacking = "nearly all cases are alike: the generator has collapsed" if diversity < 0.1 else (
-        "they vary less than real cases" if diversity < 0.7 else "they vary about as much as real cases"
-    )  # fmt: skip
-    recall = (
-        f", and they reach {section['recall']['made']:.0%} of the kinds of real cases" if "recall" in section else ""
-    )
-    result.summary.append(f"Diversity: {lacking} ({diversity:.0%} of their variance){recall}.")
-    if result.privacy is not None:
-        result.summary.append(f"Privacy: {result.privacy.words}")
-    utility = result.figures.get("utility")
-    if utility is not None:
-        gain = utility["real and synthesized"]["mean dice"] - utility["real"]["mean dice"]
-        result.summary.append(
-            f"Utility: a small U-Net reaches a Dice of {utility['real']['mean dice']:.3f} trained on real pairs, "
-            f"{utility['synthesized']['mean dice']:.3f} on synthesized ones alone and "
-            f"{utility['real and synthesized']['mean dice']:.3f} on both ({gain:+.3f}); one seed, so differences below "
-            "0.01 mean nothing."
-        )
+        for arm in found.dice
+    } | {
+        "gain": {"mean": round(found.gain()[0], 4), "interval": [round(value, 4) for value in found.gain()[1]]},
+        "tested on": found.tested_on,
+        "updates": found.steps,
+        "block": found.block,
+    }

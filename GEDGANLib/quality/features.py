@@ -9,15 +9,20 @@ variances: scaled to equal ones, the smallest, which are hardly more than roundi
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .segmentation import Pairs, train_segmenter
+from ..volumes.pipeline import WorkingCase
+from .segmentation import Pairs, coarsened, pairs_of, train_segmenter
 
 COMPONENTS = 32
 """Most principal components that are kept; fewer where there are few cases."""
-KIND = "encoder of a U-Net trained to segment the real training cases"
+FEWEST_PAIRS = 4
+INTENSITY_CLASSES = 4
+"""Of the pseudo-segmentation that an encoder learns where there are no labels."""
 
 
 class Encoder:
@@ -63,3 +68,43 @@ class Encoder:
         for handle in handles:
             handle.remove()
         return torch.cat(features).double().numpy()
+
+
+Encode = Callable[[np.ndarray], np.ndarray]
+"""Images (N, C, *grid) -> features (N, d)."""
+
+
+def encoder_for(
+    training: Sequence[WorkingCase], label_count: int, steps: int, seed: int, device: str
+) -> tuple[Encode, str]:
+    """An encoder that was trained on the training cases, and its kind in words."""
+    labelled = [case for case in training if case.labels is not None and label_count]
+    if len(labelled) >= FEWEST_PAIRS:
+        pairs, classes = pairs_of(labelled), label_count
+        kind = f"the encoder of a U-Net that learned to segment the {len(labelled)} labelled training cases"
+    else:
+        classes = INTENSITY_CLASSES - 1
+        pairs = Pairs(
+            torch.from_numpy(np.stack([case.image for case in training])),
+            torch.stack([torch.from_numpy(_classes(case)) for case in training]),
+        )
+        kind = (
+            f"the encoder of a U-Net that learned to tell {INTENSITY_CLASSES} ranges of smoothed intensity apart in "
+            "the training cases, which have no segmentations: weaker than one of anatomy"
+        )
+    pairs, block = coarsened(pairs, classes, device)
+    encoder = Encoder.train(pairs, classes, steps, seed, device)
+
+    def encode(images: np.ndarray) -> np.ndarray:
+        group = torch.from_numpy(images)
+        return encoder(coarsened(Pairs(group, torch.zeros(len(group), *group.shape[2:])), 0, device)[0].images)
+
+    return encode, kind + (f", in blocks of {' x '.join(map(str, block))} voxels" if max(block) > 1 else "")
+
+
+def _classes(case: WorkingCase) -> np.ndarray:
+    from scipy import ndimage
+
+    smooth = ndimage.gaussian_filter(np.asarray(case.image[0]), 1.0)
+    borders = np.quantile(smooth, np.arange(1, INTENSITY_CLASSES) / INTENSITY_CLASSES)
+    return np.digitize(smooth, borders).astype(np.uint8)

@@ -25,9 +25,9 @@ HTML, JSON = "report.html", "report.json"
 SHOWN = 6
 CLOSEST = 5
 COLOURS = {"made": "#c8553d", "real": "#2b6777", "reference": "#2b6777", "compared": "#88a2aa"}
-NAMES = {"made": "synthesized", "real": "real", "reference": "real, new", "compared": "real, trained on"}
+NAMES = {"made": "synthesized", "real": "real", "reference": "real, compared with", "compared": "real, trained on"}
 EXPLAINED = {
-    "kernel distance": "how far the features are from those of new real cases; 0 is no distance, below 0 is chance",
+    "kernel distance": "how far the features are from those compared with; 0 is no distance, below 0 is chance",
     "precision": "share of cases that lie among real ones",
     "recall": "share of real cases that lie among these",
     "density": "how densely real ones lie around these; about 1 for real",
@@ -81,8 +81,8 @@ def _page(result: Evaluation, plan: Any) -> str:
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{_text(about['model'])}: quality report</title>"
         f"<style>{STYLE}</style><h1>Quality report of {_text(about['model'])}</h1>",
         f"<p class=w>Learned from: {_text(about['description'] or 'unnamed scans')}. {about['synthesized_cases']} "
-        f"cases were synthesized (seed {about['seed']}) and compared with {about['unseen_cases']} real cases that are "
-        f"new to the model and {about['training_cases']} that it was trained on. Features: {_text(about['features'])}. "
+        f"cases were synthesized (seed {about['seed']}); of the real cases {about['unseen_cases']} are new to the "
+        f"model and {about['training_cases']} are such that it was trained on. Features: {_text(about['features'])}. "
         f"GED-GAN {_text(about['library_version'])}.</p>",
         *(f"<p{' class=flag' if flagged and s.startswith('Privacy') else ''}>{_text(s)}</p>" for s in result.summary),
         *(f"<p class=note>{_text(note)}</p>" for note in result.notes),
@@ -102,7 +102,7 @@ def _page(result: Evaluation, plan: Any) -> str:
             parts.append(_structure_plots(result) if name == "structure" else "")
     parts.append(
         "<h2>How to read this</h2><p>Each figure of synthesized cases stands beside that of real training cases, both "
-        "compared with the same new real cases: equal figures mean as good as real, by that figure. No figure says "
+        f"compared with {_text(result.reference)}: equal figures mean as good as real, by that figure. No figure says "
         "that a case is anatomically right, or that it holds nothing of a patient. Intervals are of 95 %.</p></html>"
     )
     return "\n".join(parts)
@@ -147,33 +147,42 @@ def _measures(section: dict[str, Any]) -> str:
     rows = []
     for name, each in section.items():
         if name.startswith("pieces"):
-            words = f"{_text(name)}<br><small>share of cases with as many as real ones have: {each['of real']}</small>"
-            rows.append([words, f"{each['made']:.0%}", f"{each['real']:.0%}", ""])
+            words = f"{_text(name)}<br><small>share of cases in as many as training cases: {each['usual']}</small>"
+            rows.append([words, f"{each['made']:.0%}", "", _percent(each.get("new")), "", ""])
         else:
-            unit = "ml" if name.startswith("volume") else "units of the data"
-            rows.append(
-                [f"{_text(name)}, {unit}", _number(each["made"]), _number(each["real"]), f"{each['apart']:.2f}"]
-            )
-    return _rows(["median (quartiles)", "synthesized", "real", "apart (0 same, 1 disjoint)"], rows)
+            unit = "ml" if name.startswith("volume") else "on the typical scale of the data"
+            numbers = [_number(each[key]) if key in each else "" for key in ("made", "real", "new")]
+            aparts = [f"{each[key]:.2f}" if key in each else "" for key in ("apart", "new apart")]
+            rows.append([f"{_text(name)}, {unit}", *numbers, *aparts])
+    heading = [
+        "median (quartiles)",
+        "synthesized",
+        "trained on",
+        "new",
+        "synthesized apart from trained on",
+        "new apart",
+    ]
+    return _rows(heading, rows) + "<p><small>Apart: 0 the same distribution, 1 disjoint.</small></p>"
 
 
 def _privacy(result: Evaluation, plan: Any) -> str:
     found = result.privacy
     rows = [["nearest training case, median distance", _number(found.distance), _number(found.held_out_distance), ""]]
     rows.append(["authenticity", f"{found.authenticity:.0%}", _percent(found.held_out_authenticity), ""])
+    share, real, p = found.copies
+    rows.append(
+        ["far nearer to one training case than to others", f"{share:.0%}", f"{real:.0%} of all real", f"p {p:.2g}"]
+    )
     if found.near_training is not None:
         share, expected, p = found.near_training
         rows.append(["nearest real case was trained on", f"{share:.0%}", f"{expected:.0%} expected", f"p {p:.2g}"])
-    if found.copies is not None:
-        share, expected, p = found.copies
-        rows.append(["as near to a training case as a copy", f"{share:.0%}", f"{expected:.0%} expected", f"p {p:.2g}"])
     table = _rows(["after rigid alignment", "synthesized", "real, new", ""], rows)
     closest = found.closest[:CLOSEST]
     made = [_case(result.made[i], plan) for i, _, _ in closest]
     training = [_case(result.training[j], plan) for _, j, _ in closest]
     distances = ", ".join(f"{distance:.2f}" for _, _, distance in closest)
     sheet = _sheet([("synthesized", made), ("its nearest training case", training)], plan)
-    words = f"The {len(closest)} closest pairs, distances {distances} (0 the same, 1.4 nothing in common):"
+    words = f"The {len(closest)} most suspicious pairs, distances {distances} (0 the same, 1.4 nothing in common):"
     return f"{table}<p>{words}</p>{sheet}"
 
 
@@ -182,7 +191,7 @@ def _percent(value: float | None) -> str:
 
 
 def _utility(section: dict[str, Any], plan: Any) -> str:
-    arms = [name for name in section if isinstance(section[name], dict)]
+    arms = [name for name in section if isinstance(section[name], dict) and "dice" in section[name]]
     names = [label.name for label in plan.labels]
     rows = [
         [

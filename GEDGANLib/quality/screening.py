@@ -6,7 +6,7 @@ A case passes when, measured as the quality report measures it,
 - each label hangs together in as many pieces as those of real cases do, and no more of it is speckle;
 - it lies where real cases do: within the ball around some real case that reaches to its fifth neighbour, in the
   principal components of small pictures (the realism of Kynkäänniemi et al., NeurIPS 2019, section 4);
-- after rigid alignment it is farther from its nearest training case than the nearest two of them are from each other.
+- after rigid alignment it is not far nearer to one training case than to all others, as copies are (see ``privacy``).
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from ..errors import InputError
 from ..volumes.case import Case
 from ..volumes.measures import Measures, measure
 from ..volumes.pipeline import Progress, WorkingCase, _quiet, unmap_intensities
-from .alignment import nearest, pictures_of, small_picture
+from .alignment import neighbours, pictures_of, small_picture
 from .distances import NEIGHBOURS
+from .privacy import COPY_RATIO
 
 WIDENED = 0.1
 """Of the range of real cases, added at both ends: few cases do not reach its ends."""
 COMPONENTS = 16
 BALL_QUANTILE, BALL_WIDENED = 0.9, 1.2
 """Balls larger than most are outliers' and count for nothing; the others are a little wider, real cases being few."""
-COPY_QUANTILE = 0.01
 TRIES = 20
 """Draws for each case wanted, on average, before the gate gives up."""
 
@@ -48,15 +48,18 @@ class Screen:
                 "Leave --screen out.",
             )
         self.plan = plan
-        self.pictures = pictures_of(cases)
-        among = [each.distance for each in nearest(self.pictures, self.pictures, skip_same=True, progress=progress)]
-        self.copy_distance = float(np.quantile(among, COPY_QUANTILE))
-        measured = [self._measure(case.image, case.labels, case.affine) for case in cases]
+        self.pictures = pictures_of(cases, plan.grid.spacing)
+        measured = []
+        for index, case in enumerate(cases):
+            measured.append(self._measure(case.image, case.labels, case.affine))
+            progress(index + 1, len(cases), case.name)
         labelled = [each for each, case in zip(measured, cases) if case.labels is not None]
-        self.ranges = self._ranges([each.named() for each in measured], [each.named() for each in labelled])
+        # Brightness is that inside labels, where there are any: comparable among labelled cases alone.
+        ranged = labelled if plan.labels and labelled else measured if not plan.labels else []
+        self.ranges = self._ranges([each.named() for each in ranged])
         self.pieces = {label.name: {each.pieces[label.name] for each in labelled} for label in plan.labels if labelled}
         self.speckle = max((each.speckle for each in labelled), default=1.0)
-        flat = np.stack([picture.ravel() for picture in self.pictures]).astype(np.float64)
+        flat = np.stack([picture.voxels.ravel() for picture in self.pictures]).astype(np.float64)
         self.middle = flat.mean(0)
         _, _, components = np.linalg.svd(flat - self.middle, full_matrices=False)
         self.components = components[: min(COMPONENTS, len(flat) // 2)].T
@@ -71,13 +74,12 @@ class Screen:
         return measure(Case("", in_units, labels, affine, tuple(self.plan.labels), names))
 
     @staticmethod
-    def _ranges(rows: list[dict[str, float]], labelled: list[dict[str, float]]) -> dict[str, tuple[float, float]]:
+    def _ranges(rows: list[dict[str, float]]) -> dict[str, tuple[float, float]]:
         found = {}
-        for row_set in (rows, labelled):  # brightness inside labels is known of labelled cases alone
-            for name in row_set[0] if row_set else ():
-                values = [row[name] for row in row_set if name in row]
-                wider = WIDENED * (max(values) - min(values))
-                found[name] = (min(values) - wider, max(values) + wider)
+        for name in rows[0] if rows else ():
+            values = [row[name] for row in rows]
+            wider = WIDENED * (max(values) - min(values))
+            found[name] = (min(values) - wider, max(values) + wider)
         return found
 
     def fault(self, image: np.ndarray, labels: np.ndarray | None, affine: np.ndarray) -> str | None:
@@ -95,11 +97,11 @@ class Screen:
                 return f"{name} in pieces" if count else f"no {name}"
         if found.speckle > self.speckle + 0.01:
             return "speckle"
-        picture = small_picture(image)
-        feature = (picture.ravel() - self.middle) @ self.components
+        picture = small_picture(image, self.plan.grid.spacing)
+        feature = (picture.voxels.ravel() - self.middle) @ self.components
         if not (np.linalg.norm(self.features - feature, axis=1) <= self.radii).any():
             return "unlike real cases"
-        if nearest([picture], self.pictures)[0].distance < self.copy_distance:
+        if neighbours([picture], self.pictures)[0].ratio() < COPY_RATIO:
             return "too near to a training case"
         return None
 

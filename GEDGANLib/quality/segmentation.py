@@ -10,9 +10,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from ..volumes.pipeline import WorkingCase
 
 WIDTHS = (8, 16, 32)
 BATCH = 8
@@ -37,32 +40,52 @@ class Pairs:
         return Pairs(self.images[chosen], self.labels[chosen])
 
 
+def pairs_of(cases: Sequence[WorkingCase]) -> Pairs:
+    """Labelled working cases as pairs."""
+    return Pairs(
+        torch.stack([torch.from_numpy(np.array(case.image)) for case in cases]),
+        torch.stack([torch.from_numpy(np.array(case.labels)) for case in cases]),
+    )
+
+
 MOST_VOXELS = {"cuda": 300_000, "mps": 100_000, "cpu": 40_000}
 """Of a case, for which a U-Net is trained in minutes on the device."""
 
 
-def coarsened(pairs: Pairs, label_count: int, device: str) -> tuple[Pairs, int]:
-    """Pairs of at most :data:`MOST_VOXELS` a case: blocks of voxels become one, labelled as most of them are.
+SHORT = 8
+"""Voxels along an axis that are never joined to fewer."""
 
-    :returns: the pairs, and the sides of the blocks in voxels; 1 where they were small enough.
+
+def coarsened(pairs: Pairs, label_count: int, device: str) -> tuple[Pairs, tuple[int, ...]]:
+    """Pairs of at most :data:`MOST_VOXELS` a case, sides multiples of 4 as the U-Net needs them.
+
+    Blocks of voxels become one, labelled as most of them are; along an axis that is short already nothing is joined.
+    Sides are filled up by repeating the edge, with background as label.
+
+    :returns: the pairs, and the sides of the blocks in voxels; 1 along axes that were left alone.
     """
-    factor, dims = 1, pairs.images.ndim - 2
-    while math.prod(side // factor for side in pairs.images.shape[2:]) > MOST_VOXELS[device]:
+    dims = pairs.images.ndim - 2
+    sides, factor = list(pairs.images.shape[2:]), 1
+    factors = [1] * dims
+    while math.prod(math.ceil(side / each) for side, each in zip(sides, factors)) > MOST_VOXELS[device]:
         factor += 1
-    if factor == 1:
-        return pairs, 1
-    # Sides stay multiples of 4 for the U-Net; what is cut off at the far ends is less than that.
-    kept = [side // (4 * factor) * 4 * factor for side in pairs.images.shape[2:]]
-    inside = tuple(slice(0, side) for side in kept)
+        factors = [min(factor, max(side // SHORT, 1)) for side in sides]
+    added = [-side % (4 * factor) for side, factor in zip(sides, factors)]
+    images, labels = pairs.images, pairs.labels
+    if any(added):
+        beyond = [part for extra in reversed(added) for part in (0, extra)]
+        images = functional.pad(images, beyond, mode="replicate")
+        labels = functional.pad(labels, beyond)
+    if max(factors) == 1:
+        return Pairs(images, labels), tuple(factors)
     pool = functional.avg_pool3d if dims == 3 else functional.avg_pool2d
-    images, labels = pairs.images[(..., *inside)], pairs.labels[(..., *inside)]
-    best = torch.zeros(len(pairs), *(side // factor for side in kept))
+    best = torch.zeros(len(pairs), *(side // factor for side, factor in zip(labels.shape[1:], factors)))
     found = torch.zeros_like(best, dtype=torch.uint8)
     for index in range(label_count + 1):
-        share = pool((labels == index).float()[:, None], factor)[:, 0]
+        share = pool((labels == index).float()[:, None], factors)[:, 0]
         found[share > best] = index
         best = torch.maximum(best, share)
-    return Pairs(pool(images, factor), found), factor
+    return Pairs(pool(images, factors), found), tuple(factors)
 
 
 def small_unet(spatial_dims: int, image_channels: int, label_count: int, normalisation: str) -> nn.Module:
@@ -151,18 +174,23 @@ def train_segmenter(
 
 
 @torch.inference_mode()
-def dice(network: nn.Module, pairs: Pairs, label_count: int) -> list[float]:
-    """Mean Dice coefficient of each label, 1 to ``label_count``, over the cases that have it; NaN if none has."""
+def case_dice(network: nn.Module, pairs: Pairs, label_count: int) -> np.ndarray:
+    """Dice coefficient of each label in each case, (cases, label_count); NaN where a case does not have the label."""
     device = next(network.parameters()).device
-    overlaps: list[list[float]] = [[] for _ in range(label_count)]
+    found = np.full((len(pairs), label_count), np.nan)
     for index in range(len(pairs)):
         predicted = network(pairs.images[index : index + 1].to(device))[0].argmax(0).cpu()
         for label in range(1, label_count + 1):
             truth, guess = pairs.labels[index] == label, predicted == label
             if truth.any():
-                both = float((truth & guess).sum())
-                overlaps[label - 1].append(2 * both / float(truth.sum() + guess.sum()))
-    return [float(sum(values) / len(values)) if values else math.nan for values in overlaps]
+                found[index, label - 1] = 2 * float((truth & guess).sum()) / float(truth.sum() + guess.sum())
+    return found
+
+
+def dice(network: nn.Module, pairs: Pairs, label_count: int) -> list[float]:
+    """Mean Dice coefficient of each label, 1 to ``label_count``, over the cases that have it; NaN if none has."""
+    overlaps = case_dice(network, pairs, label_count)
+    return [float(column[~np.isnan(column)].mean()) if (~np.isnan(column)).any() else math.nan for column in overlaps.T]
 
 
 def mean_dice(network: nn.Module, pairs: Pairs, label_count: int) -> float:

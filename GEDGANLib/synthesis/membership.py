@@ -1,7 +1,7 @@
 """Which cases of a data set a model was trained on.
 
-The model file holds a digest of each of its training cases and of those that were held out. Who has the data can
-compare; from the digests alone nothing of a case can be found out.
+The model file holds a digest of the image of each case that it has ever learned from. Who has the data can compare;
+from the digests alone nothing of a case can be found out.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..training.request import digests_of
+from ..training.request import image_digest
 from ..volumes.pipeline import WorkingCase
 
 
@@ -34,10 +34,12 @@ def membership(about: dict[str, Any], cases: Sequence[WorkingCase]) -> Membershi
     :param about: of a :class:`GEDGANLib.synthesis.model_file.Model`.
     :param cases: on the grid of the model's plan.
     """
-    trained_on = set(about.get("training_digests", ()))
+    trained_on = set(about.get("trained_images", ()))
     if not trained_on:
         return Membership(tuple(range(len(cases))), (), False)
-    digests = [next(iter(digests_of([case]).values())) for case in cases]
-    trained = tuple(index for index, digest in enumerate(digests) if digest in trained_on)
-    unseen = tuple(index for index, digest in enumerate(digests) if digest not in trained_on)
-    return Membership(trained, unseen, True)
+    known = [image_digest(case) in trained_on for case in cases]
+    return Membership(
+        tuple(index for index, trained in enumerate(known) if trained),
+        tuple(index for index, trained in enumerate(known) if not trained),
+        True,
+    )

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -210,8 +209,11 @@ class Projector:
         )
 
 
-def on_grid_of(values: np.ndarray, projection: Projection) -> np.ndarray:
-    """Values (*grid) of the working grid on the grid of the projected volume, (I, J, K) float32; 0 outside."""
+def on_grid_of(values: np.ndarray, projection: Projection, outside: float = 0.0) -> np.ndarray:
+    """Values (*grid) of the working grid on the grid of the projected volume, (I, J, K) float32.
+
+    :param outside: what lies beyond the working grid.
+    """
     working = projection.working
-    moved: Any = resample(values[None], working.affine, working.source_affine, working.source_shape, outside="zeros")
-    return moved[0]
+    moved = resample(values[None] - outside, working.affine, working.source_affine, working.source_shape, "zeros")
+    return (moved[0] + outside).astype(np.float32)

@@ -75,6 +75,8 @@ class Request:
     :param data: where the cases came from.
     :param model_step: of the model that the folder holds; None before there is one.
     :param cases: name of each case, in order, and a digest of it on the working grid, see :func:`digests_of`.
+    :param taught: :func:`image_digest` of every case that the networks have ever learned from, those of a model that
+        they started from and of data that were changed meanwhile included; None where that is not known.
     """
 
     data: str
@@ -84,6 +86,7 @@ class Request:
     device: str
     model_step: int | None = None
     version: str = __version__
+    taught: Sequence[str] | None = ()
 
     def save(self, run: Path) -> None:
         """Write ``run.json``, from which on the folder holds a run."""
@@ -115,6 +118,12 @@ def digests_of(cases: Sequence[WorkingCase]) -> dict[str, str]:
         digest.update(b"" if case.labels is None else np.ascontiguousarray(case.labels))
         digests[case.name] = digest.hexdigest()[:16]
     return digests
+
+
+def image_digest(case: WorkingCase) -> str:
+    """A short text that changes with any voxel of the image of a case, and with nothing else: a scan that was segmented
+    anew, or whose class is written elsewhere, is the scan it was."""
+    return hashlib.sha256(np.ascontiguousarray(case.image)).hexdigest()[:16]
 
 
 def what_changed(before: dict[str, str], now: dict[str, str]) -> str:

@@ -25,7 +25,7 @@ from ..volumes.pictures import contact_sheet
 from ..volumes.pipeline import WorkingCase
 from ..volumes.writing import explain_unwritable, sole_owner, write_bytes
 from .log import LOG, Board, plot_losses, progress_line, read_history
-from .request import Request, digests_of, refuse_other
+from .request import Request, digests_of, image_digest, refuse_other
 
 if TYPE_CHECKING:
     from .request import Limit
@@ -52,6 +52,7 @@ class Options:
     :param changes_accepted: resume though the data are not those of before.
     :param tensorboard: write ``RUN/tensorboard`` too.
     :param start_from: state of ``generator`` and, if the model has one, ``discriminator``, to start a new run from.
+    :param taught: cases that the model to start from was taught by, see ``Request.taught``.
     :param owns_folder: the caller holds the run folder already, see ``volumes.writing.sole_owner``.
     """
 
@@ -60,6 +61,7 @@ class Options:
     changes_accepted: bool = False
     tensorboard: bool = False
     start_from: dict[str, dict] = field(default_factory=dict)
+    taught: Sequence[str] | None = ()
     owns_folder: bool = False
 
 
@@ -163,6 +165,7 @@ class _Run:
         about = {"device": device, "seed": seed, "step": state["step"], "total": limit.steps}
         self.emit("started", run=str(self.run), cases=len(self.cases), processes=self.team.size, **about)
         self.trainer = Trainer(self.plan, self.cases, device, seed, self.team, self.options.workers)
+        self._note_taught()
         view = self.trainer.view
         groups = (map(view.real_sketch, cases) for cases in (self.trainer.cases, self.trainer.held_out))
         self.monitor = Monitor(*groups) if self.team.leads else None
@@ -194,6 +197,16 @@ class _Run:
             raise StoppedOnRequest(f"Stopped at step {self.trainer.step_count}; the model so far is {model}.")
         self.emit("finished", model=str(model), step=self.trainer.step_count, seconds=round(self.seconds(), 1))
         return model
+
+    def _note_taught(self) -> None:
+        """Keep which cases the networks learn from, beside those they have learned from before."""
+        before, of_model = self.request.taught, self.options.taught
+        taught = None
+        if before is not None and of_model is not None:
+            taught = sorted({*before, *of_model, *map(image_digest, self.trainer.cases)})
+        self.request = replace(self.request, taught=taught)
+        if self.team.leads:
+            self.request.save(self.run)
 
     def _restore(self, tensors: dict, step: int) -> None:
         from .state import load_state
@@ -320,10 +333,10 @@ class _Run:
             "seed": self.request.seed,
             "device": self.request.device,
             "warnings": self.warnings,
-            # Who has the data can tell by these which cases taught the model and which did not; nobody else can.
-            "training_digests": sorted(self.request.cases[case.name] for case in self.trainer.cases),
-            "held_out_digests": sorted(self.request.cases[case.name] for case in self.trainer.held_out),
         }
+        if self.request.taught is not None:
+            # Who has the data can tell by these which cases taught the model and which did not; nobody else can.
+            about["trained_images"] = list(self.request.taught)
         save_model(self.run / MODEL, self.trainer.average, self.plan, about, self.trainer.critic())
         self.request = replace(self.request, model_step=self.trainer.step_count)
         self.request.save(self.run)

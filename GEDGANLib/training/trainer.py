@@ -311,8 +311,10 @@ class Trainer:
         for weight in trained:
             weight.requires_grad_(True)
         gradients = [weight.grad for weight in self.generator.parameters() if weight.grad is not None]
-        # Infinite where float16's scaling overflowed and left the step out, which is no fault.
-        norm = torch.nan_to_num(torch.stack(torch._foreach_norm(gradients)).norm(), posinf=torch.finfo().max)
+        norm = torch.stack(torch._foreach_norm(gradients)).norm()
+        if self.scaler.is_enabled() and not bool(torch.isfinite(norm)):
+            # float16's scaling overflowed, and the scaler left the step out: no fault, and no figure.
+            norm = torch.ones_like(norm)
         return pairing.detach(), distance.detach(), norm
 
     @torch.no_grad()

@@ -3,11 +3,12 @@
     python Testing/Benchmarks/anomaly.py --model MODEL --data TRAINING --new UNSEEN --radius 3 5
 
 MODEL was trained on TRAINING; the cases of UNSEEN are new to it. Half of them say what is usual, into the other half
-lesions are put: a ball of a random radius (mm), blurred at its rim, inside the segmented structures, as bright as the
-brightest or as dark as the darkest tenth of the labelled voxels, half of the way there. Both maps score every voxel of
-the labelled region widened by 5 voxels; the figure is the area under the ROC curve, lesion voxels against all others,
-mean and interval over cases (bootstrap). The z-score compares each voxel with mean and deviation of TRAINING and the
-first half of UNSEEN at that place, averaged over Gaussians just as the residual is: as much data as the model had.
+lesions are put: a ball of a random radius (mm), blurred at its rim, inside the segmented structures, half of the way to
+a level 15 % of the intensity range brighter than the brightest, or darker than the darkest tenth of the labelled
+voxels. Both maps score every voxel of the labelled region widened by 5 voxels; the figure is the area under the ROC
+curve, lesion voxels against all others, mean and interval over cases (bootstrap). The z-score compares each voxel with
+mean and deviation of TRAINING and the first half of UNSEEN at that place, averaged over Gaussians just as the residual
+is: as much data as the model had.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ import pytest
 
 from GEDGANLib.cli import main
 from GEDGANLib.errors import InputError
+from GEDGANLib.exchange.folder import write_folder
 from GEDGANLib.exchange.splits import make_splits
 from GEDGANLib.synthesis.membership import membership
 from GEDGANLib.synthesis.model_file import load_model
@@ -94,6 +96,44 @@ def test_a_plain_folder_holds_the_same_cases_in_either_format(trained_model, tmp
     assert main(["check", str(out)]) == 0
 
 
+def test_what_a_bundle_cannot_hold_is_refused(trained_model, tmp_path, capsys):
+    command = ["export", str(trained_model), "--to", "monai-bundle", "-o", str(tmp_path / "out")]
+    assert main([*command, "--labels", "grey matter"]) == 2
+    assert "--labels cannot be built into a bundle" in capsys.readouterr().err
+    assert main([*command, "--truncation", "0.5"]) == 2 and not (tmp_path / "out").exists()
+
+
+def test_real_cases_keep_their_fractions_and_the_set_says_that_it_holds_them(trained_model, trained_folder, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(trained_folder, data)
+    path = sorted((data / "imagesTr").iterdir())[-1]
+    image = nibabel.load(path)
+    fractions = np.asarray(image.dataobj, np.float32) / 7
+    nibabel.save(nibabel.Nifti1Image(fractions, image.affine), path)
+    out = tmp_path / "out"
+    command = ["export", str(trained_model), "--to", "nnunet", "-n", "1", "-o", str(out), "--with-real", str(data)]
+    assert main(command) == 0
+    written = nibabel.load(out / "imagesTr" / path.name)
+    np.testing.assert_allclose(np.asarray(written.dataobj), fractions, rtol=1e-6)
+    described = json.loads((out / "dataset.json").read_text())
+    assert described["description"].startswith("Real cases, and such named synthetic_")
+    # Synthetic cases have the voxels of the scans, which nnU-Net takes the median of.
+    made = nibabel.load(out / "imagesTr" / "synthetic_0_0000_0000.nii.gz")
+    assert made.shape == image.shape
+
+
+def test_an_interrupted_folder_says_where_its_cases_came_from(trained_model, tmp_path):
+    cases = Synthesizer(load_model(trained_model)).cases(3)
+
+    def interrupted():
+        yield next(cases)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_folder(tmp_path, interrupted(), "made", True, ".nii.gz")
+    assert list(json.loads((tmp_path / "provenance.json").read_text())["cases"]) == ["synthetic_0_0000"]
+
+
 def test_the_bundle_runs_by_monai_alone_and_makes_what_the_generator_makes(trained_model, tmp_path):
     bundle = tmp_path / "bundle"
     assert main(["export", str(trained_model), "--to", "monai-bundle", "-o", str(bundle)]) == 0
@@ -113,7 +153,7 @@ def test_the_bundle_runs_by_monai_alone_and_makes_what_the_generator_makes(train
     image = nibabel.load(bundle / "synthetic" / "synthetic_3_0001_image.nii.gz")
     label = nibabel.load(bundle / "synthetic" / "synthetic_3_0001_label.nii.gz")
     np.testing.assert_allclose(image.affine, case.affine, atol=1e-4)
-    np.testing.assert_allclose(np.asarray(image.dataobj), case.image[0], atol=1.0)
+    np.testing.assert_array_equal(np.asarray(image.dataobj), np.round(case.image[0]))
     assert (np.asarray(label.dataobj) == case.labels).mean() > 0.999
 
 

@@ -175,10 +175,12 @@ def test_the_commands_write_series_projection_and_anomaly(trained_model, trained
     out = tmp_path / "projection"
     few = tmp_path / "healthy"
     few.mkdir()
-    for path in sorted((trained_folder / "imagesTr").iterdir())[:6]:
+    for path in sorted((trained_folder / "imagesTr").iterdir())[-7:]:  # new to the model, and the scan itself
         shutil.copy(path, few)
     command = ["project", str(trained_model), str(scan), "-o", str(out), "--steps", "5", "--more", "2"]
     assert main([*command, "--healthy", str(few)]) == 0
+    assert "What is usual in 6 healthy cases" in capsys.readouterr().out  # all but the scan itself
+    assert set(np.unique(nrrd.read(str(out / "nearest-segmentation.nrrd"))[0])) <= {0, 1, 2}
     anomaly, _ = nrrd.read(str(out / "anomaly.nrrd"))
     assert np.isfinite(anomaly).all() and anomaly.std() > 0
     assert len(list((out / "more" / "imagesTr").iterdir())) == 2
@@ -186,6 +188,18 @@ def test_the_commands_write_series_projection_and_anomaly(trained_model, trained
     command = ["project", str(trained_model), str(scan), "--steps", "5", "--healthy", str(kept)]
     assert main([*command, "-o", str(tmp_path / "again")]) == 0
     np.testing.assert_allclose(nrrd.read(str(tmp_path / "again" / "anomaly.nrrd"))[0], anomaly, atol=1e-3)
+
+
+def test_what_cannot_be_used_for_healthy_is_said_before_the_search(trained_model, trained_folder, tmp_path, capsys):
+    scan = sorted((trained_folder / "imagesTr").iterdir())[-1]
+    command = ["project", str(trained_model), str(scan), "-o", str(tmp_path / "out"), "--healthy"]
+    few = tmp_path / "few"
+    few.mkdir()
+    for path in sorted((trained_folder / "imagesTr").iterdir())[:3]:
+        shutil.copy(path, few)
+    assert main([*command, str(few)]) == 2 and "holds 3 healthy cases" in capsys.readouterr().err
+    assert main([*command, str(tmp_path / "nothing")]) == 2
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_nearest_case_is_in_the_units_of_the_volume(trained_model, trained_folder, tmp_path):

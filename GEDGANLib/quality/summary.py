@@ -1,0 +1,47 @@
+"""What the figures of an evaluation say, in sentences."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .evaluation import Evaluation
+
+
+def summary_of(result: Evaluation) -> list[str]:
+    """What a reader of the figures should know first, a sentence a subject."""
+    found: list[str] = []
+    section = result.figures["fidelity and diversity"]
+    distance = section.get("kernel distance")
+    if distance is not None:
+        made, real = distance["made"], distance["real"]
+        words = f"as near to {result.reference} as training cases are, as far as so few cases can tell"
+        if made["low"] > real["high"]:
+            words = f"farther from {result.reference} than training cases are: they can be told from real ones"
+        found.append(
+            f"Fidelity: the synthesized cases are {words} (kernel distance {made['value']:.2g}, {made['low']:.2g} to "
+            f"{made['high']:.2g}; training cases {real['value']:.2g}, {real['low']:.2g} to {real['high']:.2g})."
+        )
+    if "diversity" in section:
+        diversity = section["diversity"]["made"]
+        words = "vary about as much as real cases"
+        if diversity < 0.7:
+            words = "vary less than real cases"
+        if diversity < 0.1:
+            words = "are nearly all alike: the generator has collapsed"
+        recall = ""
+        if "recall" in section:
+            recall = f", and they reach {section['recall']['made']:.0%} of the kinds of real cases"
+        found.append(f"Diversity: the synthesized cases {words} ({diversity:.0%} of their variance){recall}.")
+    if result.privacy is not None:
+        found.append(f"Privacy: {result.privacy.words}")
+    utility = result.figures.get("utility")
+    if utility is not None:
+        gain, (low, high) = utility["gain"]["mean"], utility["gain"]["interval"]
+        found.append(
+            f"Utility: a small U-Net reaches a Dice of {utility['real']['mean dice']:.3f} trained on real pairs, "
+            f"{utility['synthesized']['mean dice']:.3f} on synthesized ones alone and "
+            f"{utility['real and synthesized']['mean dice']:.3f} on both, half and half: {gain:+.3f} ({low:+.3f} to "
+            f"{high:+.3f} over {utility['tested on']} test cases; another seed of the U-Net may move it as much again)."
+        )
+    return found
