@@ -32,6 +32,7 @@ def run_evaluate(arguments: argparse.Namespace, events: Events) -> None:
     for dataset in datasets:
         with events.bar("reading") as show:
             cases += load_working_cases(dataset, model.plan, show)
+    cases = _each_once(cases)
     settings = Settings(arguments.number, arguments.updates, not arguments.quick, arguments.seed, device)
     result = evaluate(model, cases, settings, events.bar)
     page = write_report(arguments.output, result, model.plan)
@@ -43,6 +44,13 @@ def run_evaluate(arguments: argparse.Namespace, events: Events) -> None:
         shutil.copyfile(arguments.output / JSON, beside)
     except OSError:
         print(f"{beside} could not be written; the report is not kept beside the model.")
+
+
+def _each_once(cases: list[Any]) -> list[Any]:
+    """The cases without those whose image was there before, as where two folders overlap."""
+    from .training.request import image_digest
+
+    return list({image_digest(case): case for case in reversed(cases)}.values())[::-1]
 
 
 def report_path(model_path: Path) -> Path:

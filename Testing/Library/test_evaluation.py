@@ -78,7 +78,8 @@ def test_the_report_has_every_part_beside_real_cases(trained_model, trained_fold
 def test_few_cases_and_none_new_are_said(trained_model, trained_folder, tmp_path, capsys):
     few = trained_folder.parent / "data"
     out = tmp_path / "report"
-    command = ["evaluate", str(trained_model), "--data", str(few), "-o", str(out), "--updates", "5"]
+    # Twice the same folder is the folder once.
+    command = ["evaluate", str(trained_model), "--data", str(few), "--new", str(few), "-o", str(out), "--updates", "5"]
     assert main([*command, "-n", "6", "--quick"]) == 0
     said = capsys.readouterr().out
     assert "real cases are new to the model, fewer than 10" in said and "flatters" in said
