@@ -16,9 +16,12 @@ PAIRS = 100
 
 
 def levels_of(shape: tuple[int, ...]) -> int:
-    """Scales that a grid has room for; 0 for none."""
+    """Scales that a grid has room for; 0 for none. MONAI asks for more room than the halvings need."""
     levels = 0
-    while levels < len(WEIGHTS) and min(shape) >= KERNEL * 2**levels:
+    while levels < len(WEIGHTS):
+        room = min(min(shape) // 2**levels, min(shape) // max(levels, 1) ** 2)
+        if room < KERNEL:
+            break
         levels += 1
     return levels
 

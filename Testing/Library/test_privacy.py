@@ -149,6 +149,16 @@ def test_pairwise_similarity_is_one_for_copies_and_small_for_strangers(people):
     assert len(pairwise_similarity(others)) == 15
     assert pairwise_similarity(others).mean() < 0.8
     assert levels_of((64, 64, 64)) == 4 and levels_of((6, 40, 40)) == 0
+
+
+@pytest.mark.parametrize("side", [7, 13, 14, 27, 28, 55, 56, 62, 63, 64, 111, 112])
+def test_as_many_scales_are_asked_for_as_the_measure_takes(side):
+    images = np.random.default_rng(0).uniform(-1, 1, (2, 1, side, side)).astype(np.float32)
+    assert len(pairwise_similarity(images)) == 1
+
+
+def test_similarity_needs_two_cases(people):
+    others = np.stack([person.voxels for person in people[:6]])
     with pytest.raises(ValueError, match="2 cases"):
         pairwise_similarity(others[:1])
 
