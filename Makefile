@@ -23,7 +23,7 @@ $(READY): pyproject.toml Testing/requirements.txt
 	@touch $(READY)
 
 test: $(READY)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(READY)
 	@$(BIN)/ruff check .

@@ -20,7 +20,8 @@ from GEDGANLib.volumes.cohort import make_case
 from GEDGANLib.volumes.dataset import find_dataset
 from GEDGANLib.volumes.pipeline import WorkingCase, check_dataset, load_working_cases
 
-torch.set_num_threads(2)
+# Of two processes that run tests side by side each gets one core.
+torch.set_num_threads(1 if os.environ.get("PYTEST_XDIST_WORKER") else 2)
 
 SMALL_SHAPE = (16, 24, 16)
 
