@@ -20,8 +20,11 @@ from GEDGANLib.volumes.cohort import make_case
 from GEDGANLib.volumes.dataset import find_dataset
 from GEDGANLib.volumes.pipeline import WorkingCase, check_dataset, load_working_cases
 
-# Of two processes that run tests side by side each gets one core.
-torch.set_num_threads(1 if os.environ.get("PYTEST_XDIST_WORKER") else 2)
+# Of two processes that run tests side by side each gets one core; so do the processes that they start, or sums would
+# be rounded otherwise there than here.
+THREADS = 1 if os.environ.get("PYTEST_XDIST_WORKER") else 2
+os.environ["OMP_NUM_THREADS"] = str(THREADS)
+torch.set_num_threads(THREADS)
 
 SMALL_SHAPE = (16, 24, 16)
 

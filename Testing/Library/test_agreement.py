@@ -73,5 +73,5 @@ def test_it_trains(small_plan, small_cases, heads, kind, pair_sees):
     networks = replace(small_plan.networks, heads=heads, pair_sees=pair_sees)
     field = replace(small_plan.field, kind=kind, agreement=True)
     trainer = Trainer(replace(small_plan, networks=networks, field=field), cases, "cpu", 0)
-    assert all(trainer.step().finite() for _ in range(2))
+    assert all(trainer.step().sound() for _ in range(2))
     assert trainer.critic() is not None

@@ -135,7 +135,7 @@ def test_real_parts_lie_where_they_say(parts_plan, cases_of_32):
 def test_fine_parts_reach_all_weights_and_the_coarse_case_agrees(parts_plan, cases_of_32):
     trainer = Trainer(parts_plan, cases_of_32, "cpu", 0)
     before = {name: weight.clone() for name, weight in trainer.generator.named_parameters()}
-    assert all(trainer.step().finite() for _ in range(3))
+    assert all(trainer.step().sound() for _ in range(3))
     assert all(bool((weight != before[name]).any()) for name, weight in trainer.generator.named_parameters())
     with torch.no_grad():
         fine = trainer.generator(torch.randn(1, parts_plan.networks.latent_size))

@@ -220,7 +220,7 @@ def test_a_plan_of_thick_slices_trains():
         for i in range(3)
     ]
     trainer = Trainer(plan, cases, "cpu", 0)
-    assert all(trainer.step().finite() for _ in range(2)) and trainer.critic() is not None
+    assert all(trainer.step().sound() for _ in range(2)) and trainer.critic() is not None
 
 
 def test_few_labelled_cases_fill_half_of_each_batch():

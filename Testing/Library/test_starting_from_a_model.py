@@ -108,7 +108,7 @@ def test_half_precision_never_reaches_the_field_or_a_penalty(small_plan, small_c
         return original_penalty(outputs, *inputs, **options)
 
     monkeypatch.setattr(torch.autograd, "grad", penalty)
-    assert all(trainer.step().finite() for _ in range(2))
+    assert all(trainer.step().sound() for _ in range(2))
     assert seen == {
         "field": {torch.float32},
         "penalty": {torch.float32},
@@ -134,7 +134,7 @@ def test_held_out_cases_steer_and_teach_nothing(small_plan, small_cases):
     for trainer in trainers:
         assert not {case.name for case in trainer.cases} & held_out
         for _ in range(9):
-            assert trainer.step().finite()
+            assert trainer.step().sound()
     one, other = (state_of(trainer) for trainer in trainers)
     assert all(torch.equal(one[name], other[name]) for name in one if name != "strength")
     assert not torch.equal(one["strength"], other["strength"])

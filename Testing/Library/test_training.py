@@ -58,7 +58,7 @@ def test_weights_move_and_losses_stay_numbers(small_plan, small_cases):
     trainer = Trainer(small_plan, small_cases, "cpu", 0)
     before = [weight.clone() for weight in trainer.generator.parameters()]
     figures = [trainer.step() for _ in range(3)]
-    assert all(figure.finite() for figure in figures)
+    assert all(figure.sound() for figure in figures)
     moved = [bool((now != then).any()) for now, then in zip(trainer.generator.parameters(), before)]
     assert all(moved)
 
@@ -84,7 +84,7 @@ def test_cases_without_labels_teach_the_image_alone(small_plan, small_cases):
     cases = [replace(case, labels=None) if index % 2 else case for index, case in enumerate(small_cases)]
     trainer = Trainer(small_plan, cases, "cpu", 0)
     assert trainer.labelled.tolist() == [True, False] * 3
-    assert trainer.step().finite()
+    assert trainer.step().sound()
 
 
 def test_stopping_keeps_everything_and_resuming_goes_on_bit_for_bit(small_plan, small_cases, tmp_path, same_clock):
@@ -114,7 +114,7 @@ def test_any_objective_and_optimizer_resumes_bit_for_bit(small_plan, small_cases
     resumed = Trainer(plan, small_cases, "cpu", 0)
     load_state(resumed, state, whole.step_count)
     for trainer in (whole, resumed):
-        assert trainer.step().finite()
+        assert trainer.step().sound()
     assert all(torch.equal(a, b) for a, b in zip(whole.generator.parameters(), resumed.generator.parameters()))
     assert all(torch.equal(a, b) for a, b in zip(whole.discriminator.parameters(), resumed.discriminator.parameters()))
 
@@ -171,7 +171,7 @@ def test_a_worker_tells_its_events(cohort_folder, tmp_path):
         assert kind in kinds
     last = [event for event in events if event["event"] == "progress" and "losses" in event][-1]
     assert last["step"] == last["total"] == 4 and last["progress"] == 1.0 and last["seconds_left"] == 0.0
-    assert set(last["losses"]) == {"discriminator_loss", "generator_loss", "penalty", "gap", "distance"}
+    assert set(last["losses"]) == {"discriminator_loss", "generator_loss", "penalty", "gap", "distance", "gradient"}
     assert Path(events[-1]["model"]).exists()
     logged = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert logged[-1] == {key: value for key, value in last.items() if key != "event"}
@@ -360,7 +360,7 @@ def test_separate_heads_train_on_few_labels(small_plan, small_cases, pair_sees, 
     trainer.step_count = 0
     heads = trainer.discriminator.image, trainer.discriminator.pair
     before = [head.pack.weight.detach().clone() for head in heads]
-    assert all(trainer.step().finite() for _ in range(2))
+    assert all(trainer.step().sound() for _ in range(2))
     assert all(bool((head.pack.weight != then).any()) for head, then in zip(heads, before))
     train_steps(plan, cases, tmp_path / "run", 1)
     assert load_model(tmp_path / "run" / "model.safetensors", with_critic=True).critic is not None
@@ -371,7 +371,7 @@ def test_separate_heads_train_on_few_labels(small_plan, small_cases, pair_sees, 
 def test_any_field_at_any_stage_trains(small_plan, small_cases, kind, stage):
     plan = replace(small_plan, field=replace(small_plan.field, kind=kind, stage=stage))
     trainer = Trainer(plan, small_cases, "cpu", 0)
-    assert trainer.step().finite()
+    assert trainer.step().sound()
     assert (trainer.view.field is None) == (kind == "none")
 
 
