@@ -205,8 +205,11 @@ class Synthesizer:
 
 
 def most_probable(probabilities: np.ndarray) -> np.ndarray:
-    """Index of the largest of (labels, *grid), uint8."""
-    import torch
-
-    # NumPy's argmax along the first axis jumps through memory and takes four times as long.
-    return torch.from_numpy(probabilities).argmax(0).to(torch.uint8).numpy()
+    """Index of the largest of (labels, *grid), uint8; the first of several that are equal."""
+    # Label by label: argmax along the first axis jumps through memory and takes ten times as long.
+    best = probabilities[0].copy()
+    labels = np.zeros(best.shape, np.uint8)
+    for index, probability in enumerate(probabilities[1:], 1):
+        labels[probability > best] = index
+        np.maximum(best, probability, out=best)
+    return labels

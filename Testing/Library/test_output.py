@@ -13,7 +13,7 @@ from GEDGANLib.errors import InputError
 from GEDGANLib.exchange.nnunet import voxels_to_write
 from GEDGANLib.synthesis.model_file import load_model
 from GEDGANLib.synthesis.output import grid_of_spacing, original_grid
-from GEDGANLib.synthesis.synthesizer import Form, Synthesizer
+from GEDGANLib.synthesis.synthesizer import Form, Synthesizer, most_probable
 from GEDGANLib.volumes.geometry import centre_of, spacing_of
 from GEDGANLib.volumes.measures import measure, piece_sizes
 
@@ -96,6 +96,11 @@ def test_intensities_keep_a_type_that_holds_them(values, integer, kind):
     written = voxels_to_write(np.array(values, np.float32), integer)
     assert written.dtype == kind
     np.testing.assert_allclose(written, values)
+
+
+def test_the_most_probable_label_is_argmaxs():
+    probabilities = np.random.default_rng(0).integers(0, 4, (5, 6, 7, 8)).astype(np.float32)
+    np.testing.assert_array_equal(most_probable(probabilities), probabilities.argmax(0))
 
 
 def test_pieces_are_counted_and_speckle_is_not_one():
