@@ -11,6 +11,7 @@ import argparse
 import shlex
 import textwrap
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from . import __version__
@@ -31,7 +32,7 @@ def run_synthesize(arguments: argparse.Namespace, events: Events) -> None:
     claim_scene(arguments.scene)
     claim_empty_folder(arguments.output)
     check_class(arguments, model)
-    integer = all(channel.integer for channel in model.plan.channels) and not arguments.float
+    integer = model.plan.whole_numbers and not arguments.float
     # A scene holds all cases at once anyway; without one they go to disk one by one.
     kept: list = []
     rejected: Counter[str] = Counter()
@@ -52,8 +53,7 @@ def run_synthesize(arguments: argparse.Namespace, events: Events) -> None:
     print(f"{arguments.number} case(s), each with its segmentation, are in {arguments.output} (an nnU-Net data set)."
           if model.plan.labels else f"{arguments.number} case(s) are in {arguments.output}.")  # fmt: skip
     if passing is not None:
-        reasons = ", ".join(f"{reason} ({count})" for reason, count in rejected.most_common())
-        print(f"Drawn again: {sum(rejected.values())} case(s){': ' if reasons else ''}{reasons}.")
+        say_rejected(rejected)
     print(f"Contact sheet: {sheet}")
     if arguments.scene is not None:
         _write_scene(arguments.scene, kept, model)
@@ -171,26 +171,19 @@ def _write_scene(path: Path, cases: list, model) -> None:
 
 
 def run_explain(arguments: argparse.Namespace, events: Events) -> None:
-    import numpy as np
 
     from .device import choose_device
     from .synthesis.explain import colour_maps, draw_explanation, scalar_maps, structure_maps, unlikeness_map
     from .synthesis.model_file import load_model
-    from .volumes.case import Case
-    from .volumes.files import read_volume, stem_of, write_colours, write_volume
-    from .volumes.reading import check_voxels
+    from .volumes.files import write_colours, write_volume
     from .volumes.writing import claim_empty_folder
 
     model = None
     if arguments.model is not None:
         model = load_model(arguments.model, choose_device(arguments.device), with_critic=True)
-    volume = read_volume(arguments.volume, 1 if model is None else len(model.plan.channels))
-    image = volume.array if volume.array.ndim == 4 else volume.array[None]
-    for voxels in image:
-        check_voxels(arguments.volume, voxels)
-    names = ("image",) if model is None else tuple(channel.name for channel in model.plan.channels)
-    image = image.astype(np.float32)
-    case = Case(stem_of(arguments.volume), image, None, volume.affine, channel_names=names)
+    case = read_scan(
+        arguments.volume, ["image"] if model is None else [channel.name for channel in model.plan.channels]
+    )
     with events.bar("explaining") as show:
         show(0, 2, "structure")
         maps = structure_maps(case.image[0], case.affine, arguments.sigma, arguments.rho)
@@ -215,6 +208,30 @@ def run_explain(arguments: argparse.Namespace, events: Events) -> None:
             add_maps(case, scalar_maps(maps, unlikeness), colour_maps(maps), f"Explanation of {case.name}")
             save_scene(application, arguments.scene)
         print(f"Scene: {arguments.scene}")
+
+
+def read_scan(path: Path, channel_names: Sequence[str]):
+    """A volume, or a folder of DICOM slices, as a case of these channels without labels.
+
+    :raises InputError: it cannot be used.
+    """
+    import numpy as np
+
+    from .volumes.case import Case
+    from .volumes.files import read_volume, stem_of
+    from .volumes.reading import check_voxels
+
+    volume = read_volume(path, len(channel_names))
+    image = volume.array if volume.array.ndim == 4 else volume.array[None]
+    for voxels in image:
+        check_voxels(path, voxels)
+    return Case(stem_of(path), image.astype(np.float32), None, volume.affine, channel_names=tuple(channel_names))
+
+
+def say_rejected(rejected: Counter[str]) -> None:
+    """Tell how many cases the gate drew again, and why."""
+    reasons = ", ".join(f"{reason} ({count})" for reason, count in rejected.most_common())
+    print(f"Drawn again: {sum(rejected.values())} case(s){': ' if reasons else ''}{reasons}.")
 
 
 def claim_scene(path: Path | None) -> None:

@@ -73,6 +73,7 @@ def find_for(model: Any, folder: Path) -> Any:
 
 
 def run_export(arguments: argparse.Namespace, events: Events) -> None:
+    from .commands import say_rejected
     from .device import choose_device
     from .synthesis.model_file import load_model
     from .volumes.writing import claim_empty_folder
@@ -90,7 +91,6 @@ def run_export(arguments: argparse.Namespace, events: Events) -> None:
                 f"{given[0] if given else '--truncation'} cannot be built into a bundle, which holds the generator.",
                 "Leave it out; or use --to folder.",
             )
-    if arguments.to == "monai-bundle":
         from .exchange.monai_bundle import write_bundle
 
         model = load_model(arguments.model, "cpu")
@@ -112,7 +112,8 @@ def run_export(arguments: argparse.Namespace, events: Events) -> None:
                 arguments.output, with_progress(cases, arguments.number, show), describe_origin(model), integer,
                 arguments.format,
             )  # fmt: skip
-        _say_rejected(rejected)
+        if rejected:
+            say_rejected(rejected)
         print(f"{arguments.number} case(s) are in {arguments.output}.")
 
 
@@ -127,20 +128,15 @@ def _made(arguments: argparse.Namespace, model: Any, events: Events) -> tuple[An
     cases = screened(arguments, synthesizer, rejected, events)
     if cases is None:
         cases = synthesizer.cases(arguments.number, arguments.seed, class_name=arguments.class_name)
-    integer = all(channel.integer for channel in model.plan.channels) and not arguments.float
+    integer = model.plan.whole_numbers and not arguments.float
     return cases, rejected, integer
-
-
-def _say_rejected(rejected: Counter[str]) -> None:
-    if rejected:
-        reasons = ", ".join(f"{reason} ({count})" for reason, count in rejected.most_common())
-        print(f"Drawn again: {sum(rejected.values())} case(s): {reasons}.")
 
 
 def _export_nnunet(arguments: argparse.Namespace, model: Any, events: Events) -> None:
     from dataclasses import replace
     from itertools import chain
 
+    from .commands import say_rejected
     from .exchange.nnunet import write_dataset
     from .exchange.splits import make_splits, write_splits
     from .synthesis.output import LabelSubset
@@ -178,7 +174,8 @@ def _export_nnunet(arguments: argparse.Namespace, model: Any, events: Events) ->
     with events.bar("writing") as show:
         shown = with_progress(parts, total, show)
         write_dataset(arguments.output, shown, description, integer, with_labels_alone=True, channel_names=channels)
-    _say_rejected(rejected)
+    if rejected:
+        say_rejected(rejected)
     print(f"{total} case(s), {arguments.number} of them synthetic, are in {arguments.output}.")
     if splits is not None:
         path = write_splits(arguments.output, splits, names)

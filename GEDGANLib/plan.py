@@ -219,6 +219,11 @@ class Plan:
     def spatial_dims(self) -> int:
         return len(self.grid.shape)
 
+    @property
+    def whole_numbers(self) -> bool:
+        """Whether the data, and so synthesized cases, are whole numbers in every channel."""
+        return all(channel.integer for channel in self.channels)
+
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain JSON types."""
         return asdict(self)

@@ -65,7 +65,7 @@ def run_vary(arguments: argparse.Namespace, events: Events) -> None:
     with events.bar("synthesizing") as show:
         frames = with_progress(explorer.series(direction, start, end, arguments.frames), arguments.frames, show)
         made = list(frames)
-    integer = all(channel.integer for channel in model.plan.channels)
+    integer = model.plan.whole_numbers
     write_dataset(arguments.output, made, describe_origin(model), integer)
     sheet = arguments.output / "contact-sheet.png"
     shown = [made[i] for i in np.unique(np.linspace(0, len(made) - 1, min(len(made), 9)).round().astype(int))]
@@ -83,7 +83,7 @@ def run_vary(arguments: argparse.Namespace, events: Events) -> None:
 
 
 def run_project(arguments: argparse.Namespace, events: Events) -> None:
-    from .commands import claim_scene
+    from .commands import claim_scene, read_scan
     from .device import choose_device
     from .exchange.nnunet import write_dataset
     from .synthesis.explorer import near
@@ -95,7 +95,7 @@ def run_project(arguments: argparse.Namespace, events: Events) -> None:
     from .volumes.writing import claim_empty_folder, write_bytes
 
     model = load_model(arguments.model, choose_device(arguments.device), with_critic=True)
-    case = read_case_for(model, arguments.volume)
+    case = read_scan(arguments.volume, [channel.name for channel in model.plan.channels])
     usual = _what_is_usual(arguments, model, case)
     claim_scene(arguments.scene)
     claim_empty_folder(arguments.output)
@@ -145,7 +145,7 @@ def run_project(arguments: argparse.Namespace, events: Events) -> None:
         )
         folder = arguments.output / "more"
         claim_empty_folder(folder)
-        integer = all(channel.integer for channel in model.plan.channels)
+        integer = model.plan.whole_numbers
         write_dataset(folder, made, describe_origin(model), integer)
         print(f"{arguments.more} more like this one are in {folder}.")
     if arguments.scene is not None:
@@ -156,23 +156,6 @@ def run_project(arguments: argparse.Namespace, events: Events) -> None:
             add_maps(case, maps, [], f"Projection of {case.name}")
             save_scene(application, arguments.scene)
         print(f"Scene: {arguments.scene}")
-
-
-def read_case_for(model: Any, path: Path) -> Any:
-    """A volume as a case of the model's channels.
-
-    :raises InputError: it cannot be used.
-    """
-    from .volumes.case import Case
-    from .volumes.files import read_volume, stem_of
-    from .volumes.reading import check_voxels
-
-    volume = read_volume(path, len(model.plan.channels))
-    image = volume.array if volume.array.ndim == 4 else volume.array[None]
-    for voxels in image:
-        check_voxels(path, voxels)
-    names = tuple(channel.name for channel in model.plan.channels)
-    return Case(stem_of(path), image.astype(np.float32), None, volume.affine, channel_names=names)
 
 
 def _write_maps(folder: Path, maps: list[tuple[str, np.ndarray]], case: Any, model: Any) -> None:
@@ -186,10 +169,11 @@ def _write_maps(folder: Path, maps: list[tuple[str, np.ndarray]], case: Any, mod
 
 def _in_units_of(case: Any, model: Any, projection: Any) -> tuple[np.ndarray, np.ndarray]:
     """The nearest case and what is left, (C, *grid) on the working grid, in the units of the volume."""
-    ranges = np.array([channel.range_of(voxels) for channel, voxels in zip(model.plan.channels, case.image)])
-    low, half = (values.reshape(-1, 1, 1, 1) for values in (ranges[:, 0], (ranges[:, 1] - ranges[:, 0]) / 2))
-    nearest, rest = (projection.made + 1) * half + low, projection.residual * half
-    return nearest.astype(np.float32), rest.astype(np.float32)
+    from .volumes.pipeline import unmap_intensities
+
+    ranges = [channel.range_of(voxels) for channel, voxels in zip(model.plan.channels, case.image)]
+    half = np.array([(high - low) / 2 for low, high in ranges], np.float32).reshape(-1, 1, 1, 1)
+    return unmap_intensities(projection.made, ranges), projection.residual * half
 
 
 def _what_is_usual(arguments: argparse.Namespace, model: Any, case: Any) -> Any | None:
@@ -204,14 +188,13 @@ def _what_is_usual(arguments: argparse.Namespace, model: Any, case: Any) -> Any 
     from .judging import find_for
     from .synthesis.anomaly import FEWEST, Healthy
     from .synthesis.membership import membership
-    from .synthesis.synthesizer import Synthesizer
     from .training.request import image_digest
     from .volumes.pipeline import load_working_cases, to_working
 
     if arguments.healthy is None:
         return None
     if arguments.healthy.is_file():
-        return Healthy.load(arguments.healthy, Synthesizer(model).model_digest)
+        return Healthy.load(arguments.healthy, model.digest)
     own = image_digest(to_working(case, model.plan))
     every = load_working_cases(find_for(model, arguments.healthy), model.plan)
     cases = [working for working in every if image_digest(working) != own]
@@ -234,7 +217,6 @@ def _healthy(
 ) -> Any | None:
     """What is usual as a ``Healthy``; projected where it is cases, and then kept."""
     from .synthesis.anomaly import Healthy
-    from .synthesis.synthesizer import Synthesizer
 
     if usual is None or isinstance(usual, Healthy):
         return usual
@@ -242,7 +224,7 @@ def _healthy(
         projected = (projector.project_working(working, arguments.steps).residual for working in usual)
         healthy = Healthy.of(list(with_progress(projected, len(usual), show)))
     path = arguments.output / "healthy.safetensors"
-    healthy.save(path, Synthesizer(model).model_digest)
+    healthy.save(path, model.digest)
     print(f"What is usual in {len(usual)} healthy cases is kept in {path}; give that file the next time.")
     return healthy
 
@@ -251,8 +233,7 @@ def _draw(path: Path, case: Any, maps: list[tuple[str, np.ndarray]]) -> None:
     """The volume and its maps, a column each, a plane a row."""
     from matplotlib.figure import Figure
 
-    from .volumes.geometry import spacing_of, to_closest_ras
-    from .volumes.pictures import PLANES, save_figure
+    from .volumes.pictures import PLANES, draw_planes, save_figure
 
     low, high = (float(value) for value in np.percentile(case.image[0], (0.5, 99.5)))
     grey = {"cmap": "gray", "vmin": low, "vmax": max(high, low + 1e-6)}
@@ -265,15 +246,6 @@ def _draw(path: Path, case: Any, maps: list[tuple[str, np.ndarray]]) -> None:
     figure = Figure(figsize=(2.2 * len(columns), 6), facecolor="black", layout="constrained")
     axes = figure.subplots(len(PLANES), len(columns), squeeze=False)
     for column, (name, array, look) in enumerate(columns):
-        moved, affine = to_closest_ras(array, case.affine)
-        spacing = spacing_of(affine)
-        for row, (_, normal) in enumerate(PLANES):
-            axis = axes[row, column]
-            across, up = [other for other in range(3) if other != normal]
-            picture = np.take(moved, moved.shape[normal] // 2, axis=normal).T
-            axis.imshow(picture, origin="lower", aspect=spacing[up] / spacing[across], interpolation="nearest", **look)
-            axis.invert_xaxis()
-            axis.set_axis_off()
-            if row == 0:
-                axis.set_title(f"{name}, SD" if name == "anomaly" else name, color="white", fontsize=9)
+        title = f"{name}, SD" if name == "anomaly" else name
+        draw_planes(axes[:, column], array, case.affine, look, title, 9)
     save_figure(figure, path)

@@ -139,7 +139,7 @@ def inference(model: Model) -> dict[str, Any]:
     channels = len(plan.channels)
     lows = [channel.typical[0] for channel in plan.channels]
     highs = [channel.typical[1] for channel in plan.channels]
-    integer = all(channel.integer for channel in plan.channels)
+    integer = plan.whole_numbers
     save = {
         "_target_": "SaveImage",
         "output_dir": "@output_dir",
@@ -148,7 +148,7 @@ def inference(model: Model) -> dict[str, Any]:
         "print_log": False,
         "output_ext": ".nii.gz",
     }
-    # Latents of one seed are drawn together, so case 5 is the same whether 8 or 800 are made.
+    # Each latent has a generator of its own, so case 5 is the same whether 8 or 800 are made.
     draw = (
         "$torch.stack([torch.randn(@latent_size, generator=torch.Generator().manual_seed(@seed * 1000003 + i)) "
         "for i in range(@number)])"

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ..structure.agreement import AgreementField
 from ..structure.field import FIELDS, StructureField
@@ -66,6 +67,19 @@ def build_field(plan, tau: float) -> StructureField | None:
         tau=tau,
         stride=plan.field_stride,
     )
+
+
+def seen_alone(plan, image: Tensor, tau: float) -> tuple[Tensor, ...]:
+    """What a discriminator that was trained with ``plan`` sees of images alone, without labels.
+
+    :param image: (N, channels, *grid); where the plan trains on parts, means over blocks of it are seen.
+    :param tau: of its field, see :func:`build_field`.
+    """
+    plan = plan_of_critic(plan)
+    image = functional.adaptive_avg_pool3d(image, tuple(plan.grid.shape))
+    labels = image.new_zeros(len(image), len(plan.labels) + 1 if plan.labels else 0, *plan.grid.shape)
+    fields = build_field(plan, tau), build_agreement(plan, tau)
+    return seen(torch.cat([image, labels], 1), *fields, len(plan.channels))
 
 
 def coarse_plan(plan):

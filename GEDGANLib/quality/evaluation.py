@@ -21,10 +21,10 @@ from ..synthesis.model_file import Model
 from ..synthesis.synthesizer import Synthesizer
 from ..volumes.case import Case
 from ..volumes.measures import measure
-from ..volumes.pipeline import Progress, WorkingCase
+from ..volumes.pipeline import Progress, WorkingCase, map_intensities, unmap_intensities
 from .alignment import pictures_of
 from .distances import NEIGHBOURS, coverage, kernel_distance, relative_diversity
-from .features import encoder_for
+from .features import FEWEST_PAIRS, encoder_for
 from .orientation import orientation_statistics
 from .privacy import Privacy, examine
 from .segmentation import pairs_of
@@ -35,7 +35,6 @@ from .utility import measure_utility
 
 FEWEST_UNSEEN = 10
 """Real cases that the model has not seen, below which they cannot stand for the population."""
-FEWEST_TRAINING_PAIRS = 4
 FEWEST_TO_COMPARE = 8
 """Cases of a set below which neither distance nor diversity means anything."""
 DRAWS = 10
@@ -105,11 +104,11 @@ def evaluate(model: Model, cases: Sequence[WorkingCase], settings: Settings, bar
     plan = model.plan
     members = membership(model.about, cases)
     training, unseen = [cases[i] for i in members.trained], [cases[i] for i in members.unseen]
-    if len(training) < FEWEST_TRAINING_PAIRS:
+    if len(training) < FEWEST_PAIRS:
         raise InputError(
             f"{len(cases)} cases are too few to judge a model by."
-            if len(cases) < FEWEST_TRAINING_PAIRS
-            else f"The data hold {len(training)} of the cases that the model was trained on; {FEWEST_TRAINING_PAIRS} "
+            if len(cases) < FEWEST_PAIRS
+            else f"The data hold {len(training)} of the cases that the model was trained on; {FEWEST_PAIRS} "
             "are needed.",
             "Give the folder that it was trained on, best with more cases of the same kind in it.",
         )
@@ -153,7 +152,7 @@ def evaluate(model: Model, cases: Sequence[WorkingCase], settings: Settings, bar
 def _about(model: Model, settings: Settings, training: int, unseen: int) -> dict[str, Any]:
     return {
         "model": model.path.name,
-        "model_digest": Synthesizer(model).model_digest,
+        "model_digest": model.digest,
         "description": model.plan.description,
         "trained": {key: model.about.get(key) for key in ("steps", "seconds", "seed", "cases", "held_out")},
         "library_version": __version__,
@@ -166,13 +165,8 @@ def _about(model: Model, settings: Settings, training: int, unseen: int) -> dict
 
 def _as_working(case: Case, plan) -> WorkingCase:
     """A synthesized case in the intensities that the networks see."""
-    ranges = np.array([channel.typical for channel in plan.channels], np.float32)
-    low, high = (ranges[:, side].reshape(-1, 1, 1, 1) for side in (0, 1))
-    image = (case.image - low) / np.where(high > low, high - low, 1) * 2 - 1
-    shape = tuple(case.image.shape[1:])
-    return WorkingCase(
-        case.name, np.clip(image, -1, 1).astype(np.float32), case.labels, case.affine, case.affine, shape
-    )
+    image = map_intensities(case.image, [channel.typical for channel in plan.channels])
+    return WorkingCase(case.name, image, case.labels, case.affine, case.affine, tuple(image.shape[1:]))
 
 
 def _images(cases: Sequence[WorkingCase]) -> np.ndarray:
@@ -253,8 +247,6 @@ def _labels(
     """Volumes and intensities: medians, and how far the distributions of synthesized and of new real cases are from
     that of training cases (two-sample Kolmogorov-Smirnov). Intensities as if every case had the typical range."""
     from scipy import stats
-
-    from ..volumes.pipeline import unmap_intensities
 
     typical = [channel.typical for channel in plan.channels]
 
@@ -338,10 +330,10 @@ def _utility(result: Evaluation, plan, settings: Settings, show: Progress) -> No
     training = [case for case in result.training if case.labels is not None]
     unseen = [case for case in result.unseen if case.labels is not None]
     labels = len(plan.labels)
-    if not labels or len(training) < FEWEST_TRAINING_PAIRS or len(unseen) < FEWEST_TRAINING_PAIRS:
+    if not labels or len(training) < FEWEST_PAIRS or len(unseen) < FEWEST_PAIRS:
         result.notes.append(
             "What the pairs are worth for a segmentation was not measured: that needs "
-            f"{FEWEST_TRAINING_PAIRS} labelled training cases and as many new to the model; there are {len(training)} "
+            f"{FEWEST_PAIRS} labelled training cases and as many new to the model; there are {len(training)} "
             f"and {len(unseen)}."
         )
         return

@@ -263,7 +263,7 @@ def load_directions(path: Path, model_digest: str, latent_size: int) -> list[Dir
 
 def directions_of(model: Model, progress: Progress = _quiet) -> list[Direction]:
     """The directions kept beside the model, or newly found ones, which are then kept there if that is possible."""
-    digest = Synthesizer(model).model_digest
+    digest = model.digest
     path = directions_path(model.path)
     found = load_directions(path, digest, model.plan.networks.latent_size)
     if found is None:

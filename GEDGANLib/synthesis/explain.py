@@ -91,7 +91,7 @@ def unlikeness_map(model: Model, case: Case) -> np.ndarray:
     import torch
     from torch.nn import functional
 
-    from ..networks.build import build_agreement, build_field, plan_of_critic, seen
+    from ..networks.build import seen_alone
 
     plan, critic = model.plan, model.critic
     if critic is None:
@@ -104,18 +104,13 @@ def unlikeness_map(model: Model, case: Case) -> np.ndarray:
             "Choose a volume like those the model was trained on.",
         )
     working = to_working(case, plan)
-    shape, plan = tuple(plan.grid.shape), plan_of_critic(plan)
     device = next(critic.discriminator.parameters()).device
     image = torch.from_numpy(working.image)[None].to(device)
-    # Means over blocks where the discriminator of whole cases sees them coarsely; as it is elsewhere.
-    image = functional.adaptive_avg_pool3d(image, tuple(plan.grid.shape))
-    labels = image.new_zeros(1, len(plan.labels) + 1 if plan.labels else 0, *plan.grid.shape)
-    field, agreement = build_field(plan, critic.tau), build_agreement(plan, critic.tau)
     with torch.inference_mode():
-        inputs = seen(torch.cat([image, labels], 1), field, agreement, len(plan.channels))
+        inputs = seen_alone(plan, image, critic.tau)
         realness = critic.discriminator.realness(*inputs, labelled=torch.zeros(1, device=device))
         unlike = ((critic.mean - realness) / critic.deviation)[None]
-        full = functional.interpolate(unlike, size=shape, mode="trilinear", align_corners=False)
+        full = functional.interpolate(unlike, size=tuple(plan.grid.shape), mode="trilinear", align_corners=False)
     return resample(full[0].cpu().numpy(), working.affine, case.affine, case.image.shape[1:], outside="border")[0]
 
 
@@ -126,8 +121,7 @@ def draw_explanation(path, case: Case, maps: StructureMaps, unlikeness: np.ndarr
     """
     from matplotlib.figure import Figure
 
-    from ..volumes.geometry import to_closest_ras
-    from ..volumes.pictures import PLANES, save_figure
+    from ..volumes.pictures import PLANES, draw_planes, save_figure
 
     columns: list[tuple[str, np.ndarray, dict]] = [
         ("volume", case.image[0], {"cmap": "gray"}),
@@ -143,21 +137,7 @@ def draw_explanation(path, case: Case, maps: StructureMaps, unlikeness: np.ndarr
     figure = Figure(figsize=(1.7 * len(columns), 5.6), facecolor="black", layout="constrained")
     axes = figure.subplots(len(PLANES), len(columns))
     for column, (name, array, options) in enumerate(columns):
-        leading = array if array.ndim == 3 else np.moveaxis(array, -1, 0)
-        moved, affine = to_closest_ras(leading, case.affine)
-        spacing = spacing_of(affine)
-        for row, (_plane, normal) in enumerate(PLANES):
-            axis = axes[row, column]
-            across, up = [other for other in range(3) if other != normal]
-            picture = np.take(moved, moved.shape[-3:][normal] // 2, axis=moved.ndim - 3 + normal)
-            picture = picture.T if picture.ndim == 2 else picture.transpose(2, 1, 0)
-            shown = axis.imshow(
-                picture, origin="lower", aspect=spacing[up] / spacing[across], interpolation="nearest", **options
-            )
-            axis.invert_xaxis()
-            axis.set_axis_off()
-            if row == 0:
-                axis.set_title(name, color="white", fontsize=8)
+        shown = draw_planes(axes[:, column], array, case.affine, options, name, 8)
         if "SD" in name:
             bar = figure.colorbar(shown, ax=axes[:, column], location="right", fraction=0.1)
             bar.ax.tick_params(colors="white", labelsize=6)

@@ -8,8 +8,10 @@ and nothing is unpickled.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +41,14 @@ class Model:
     plan: Plan
     about: dict[str, Any]
     critic: Critic | None = None
+
+    @cached_property
+    def digest(self) -> str:
+        """A short text that changes with the file."""
+        try:
+            return hashlib.sha256(self.path.read_bytes()).hexdigest()[:16]
+        except OSError:  # moved away meanwhile
+            return "unknown"
 
 
 def save_model(path: Path, generator, plan: Plan, about: dict[str, Any], critic: Critic | None = None) -> None:

@@ -22,15 +22,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ..errors import InputError
-from ..networks.build import build_agreement, build_field, field_channels, plan_of_critic, seen
+from ..networks.build import build_field, field_channels, seen_alone
 from ..structure.field import median_trace
 from ..volumes.case import Case
 from ..volumes.geometry import resample
 from ..volumes.pipeline import Progress, WorkingCase, _quiet, to_working
 from .model_file import Model
+from .output import most_probable
 from .synthesizer import latent_of
 
 CANDIDATES, STARTS = 64, 2
@@ -115,15 +115,8 @@ class Projector:
         return views
 
     def _maps(self, image: Tensor) -> list[Tensor]:
-        critic, plan = self.model.critic, plan_of_critic(self.plan)
-        image = functional.adaptive_avg_pool3d(image, tuple(plan.grid.shape))
-        labels = image.new_zeros(len(image), len(plan.labels) + 1 if plan.labels else 0, *plan.grid.shape)
-        inputs = seen(
-            torch.cat([image, labels], 1),
-            build_field(plan, critic.tau),
-            build_agreement(plan, critic.tau),
-            self.channels,
-        )
+        critic = self.model.critic
+        inputs = seen_alone(self.plan, image, critic.tau)
         maps: list[Tensor] = []
         judge = getattr(critic.discriminator, "image", critic.discriminator)
         handles = [stage.register_forward_hook(lambda m, i, output: maps.append(output)) for stage in judge.stages]
@@ -203,7 +196,7 @@ class Projector:
             latent.cpu().numpy(),
             None if weights is None else weights.softmax(0).cpu().numpy(),
             made,
-            output[self.channels :].argmax(0).to(torch.uint8).numpy() if self.plan.labels else None,
+            most_probable(output[self.channels :].numpy()) if self.plan.labels else None,
             working,
             1 - float(rest.var() / max(float(working.image.var()), 1e-12)),
         )

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
@@ -13,7 +11,7 @@ from .. import __version__
 from ..volumes.case import Case
 from ..volumes.pipeline import unmap_intensities
 from .model_file import Model
-from .output import LabelSubset, OutputGrid, to_grid, working_grid
+from .output import LabelSubset, OutputGrid, most_probable, to_grid, working_grid
 
 LARGEST_BATCH = 16
 BATCH_MEMORY_SHARE = 0.5
@@ -69,14 +67,6 @@ class Synthesizer:
         self.model = model
         self.form = form or Form()
         self.subset = LabelSubset.of(model.plan.labels, self.form.labels)
-
-    @cached_property
-    def model_digest(self) -> str:
-        """A short text that changes with the model file."""
-        try:
-            return hashlib.sha256(self.model.path.read_bytes()).hexdigest()[:16]
-        except OSError:  # moved away meanwhile
-            return "unknown"
 
     def output(self, latents: np.ndarray, class_weights: np.ndarray | None = None) -> np.ndarray:
         """What the generator makes of latents, on the CPU.
@@ -146,7 +136,7 @@ class Synthesizer:
             provenance={
                 "synthetic": True,
                 "model": self.model.path.name,
-                "model_digest": self.model_digest,
+                "model_digest": self.model.digest,
                 "library_version": __version__,
                 **({} if class_name is None else {"class": class_name}),
                 **(provenance or {}),
@@ -162,14 +152,8 @@ class Synthesizer:
         """
         batch = self.batch_size()
         for start in range(first, first + count, batch):
-            indices = range(start, min(start + batch, first + count))
-            latents = np.stack([self.latent(seed, index) for index in indices])
-            kinds = [class_name or class_of(self.model.plan, seed, index) for index in indices]
-            weights = np.stack([self.class_weights(kind) for kind in kinds]) if self.model.plan.classes else None
-            outputs = self.output(latents, weights)
-            for index, latent, kind, output in zip(indices, latents, kinds, outputs):
-                origin = {"seed": seed, "index": index, "truncation": self.form.truncation}
-                yield self._to_case(output, latent, f"synthetic_{seed}_{index:04d}", origin, kind)
+            for output, about in self._drawn(seed, range(start, min(start + batch, first + count)), class_name):
+                yield self._to_case(output, *about)
 
     def draw(self, seed: int, index: int, class_name: str | None = None) -> tuple[Case, np.ndarray]:
         """Case ``index`` of ``seed`` as :meth:`cases` makes it, and what it is on the plan's grid.
@@ -177,15 +161,22 @@ class Synthesizer:
         :returns: the case, and (channels, *grid) images in [-1, 1] with, where there are labels, one more channel of
             label indices.
         """
-        plan, channels = self.model.plan, len(self.model.plan.channels)
-        latent, kind = self.latent(seed, index), class_name or class_of(plan, seed, index)
-        weights = self.class_weights(kind)
-        output = self.output(latent[None], None if weights is None else weights[None])[0]
-        origin = {"seed": seed, "index": index, "truncation": self.form.truncation}
+        channels = len(self.model.plan.channels)
+        output, about = next(self._drawn(seed, range(index, index + 1), class_name))
         working = output[:channels]
-        if plan.labels:
+        if self.model.plan.labels:
             working = np.concatenate([working, most_probable(output[channels:])[None]])
-        return self._to_case(output, latent, f"synthetic_{seed}_{index:04d}", origin, kind), working
+        return self._to_case(output, *about), working
+
+    def _drawn(self, seed: int, indices: range, class_name: str | None) -> Iterator[tuple[np.ndarray, tuple]]:
+        """What the generator makes of cases of a seed, at once, and what else :meth:`_to_case` is told of each."""
+        plan = self.model.plan
+        latents = np.stack([self.latent(seed, index) for index in indices])
+        kinds = [class_name or class_of(plan, seed, index) for index in indices]
+        weights = np.stack([self.class_weights(kind) for kind in kinds]) if plan.classes else None
+        for index, latent, kind, output in zip(indices, latents, kinds, self.output(latents, weights)):
+            origin = {"seed": seed, "index": index, "truncation": self.form.truncation}
+            yield output, (latent, f"synthetic_{seed}_{index:04d}", origin, kind)
 
     def latent(self, seed: int, index: int) -> np.ndarray:
         """Latent of case ``index`` of ``seed``, truncated as the form has it."""
@@ -202,14 +193,3 @@ class Synthesizer:
         needed = 4 * COPIES_IN_SYNTHESIS * values * float(np.prod(plan.grid.shape))
         free, _ = torch.cuda.mem_get_info()
         return int(np.clip(BATCH_MEMORY_SHARE * free / needed, 1, LARGEST_BATCH))
-
-
-def most_probable(probabilities: np.ndarray) -> np.ndarray:
-    """Index of the largest of (labels, *grid), uint8; the first of several that are equal."""
-    # Label by label: argmax along the first axis jumps through memory and takes ten times as long.
-    best = probabilities[0].copy()
-    labels = np.zeros(best.shape, np.uint8)
-    for index, probability in enumerate(probabilities[1:], 1):
-        labels[probability > best] = index
-        np.maximum(best, probability, out=best)
-    return labels

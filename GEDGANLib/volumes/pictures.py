@@ -90,6 +90,29 @@ def contact_sheet(path: Path, rows: Sequence[tuple[str, Sequence[Case]]], title:
     save_figure(figure, path)
 
 
+def draw_planes(axes, array: np.ndarray, affine: np.ndarray, look: dict, title: str, size: float):
+    """Draw the middle slices of a map into three axes below each other, one a plane, and return the last picture.
+
+    :param array: (I, J, K), or (I, J, K, 3) of colours.
+    :param look: options of matplotlib's ``imshow``.
+    :param size: of the title, points.
+    """
+    leading = array if array.ndim == 3 else np.moveaxis(array, -1, 0)
+    moved, affine = to_closest_ras(leading, affine)
+    spacing = spacing_of(affine)
+    for axis, (_plane, normal) in zip(axes, PLANES):
+        across, up = [other for other in range(3) if other != normal]
+        picture = np.take(moved, moved.shape[-3:][normal] // 2, axis=moved.ndim - 3 + normal)
+        picture = picture.T if picture.ndim == 2 else picture.transpose(2, 1, 0)
+        shown = axis.imshow(
+            picture, origin="lower", aspect=spacing[up] / spacing[across], interpolation="nearest", **look
+        )
+        axis.invert_xaxis()
+        axis.set_axis_off()
+    axes[0].set_title(title, color="white", fontsize=size)
+    return shown
+
+
 def save_figure(figure, path: Path) -> None:
     """Write a matplotlib figure as PNG, beside first and renamed.
 

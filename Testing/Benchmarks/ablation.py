@@ -36,7 +36,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from common import machine, table
+from common import machine, run_or_table, table
 from trial import LABELLED, PAIR_HEADS, PICTURES, RESULTS, Data, Trial, load, measure, pairs_of, run
 
 COLLAPSE = 0.1
@@ -285,19 +285,10 @@ def write_table() -> None:
     print(text)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    runner = commands.add_parser("run", help="run what is not done yet")
-    runner.add_argument("--data", type=Path, required=True, help="MSD Task04 Hippocampus")
-    runner.add_argument("--brains", type=Path, help="a brain data set with labels")
-    runner.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
-    commands.add_parser("table", help="write results/ablation.md")
-    arguments = parser.parse_args()
-    if arguments.command == "run":
-        run_stages(arguments)
-    write_table()
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--brains", type=Path, help="a brain data set with labels")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
 
 
 if __name__ == "__main__":
-    main()
+    run_or_table(__doc__, add_options, run_stages, write_table)

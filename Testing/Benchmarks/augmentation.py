@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from ablation import best_setting, write_result
-from common import machine, table
+from common import machine, run_or_table, table
 from trial import LABELLED_SHARE, Data, Trial, load, pairs_of, synthesize
 
 from GEDGANLib.quality.segmentation import Pairs, dice, train_segmenter
@@ -74,6 +74,7 @@ def made_by(name: str, data: Data) -> Pairs:
 
 def run(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(1)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     data = load("hippocampus", arguments.data, 2.0)
     test, label_count = data.real, len(data.plan.labels)
     for seed in SEEDS:
@@ -139,18 +140,5 @@ def write_table() -> None:
     print(text)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    runner = commands.add_parser("run", help="run what is not done yet")
-    runner.add_argument("--data", type=Path, required=True, help="MSD Task04 Hippocampus")
-    commands.add_parser("table", help="write results/augmentation.md")
-    arguments = parser.parse_args()
-    if arguments.command == "run":
-        RESULTS.mkdir(parents=True, exist_ok=True)
-        run(arguments)
-    write_table()
-
-
 if __name__ == "__main__":
-    main()
+    run_or_table(__doc__, lambda parser: None, run, write_table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import platform
 import time
 from collections.abc import Callable
@@ -61,6 +62,22 @@ def best_convolution_rate() -> float:
 
         best = max(best, 3 * 2.0 * x.numel() * channels * 27 / seconds(work, 4))
     return best
+
+
+def run_or_table(
+    text: str, add_options: Callable[[argparse.ArgumentParser], None], run: Callable, write_table: Callable
+) -> None:
+    """The command line of a study: ``run`` what is not done yet and write the table, or ``table`` alone."""
+    parser = argparse.ArgumentParser(description=text.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    runner = commands.add_parser("run", help="run what is not done yet")
+    runner.add_argument("--data", type=Path, required=True, help="MSD Task04 Hippocampus")
+    add_options(runner)
+    commands.add_parser("table", help="write the table of what is done")
+    arguments = parser.parse_args()
+    if arguments.command == "run":
+        run(arguments)
+    write_table()
 
 
 def table(heading: list[str], rows: list[list[str]]) -> str:

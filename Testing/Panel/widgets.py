@@ -12,6 +12,11 @@ from PySide6 import QtCore, QtWidgets
 from PySide6.QtCore import Property, Signal
 
 
+def _plain(kind: type, name: str) -> Any:
+    """A Qt property that is a plain attribute."""
+    return Property(kind, lambda self: getattr(self, name), lambda self, value: setattr(self, name, value))
+
+
 class CollapsibleButton(QtWidgets.QFrame):
     """ctkCollapsibleButton: a heading that folds what is below it."""
 
@@ -122,7 +127,7 @@ class PathLineEdit(QtWidgets.QWidget):
         browse.setText("…")
         layout.addWidget(self._line)
         layout.addWidget(browse)
-        self._filters, self._settings = 0, ""
+        self._settings = ""
         self._line.textChanged.connect(lambda path: self.currentPathChanged.emit(path))
 
     def _get_path(self) -> str:
@@ -132,9 +137,6 @@ class PathLineEdit(QtWidgets.QWidget):
         self._line.setText(path)
 
     currentPath = Property(str, _get_path, setCurrentPath)
-
-    def _plain(kind: type, name: str) -> Any:
-        return Property(kind, lambda self: getattr(self, name), lambda self, value: setattr(self, name, value))
 
     settingKey = _plain(str, "_settings")
 
@@ -219,14 +221,11 @@ class NodeComboBox(QtWidgets.QComboBox):
     currentNodeID = Property(str, _get_id, _set_id)
     nodeTypes = Property("QStringList", _get_types, _set_types)
 
-    def _plain(name: str) -> Any:
-        return Property(bool, lambda self: getattr(self, name), lambda self, value: setattr(self, name, value))
-
-    noneEnabled = _plain("_none_enabled")
-    showChildNodeTypes = _plain("_children")
+    noneEnabled = _plain(bool, "_none_enabled")
+    showChildNodeTypes = _plain(bool, "_children")
     _add = _remove = True
-    addEnabled = _plain("_add")
-    removeEnabled = _plain("_remove")
+    addEnabled = _plain(bool, "_add")
+    removeEnabled = _plain(bool, "_remove")
 
 
 CTK = {"ctkCollapsibleButton": CollapsibleButton, "ctkSliderWidget": SliderWidget, "ctkPathLineEdit": PathLineEdit}
