@@ -193,19 +193,16 @@ def _percent(value: float | None) -> str:
 def _utility(section: dict[str, Any], plan: Any) -> str:
     arms = [name for name in section if isinstance(section[name], dict) and "dice" in section[name]]
     names = [label.name for label in plan.labels]
-    rows = [
-        [
-            _text(arm),
-            str(section[arm]["pairs"]),
-            _number(section[arm]["mean dice"]),
-            *map(_number, section[arm]["dice"]),
-        ]
-        for arm in arms
-    ]
-    words = (
-        f"<p>Tested on {section['tested on']} real cases that are new to all; {section['updates']} updates each.</p>"
-    )
-    return words + _rows(["trained on", "pairs", "mean Dice", *names], rows)
+    rows = []
+    for arm in arms:
+        found = section[arm]
+        low, high = found["interval"]
+        mean = f"{found['mean dice']:.3f} ({low:.3f} to {high:.3f})"
+        rows.append([_text(arm), str(found["pairs"]), mean, *map(_number, found["dice"])])
+    words = f"Tested on {section['tested on']} real cases that are new to all; {section['updates']} updates each."
+    if max(section["block"]) > 1:
+        words += f" The U-Nets saw blocks of {' x '.join(map(str, section['block']))} voxels as one voxel."
+    return f"<p>{words}</p>" + _rows(["trained on", "pairs", "mean Dice", *names], rows)
 
 
 def _case(working: WorkingCase, plan: Any) -> Case:

@@ -70,6 +70,8 @@ def test_the_report_has_every_part_beside_real_cases(trained_model, trained_fold
     page = (out / "report.html").read_text()
     assert not re.search(r"(src|href)=.?https?:", page)
     assert page.count("data:image/png;base64") == 4
+    low, high = figures["utility"]["real"]["interval"]
+    assert f"({low:.3f} to {high:.3f})" in page
     beside = trained_model.with_name("model.report.json")
     assert json.loads(beside.read_text()) == report
     beside.unlink()
