@@ -56,6 +56,7 @@ class Worker:
         folder: Path,
         python: str | None = None,
         environment: Mapping[str, str] | None = None,
+        base_environment: Mapping[str, str] | None = None,
         launch: Launch = subprocess.Popen,
         stop_file: Path | None = None,
     ) -> Worker:
@@ -64,14 +65,16 @@ class Worker:
         :param folder: of the job; what an earlier job left there is replaced.
         :param python: interpreter; this one when not given.
         :param environment: changes of the environment.
+        :param base_environment: the environment before these changes; this process's when not given.
         :param launch: makes the process.
         :param stop_file: a file whose existence asks the command to stop, as a training's STOP.
         :raises InputError: the folder cannot be written, or the interpreter not started.
         """
         folder = Path(folder)
         library = str(Path(__file__).resolve().parents[1])
-        path = os.pathsep.join(part for part in (library, os.environ.get("PYTHONPATH", "")) if part)
-        variables = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
+        base = os.environ if base_environment is None else base_environment
+        path = os.pathsep.join(part for part in (library, base.get("PYTHONPATH", "")) if part)
+        variables = {**base, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
         command = [python or sys.executable, "-m", "GEDGANLib", *map(str, arguments), "--events", "-"]
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -33,26 +33,57 @@ def write_dataset(
     :returns: the image files, one a case (the first channel).
     :raises InputError: the disk is full.
     """
+    writer = DatasetWriter(folder, description, integer, channel_names)
     try:
-        for part in ("imagesTr", "labelsTr"):
-            (folder / part).mkdir(parents=True, exist_ok=True)
-        written: list[Path] = []
-        provenance: dict[str, dict] = {}
-        case = None
+        for case in cases:
+            if case.labels is not None or not with_labels_alone:
+                writer.add(case)
+    finally:
+        # Also when somebody interrupts: what is there so far is then a whole data set.
+        writer.close()
+    return writer.written
+
+
+class DatasetWriter:
+    """A data set that grows case by case, for who has something else to do between two of them.
+
+    Parameters as for :func:`write_dataset`.
+    """
+
+    def __init__(
+        self, folder: Path, description: str, integer: bool, channel_names: Sequence[str] | None = None
+    ) -> None:
+        self.folder, self.description, self.integer, self.channel_names = folder, description, integer, channel_names
+        self.written: list[Path] = []
+        self._provenance: dict[str, dict] = {}
+        self._last: Case | None = None
+
+    def add(self, case: Case) -> None:
+        """Write all files of a case, or none of them.
+
+        :raises InputError: the disk is full.
+        """
         try:
-            for each in cases:
-                if with_labels_alone and each.labels is None:
-                    continue
-                case = each
-                written.append(_write_case(folder, case, integer))
-                provenance[case.name] = case.provenance
-        finally:
-            # Also when somebody interrupts: what is there so far is then a whole data set.
-            if written:
-                _describe(folder, case, len(written), description, provenance, channel_names)
-        return written
-    except OSError as error:
-        raise explain_unwritable(folder, error) from error
+            for part in ("imagesTr", "labelsTr"):
+                (self.folder / part).mkdir(parents=True, exist_ok=True)
+            self.written.append(_write_case(self.folder, case, self.integer))
+        except OSError as error:
+            raise explain_unwritable(self.folder, error) from error
+        self._provenance[case.name] = case.provenance
+        self._last = case
+
+    def close(self) -> None:
+        """Describe what was written, which makes a data set of it; nothing where nothing was.
+
+        :raises InputError: the disk is full.
+        """
+        if self._last is None:
+            return
+        try:
+            count = len(self.written)
+            _describe(self.folder, self._last, count, self.description, self._provenance, self.channel_names)
+        except OSError as error:
+            raise explain_unwritable(self.folder, error) from error
 
 
 def _write_case(folder: Path, case: Case, integer: bool) -> Path:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..exchange.nnunet import write_dataset
+from ..exchange.nnunet import DatasetWriter
 from ..volumes.case import Case, Label, default_color
 from ..volumes.pipeline import Progress, _quiet
 from ..volumes.writing import claim_empty_folder, write_bytes
@@ -76,7 +76,13 @@ def labels_of(ticked: Sequence[Ticked]) -> tuple[Label, ...]:
 
 
 def write_scene_cases(ticked: Sequence[Ticked], folder: Path, progress: Progress = _quiet) -> list[str]:
-    """Write the cases as a data set, one by one, and return their names.
+    """Write the cases as a data set, and return their names; parameters as for :func:`writing_scene_cases`."""
+    return list(writing_scene_cases(ticked, folder, progress))
+
+
+def writing_scene_cases(ticked: Sequence[Ticked], folder: Path, progress: Progress = _quiet) -> Iterator[str]:
+    """Write the cases as a data set and yield the name of each when it is written, so that whoever waits can do
+    something else between two of them.
 
     :param folder: new or empty.
     :raises InputError: no case, two cases of one volume, a volume that cannot be used, a full disk.
@@ -93,14 +99,15 @@ def write_scene_cases(ticked: Sequence[Ticked], folder: Path, progress: Progress
         seen.add(case.volume.GetID())
     table = labels_of(ticked)
     claim_empty_folder(folder)
-    names: list[str] = []
-    written = write_dataset(
-        folder, _cases(ticked, table, names, progress), "volumes of a Slicer scene", integer=_whole_numbers(ticked)
-    )
+    writer = DatasetWriter(folder, "volumes of a Slicer scene", _whole_numbers(ticked))
+    classes = ["participant_id\tclass"]
+    for case, each in zip(_cases(ticked, table, progress), ticked):
+        writer.add(case)
+        classes.append(f"{case.name}\t{each.class_name or 'n/a'}")
+        yield case.name
     if any(case.class_name for case in ticked):
-        lines = [f"{name}\t{case.class_name or 'n/a'}" for name, case in zip(names, ticked)]
-        write_bytes(folder / "participants.tsv", ("\n".join(["participant_id\tclass", *lines]) + "\n").encode("utf-8"))
-    return names[: len(written)]
+        write_bytes(folder / "participants.tsv", ("\n".join(classes) + "\n").encode("utf-8"))
+    writer.close()
 
 
 def _whole_numbers(ticked: Sequence[Ticked]) -> bool:
@@ -109,7 +116,7 @@ def _whole_numbers(ticked: Sequence[Ticked]) -> bool:
     return all(image is not None and image.GetScalarTypeAsString() not in ("float", "double") for image in images)
 
 
-def _cases(ticked: Sequence[Ticked], table: tuple[Label, ...], names: list[str], progress: Progress) -> Iterator[Case]:
+def _cases(ticked: Sequence[Ticked], table: tuple[Label, ...], progress: Progress) -> Iterator[Case]:
     index_of = {label.name: label.index for label in table}
     taken: set[str] = set()
     for position, each in enumerate(ticked):
@@ -120,6 +127,6 @@ def _cases(ticked: Sequence[Ticked], table: tuple[Label, ...], names: list[str],
             for label in case.label_table:
                 numbers[label.index] = index_of[label.name]
             labels = numbers[labels]
-        names.append(file_name_of(case.name, taken))
-        yield replace(case, name=names[-1], labels=labels, label_table=table, description="")
+        name = file_name_of(case.name, taken)
+        yield replace(case, name=name, labels=labels, label_table=table, description="")
         progress(position + 1, len(ticked), case.name)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 FORMAT = "GED-GAN model"
 FORMAT_VERSION = 1
 DISCRIMINATOR, REALNESS = "discriminator.", "realness."
+LONGEST_HEADER = 100_000_000
+"""Bytes, as the format has it; a larger number stands where another kind of file has something else."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,31 @@ def _with_sorted_header(content: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + content[8 + length :]
 
 
+def read_header(path: Path) -> tuple[Plan, dict[str, Any]]:
+    """Plan and origin of a model, from the file's header alone: at once, and without PyTorch.
+
+    :raises InputError: as :func:`load_model`, apart from what only the weights tell.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, not a model file.", f"Did you mean {path / 'model.safetensors'}?")
+    try:
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            content = file.read(length) if length <= LONGEST_HEADER else b""
+    except OSError as error:
+        raise InputError(f"The model {path} cannot be read: {error.strerror}.", "Check the path.") from error
+    try:
+        header = json.loads(content)["__metadata__"]
+        if not isinstance(header, dict):
+            raise ValueError("not entries with names")
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path} is not a model of GED-GAN.", "Choose the model.safetensors of a run, or copy it again."
+        ) from error
+    return _understand(path, header)
+
+
 def load_model(path: Path, device: str = "cpu", with_critic: bool = False) -> Model:
     """Read a model file.
 
@@ -94,6 +121,19 @@ def load_model(path: Path, device: str = "cpu", with_critic: bool = False) -> Mo
     """
     path = Path(path)
     header, tensors = _read(path)
+    plan, about = _understand(path, header)
+
+    from ..networks.build import build_generator
+
+    generator = build_generator(plan)
+    of_critic = (DISCRIMINATOR, REALNESS)
+    _fill(generator, {name: tensor for name, tensor in tensors.items() if not name.startswith(of_critic)}, path)
+    critic = _load_critic(path, plan, about, tensors, device) if with_critic and REALNESS + "mean" in tensors else None
+    return Model(path, generator.to(device).eval(), plan, about, critic)
+
+
+def _understand(path: Path, header: dict[str, Any]) -> tuple[Plan, dict[str, Any]]:
+    """Plan and origin out of a header."""
     if header.get("format") != FORMAT:
         raise InputError(
             f"{path} is not a model of GED-GAN, though it is a safetensors file.",
@@ -114,15 +154,7 @@ def load_model(path: Path, device: str = "cpu", with_critic: bool = False) -> Mo
             raise ValueError("not entries with names")
     except (KeyError, ValueError) as error:
         raise InputError(f"The header of {path} is damaged.", "Copy the file again from where it came from.") from error
-    plan = Plan.from_dict(plan_values, str(path))
-
-    from ..networks.build import build_generator
-
-    generator = build_generator(plan)
-    of_critic = (DISCRIMINATOR, REALNESS)
-    _fill(generator, {name: tensor for name, tensor in tensors.items() if not name.startswith(of_critic)}, path)
-    critic = _load_critic(path, plan, about, tensors, device) if with_critic and REALNESS + "mean" in tensors else None
-    return Model(path, generator.to(device).eval(), plan, about, critic)
+    return Plan.from_dict(plan_values, str(path)), about
 
 
 def _load_critic(path: Path, plan: Plan, about: dict[str, Any], tensors: dict, device: str) -> Critic:

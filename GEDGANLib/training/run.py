@@ -23,6 +23,7 @@ from ..plan import Plan
 from ..volumes.case import Case
 from ..volumes.pictures import contact_sheet
 from ..volumes.pipeline import WorkingCase
+from ..volumes.segmentation_file import write_volumes
 from ..volumes.writing import explain_unwritable, sole_owner, write_bytes
 from .log import LOG, Board, plot_losses, progress_line, read_history
 from .request import Request, digests_of, image_digest, refuse_other
@@ -39,6 +40,8 @@ CHECKPOINT_SECONDS = 120.0
 PREVIEW_SECONDS = 60.0
 PROGRESS_SECONDS = 1.0
 PREVIEW_CASES = 4
+PREVIEW_VOLUMES = "preview"
+"""Folder of the volumes that a viewer shows during a training."""
 ROLLBACKS, SMALLER = 3, 0.5
 """How often a training that left the numbers goes back, and what is left of its learning rate each time."""
 
@@ -362,6 +365,7 @@ class _Run:
         real = [self.trainer.view.real_sketch(case) for case in self.trainer.cases[:PREVIEW_CASES]]
         title = f"training cases and synthesized ones after {self.trainer.step_count} steps"
         contact_sheet(self.run / "preview.png", [("training", real), ("synthesized", made)], title)
+        write_volumes(self.run / PREVIEW_VOLUMES, replace(real[0], name="real"), replace(made[0], name="synthesized"))
         plot_losses(self.run / "losses.png", self.history)
 
     def _sketches(self, number: int):

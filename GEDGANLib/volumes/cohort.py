@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
-import nibabel
 import numpy as np
 
 from .case import Case, Label
@@ -37,12 +36,32 @@ def _template(smoothing: float) -> tuple[np.ndarray, np.ndarray]:
     """Template channels (3, I, J, K) float32 in [0, 1], smoothed by ``smoothing`` mm, and its affine."""
     from scipy import ndimage
 
-    image = nibabel.load(TEMPLATE)
-    channels = np.moveaxis(np.asarray(image.dataobj, dtype=np.float32) / 255, -1, 0)
+    voxels, affine = _read_template()
+    channels = voxels.astype(np.float32) / 255
     if smoothing > 0:
-        voxels = smoothing / image.affine[0, 0]
-        channels = np.stack([ndimage.gaussian_filter(channel, voxels) for channel in channels])
-    return channels, image.affine
+        width = smoothing / affine[0, 0]
+        channels = np.stack([ndimage.gaussian_filter(channel, width) for channel in channels])
+    return channels, affine
+
+
+def _read_template() -> tuple[np.ndarray, np.ndarray]:
+    """Voxels (3, I, J, K) and affine of the template's file."""
+    try:
+        import nibabel
+
+        image = nibabel.load(TEMPLATE)
+        return np.moveaxis(np.asarray(image.dataobj), -1, 0), image.affine
+    except ImportError:
+        # 3D Slicer brings SimpleITK along: its sample data need nothing that is to be installed first.
+        import SimpleITK
+
+        image = SimpleITK.ReadImage(str(TEMPLATE))
+        affine = np.diag([*image.GetSpacing()[:3], 1.0])
+        directions = np.array(image.GetDirection()).reshape(4, 4)[:3, :3]
+        to_ras = np.diag([-1.0, -1.0, 1.0])
+        affine[:3, :3] = to_ras @ directions @ affine[:3, :3]
+        affine[:3, 3] = to_ras @ np.array(image.GetOrigin()[:3])
+        return SimpleITK.GetArrayFromImage(image).transpose(0, 3, 2, 1), affine
 
 
 def _smooth_noise(generator: np.random.Generator, shape: Sequence[int], spacing: float, scale: float) -> np.ndarray:

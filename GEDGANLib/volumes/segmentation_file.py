@@ -8,7 +8,7 @@ import numpy as np
 
 from .case import Case
 from .files import SEGMENTATION_SUFFIX, nrrd_header, write_volume
-from .writing import beside
+from .writing import beside, explain_unwritable
 
 
 def write_segmentation(folder: Path, case: Case, ending: str) -> Path:
@@ -46,3 +46,19 @@ def write_segmentation(folder: Path, case: Case, ending: str) -> Path:
     with beside(path) as partial:
         nrrd.write(str(partial), labels, header, index_order="F")
     return path
+
+
+def write_volumes(folder: Path, *cases: Case) -> None:
+    """Write ``NAME.nrrd``, the first channel as 32-bit floats, and, with labels, ``NAME.seg.nrrd`` of each case; each
+    file is replaced whole, so a viewer may read it at any time.
+
+    :raises InputError: the disk is full.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for case in cases:
+            write_volume(folder / f"{case.name}.nrrd", case.image[0].astype(np.float32), case.affine, case.description)
+            if case.labels is not None:
+                write_segmentation(folder, case, ".nrrd")
+    except OSError as error:
+        raise explain_unwritable(folder, error) from error
