@@ -31,11 +31,13 @@ class Ticked:
     :param volume: a scalar volume node.
     :param segmentation: a segmentation node, or None.
     :param class_name: kind of case; None where it does not matter.
+    :param more: volume nodes of further channels.
     """
 
     volume: Any
     segmentation: Any | None = None
     class_name: str | None = None
+    more: tuple[Any, ...] = ()
 
 
 def file_name_of(name: str, taken: set[str]) -> str:
@@ -80,11 +82,17 @@ def write_scene_cases(ticked: Sequence[Ticked], folder: Path, progress: Progress
     return list(writing_scene_cases(ticked, folder, progress))
 
 
-def writing_scene_cases(ticked: Sequence[Ticked], folder: Path, progress: Progress = _quiet) -> Iterator[str]:
+def writing_scene_cases(
+    ticked: Sequence[Ticked],
+    folder: Path,
+    progress: Progress = _quiet,
+    description: str = "volumes of a Slicer scene",
+) -> Iterator[str]:
     """Write the cases as a data set and yield the name of each when it is written, so that whoever waits can do
     something else between two of them.
 
     :param folder: new or empty.
+    :param description: of the data set.
     :raises InputError: no case, two cases of one volume, a volume that cannot be used, a full disk.
     """
     if not ticked:
@@ -99,7 +107,7 @@ def writing_scene_cases(ticked: Sequence[Ticked], folder: Path, progress: Progre
         seen.add(case.volume.GetID())
     table = labels_of(ticked)
     claim_empty_folder(folder)
-    writer = DatasetWriter(folder, "volumes of a Slicer scene", _whole_numbers(ticked))
+    writer = DatasetWriter(folder, description, _whole_numbers(ticked))
     classes = ["participant_id\tclass"]
     for case, each in zip(_cases(ticked, table, progress), ticked):
         writer.add(case)
@@ -120,7 +128,7 @@ def _cases(ticked: Sequence[Ticked], table: tuple[Label, ...], progress: Progres
     index_of = {label.name: label.index for label in table}
     taken: set[str] = set()
     for position, each in enumerate(ticked):
-        case = case_from_scene([each.volume], each.segmentation, each.class_name)
+        case = case_from_scene([each.volume, *each.more], each.segmentation, each.class_name)
         labels = case.labels
         if labels is not None:
             numbers = np.zeros(len(case.label_table) + 1, np.uint8)
@@ -128,5 +136,5 @@ def _cases(ticked: Sequence[Ticked], table: tuple[Label, ...], progress: Progres
                 numbers[label.index] = index_of[label.name]
             labels = numbers[labels]
         name = file_name_of(case.name, taken)
-        yield replace(case, name=name, labels=labels, label_table=table, description="")
+        yield replace(case, name=name, labels=labels, label_table=table)
         progress(position + 1, len(ticked), case.name)

@@ -72,19 +72,40 @@ def add_cases(cases: Iterable[Case], folder_name: str) -> BatchNodes:
     """
     import slicer
 
-    scene = slicer.mrmlScene
-    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
-    with batch(scene):
-        result = BatchNodes(hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), folder_name))
+    with batch(slicer.mrmlScene):
+        growing = GrowingBatch(folder_name)
         for case in cases:
+            growing.add(case)
+    return growing.batch
+
+
+class GrowingBatch:
+    """A batch that grows case by case, for who has something else to do between two of them.
+
+    :param folder_name: of the subject-hierarchy folder; it is made with the first case.
+    """
+
+    def __init__(self, folder_name: str) -> None:
+        self.folder_name = folder_name
+        self.batch = BatchNodes(0)
+
+    def add(self, case: Case) -> CaseNodes:
+        """Add a case to ``slicer.mrmlScene``; its segmentation is shown if it is the first."""
+        import slicer
+
+        scene = slicer.mrmlScene
+        hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+        with batch(scene):
+            if not self.batch.cases:
+                self.batch.folder_item = hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), self.folder_name)
             nodes = add_case(case)
             for node in [*nodes.volumes, nodes.segmentation]:
                 if node is not None:
-                    _put_into_folder(hierarchy, result.folder_item, node)
+                    _put_into_folder(hierarchy, self.batch.folder_item, node)
             if nodes.segmentation is not None:
-                nodes.segmentation.GetDisplayNode().SetVisibility(not result.cases)
-            result.cases.append(nodes)
-    return result
+                nodes.segmentation.GetDisplayNode().SetVisibility(not self.batch.cases)
+        self.batch.cases.append(nodes)
+        return nodes
 
 
 def add_case(case: Case) -> CaseNodes:
@@ -136,20 +157,13 @@ def _add_volume(case: Case, name: str, channel: np.ndarray) -> Any:
 
 def _add_segmentation(case: Case, reference: Any) -> Any:
     import slicer
-    from vtk.util import numpy_support
 
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", f"{case.name} segmentation")
     node.CreateDefaultDisplayNodes()
     node.SetReferenceImageGeometryParameterFromVolumeNode(reference)
     _describe(case, node)
 
-    labelmap = slicer.vtkOrientedImageData()
-    labelmap.SetDimensions(*case.labels.shape)
-    scalars = numpy_support.numpy_to_vtk(case.labels.ravel(order="F").astype(np.uint8), deep=True)
-    scalars.SetName("ImageScalars")
-    labelmap.GetPointData().SetScalars(scalars)
-    labelmap.SetImageToWorldMatrix(_vtk_matrix(case.affine))
-
+    labelmap = _labelmap(case)
     segmentation = node.GetSegmentation()
     representation = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
     segmentation.SetSourceRepresentationName(representation)
@@ -164,6 +178,47 @@ def _add_segmentation(case: Case, reference: Any) -> Any:
         segment.AddRepresentation(representation, labelmap)
         segmentation.AddSegment(segment, segmentation.GenerateUniqueSegmentID(label.name.replace(" ", "_")))
     return node
+
+
+def _labelmap(case: Case) -> Any:
+    """The labels as Slicer keeps them in a segmentation."""
+    import slicer
+    from vtk.util import numpy_support
+
+    labelmap = slicer.vtkOrientedImageData()
+    labelmap.SetDimensions(*case.labels.shape)
+    scalars = numpy_support.numpy_to_vtk(case.labels.ravel(order="F").astype(np.uint8), deep=True)
+    scalars.SetName("ImageScalars")
+    labelmap.GetPointData().SetScalars(scalars)
+    labelmap.SetImageToWorldMatrix(_vtk_matrix(case.affine))
+    return labelmap
+
+
+def update_case(nodes: CaseNodes, case: Case) -> None:
+    """Put another case of the same channels and labels into nodes that are in the scene, so that views follow at once.
+
+    Names, window, colours and what else the user may have changed stay as they are; so do segments that were removed.
+    """
+    import slicer
+
+    for node, channel in zip(nodes.volumes, case.image):
+        slicer.util.updateVolumeFromArray(node, np.ascontiguousarray(channel.T))
+        node.SetIJKToRASMatrix(_vtk_matrix(case.affine))
+        _describe(case, node)
+    if nodes.segmentation is None or case.labels is None:
+        return
+    node, labelmap = nodes.segmentation, _labelmap(case)
+    segmentation = node.GetSegmentation()
+    representation = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+    surface = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
+    shown_in_3d = segmentation.ContainsRepresentation(surface)
+    for position in range(segmentation.GetNumberOfSegments()):
+        segmentation.GetNthSegment(position).AddRepresentation(representation, labelmap)
+    if shown_in_3d:
+        segmentation.RemoveRepresentation(surface)
+        node.CreateClosedSurfaceRepresentation()
+    _describe(case, node)
+    node.Modified()
 
 
 def add_maps(
@@ -187,6 +242,15 @@ def add_maps(
         for node in nodes:
             _put_into_folder(hierarchy, folder, node)
     return nodes
+
+
+def add_map(name: str, array: np.ndarray, affine: np.ndarray) -> Any:
+    """Add a map of one number a voxel to ``slicer.mrmlScene`` and return its volume node.
+
+    :param array: (I, J, K).
+    """
+    case = Case(name, np.asarray(array, np.float32)[None], None, affine)
+    return _add_volume(case, name, case.image[0])
 
 
 def _add_colours(case: Case, name: str, colours: np.ndarray) -> Any:

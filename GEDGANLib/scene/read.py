@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..volumes.case import Case, Label
+from .nodes import ATTRIBUTE
 
 
 def cases_in_scene(scene: Any) -> list[tuple[Any, Any | None]]:
@@ -28,6 +30,19 @@ def cases_in_scene(scene: Any) -> list[tuple[Any, Any | None]]:
             pairs.append((volume, segmentation))
     scalar = [node for node in nodes("vtkMRMLScalarVolumeNode") if not node.IsA("vtkMRMLVectorVolumeNode")]
     return pairs or [(volume, None) for volume in scalar]
+
+
+def origin_of(node: Any) -> dict[str, Any]:
+    """What a synthesized case's node says of where it came from, as ``Case.provenance``; empty for other nodes."""
+    found: dict[str, Any] = {}
+    for name in node.GetAttributeNames() or ():
+        if name.startswith(ATTRIBUTE):
+            text = node.GetAttribute(name)
+            try:
+                found[name[len(ATTRIBUTE) :]] = ast.literal_eval(text)
+            except (ValueError, SyntaxError):
+                found[name[len(ATTRIBUTE) :]] = text
+    return found
 
 
 def _world_affine(node: Any) -> np.ndarray:
@@ -87,6 +102,7 @@ def case_from_scene(volumes: Sequence[Any], segmentation: Any | None = None, cla
         channel_names=tuple(node.GetName() for node in volumes) if len(volumes) > 1 else ("image",),
         description=first.GetDescription() or "",
         class_name=class_name,
+        provenance=origin_of(first),
     )
 
 

@@ -21,7 +21,7 @@ Unsupervised directions are named by the measured quantity that goes with them m
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -79,7 +79,28 @@ def find_directions(model: Model, samples: int = SAMPLES, progress: Progress = _
 
     :param samples: synthesized cases to find them on, at least 20.
     """
-    latents, quantities, features = _observe(model, samples, progress)
+    search = _finding(model, samples)
+    while True:
+        try:
+            progress(*next(search), "")
+        except StopIteration as stop:
+            return stop.value
+
+
+def finding_directions(model: Model) -> Iterator[tuple[int, int]]:
+    """As :func:`directions_of`, for who has something else to do meanwhile: yields samples done and samples in all, and
+    returns the directions."""
+    digest, path = model.digest, directions_path(model.path)
+    found = load_directions(path, digest, model.plan.networks.latent_size)
+    if found is None:
+        found = yield from _finding(model, SAMPLES)
+        with suppress(InputError):  # in a folder of somebody else's they are found anew each time
+            save_directions(path, digest, found)
+    return found
+
+
+def _finding(model: Model, samples: int) -> Iterator[tuple[int, int]]:
+    latents, quantities, features = yield from _observing(model, samples)
     found = _measured(latents, quantities)
     for kind, candidates in (("maps", _of_first_maps(model)), ("features", _of_features(latents, features))):
         number = 0
@@ -97,8 +118,8 @@ def find_directions(model: Model, samples: int = SAMPLES, progress: Progress = _
     return found
 
 
-def _observe(model: Model, samples: int, progress: Progress) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
-    """Latents (N, size), quantities by name, each (N,), and pooled maps of the first stage (N, features)."""
+def _observing(model: Model, samples: int) -> Iterator[tuple[int, int]]:
+    """Returns latents (N, size), quantities by name, each (N,), and pooled maps of the first stage (N, features)."""
     import torch
 
     synthesizer, plan = Synthesizer(model), model.plan
@@ -118,7 +139,7 @@ def _observe(model: Model, samples: int, progress: Progress) -> tuple[np.ndarray
             rows.append(measure(case, with_pieces=False).named())
             latents.append(latent)
             features.append(maps[0].flatten().numpy() if maps else case.image[:, ::4, ::4, ::4].ravel())
-            progress(index + 1, samples, "")
+            yield index + 1, samples
     finally:
         if handle is not None:
             handle.remove()
@@ -263,11 +284,9 @@ def load_directions(path: Path, model_digest: str, latent_size: int) -> list[Dir
 
 def directions_of(model: Model, progress: Progress = _quiet) -> list[Direction]:
     """The directions kept beside the model, or newly found ones, which are then kept there if that is possible."""
-    digest = model.digest
-    path = directions_path(model.path)
-    found = load_directions(path, digest, model.plan.networks.latent_size)
-    if found is None:
-        found = find_directions(model, progress=progress)
-        with suppress(InputError):  # in a folder of somebody else's they are found anew each time
-            save_directions(path, digest, found)
-    return found
+    search = finding_directions(model)
+    while True:
+        try:
+            progress(*next(search), "")
+        except StopIteration as stop:
+            return stop.value

@@ -34,7 +34,9 @@ class CollapsibleButton(QtWidgets.QFrame):
 
         super().paintEvent(event)
         painter = QtGui.QPainter(self)
-        painter.fillRect(0, 0, self.rect().width(), 20, self.palette().color(QtGui.QPalette.Button).darker(106))
+        # Properties are attributes here as they are under PythonQt.
+        colour = self.property("palette").color(QtGui.QPalette.Button).darker(106)
+        painter.fillRect(0, 0, self.property("width"), 20, colour)
         arrow = "▸" if self._collapsed else "▾"
         painter.drawText(8, 15, f"{arrow} {self._text}")
         painter.end()
@@ -55,15 +57,31 @@ class CollapsibleButton(QtWidgets.QFrame):
 
     def setCollapsed(self, collapsed: bool) -> None:
         changed, self._collapsed = self._collapsed != collapsed, bool(collapsed)
-        for child in self.findChildren(QtWidgets.QWidget, options=QtCore.Qt.FindDirectChildrenOnly):
-            was = child.property("_shown")
-            if collapsed:
-                child.setProperty("_shown", not child.isHidden())
-                child.setVisible(False)
-            elif was is None or was:
-                child.setVisible(True)
+        self.fold()
         if changed:
             self.contentsCollapsed.emit(self._collapsed)
+
+    def eventFilter(self, child: Any, event: Any) -> bool:
+        """What is shown while the section is folded appears when it is unfolded."""
+        if self._collapsed and event.type() == QtCore.QEvent.ShowToParent:
+            child.setVisible(False)
+            child.setProperty("_shown", True)
+        return False
+
+    def fold(self) -> None:
+        """Bring what is inside to the section's state; the loader does so when all of it is there."""
+        collapsed = self._collapsed
+        for child in self.findChildren(QtWidgets.QWidget, options=QtCore.Qt.FindDirectChildrenOnly):
+            child.removeEventFilter(self)
+            was = child.property("_shown")
+            if collapsed:
+                child.setProperty("_shown", not child.isHidden() or bool(was))
+                child.setVisible(False)
+                child.installEventFilter(self)
+            elif was is None or was:
+                child.setVisible(True)
+            if not collapsed:
+                child.setProperty("_shown", None)
 
     text = Property(str, _get_text, setText)
     collapsed = Property(bool, _get_collapsed, setCollapsed)
@@ -137,6 +155,9 @@ class PathLineEdit(QtWidgets.QWidget):
         self._line.setText(path)
 
     currentPath = Property(str, _get_path, setCurrentPath)
+    Files, Dirs = 0x2, 0x1
+    _filters = 0
+    filters = _plain(int, "_filters")
 
     settingKey = _plain(str, "_settings")
 

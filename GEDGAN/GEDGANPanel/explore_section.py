@@ -1,0 +1,276 @@
+"""Section 4: a case that follows sliders, more like it, series, the model's nearest case to a real scan."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import ctk
+import numpy as np
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from . import places
+from .engine import EngineUnavailable
+from .following import words_of
+from .views import colour_as_heat, show_over, show_volume
+
+MOVE_MILLISECONDS = 1
+"""Between a slider's move and the new case; moves in between are taken together."""
+DIFFERENCE = 0.3
+"""Of "more like this", as a share of what two cases usually differ by."""
+MAP = "GEDGAN.map"
+
+
+class ExploreSection:
+    """:param panel: the module's widget."""
+
+    def __init__(self, panel: Any) -> None:
+        self.panel, self.ui = panel, panel.ui
+        self.explorer: Any | None = None
+        self.nodes: Any | None = None
+        self.sliders: dict[str, Any] = {}
+        self.slowest = 0.0
+        self._setting = False
+        qt.QFormLayout(self.ui.slidersFrame)
+        self.ui.exploreButton.connect("clicked()", self.onExplore)
+        self.ui.centreButton.connect("clicked()", self.onCentre)
+        self.ui.keepButton.connect("clicked()", self.onKeep)
+        self.ui.moreButton.connect("clicked()", self.onMore)
+        self.ui.seriesButton.connect("clicked()", self.onSeries)
+        self.ui.projectButton.connect("clicked()", self.onProject)
+        self.ui.projectVolume.connect("currentNodeChanged(vtkMRMLNode*)", lambda: self.panel.paint())
+        self._timer = qt.QTimer()
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(MOVE_MILLISECONDS)
+        self._timer.connect("timeout()", self._move)
+
+    @property
+    def exploring(self) -> bool:
+        if self.explorer is None or self.nodes is None:
+            return False
+        return bool(slicer.mrmlScene.IsNodePresent(self.nodes.volumes[0]))
+
+    def model_changed(self) -> None:
+        """Sliders of another model mean nothing."""
+        self.explorer = None
+        layout = self.ui.slidersFrame.layout()
+        for slider in self.sliders.values():
+            layout.removeRow(slider)
+        self.sliders = {}
+        self.ui.seriesCombo.clear()
+
+    def scene_closed(self) -> None:
+        self.nodes = None
+
+    # Sliders
+
+    def onExplore(self) -> None:
+        panel = self.panel
+        if panel.task:
+            panel.stop_task()
+            return
+        self.begin(None)
+
+    def begin(self, latent: np.ndarray | None) -> None:
+        """Make the case that follows the sliders.
+
+        :param latent: where to start from; the most typical case when not given.
+        """
+        section = self.panel.synthesize_section
+        steps = self.panel.logic.exploring(section.card.path, latent, section.class_name(), section.device)
+        self.panel.run_steps("explore", steps, self._begun, self._unavailable)
+
+    def _unavailable(self, error: Exception) -> bool:
+        if isinstance(error, EngineUnavailable):
+            self.panel.say(_("{reason}. Exploring needs it; Synthesize does without.").format(reason=error), True)
+            return True
+        return False
+
+    def _begun(self, explorer: Any | None) -> None:
+        if explorer is None:
+            return
+        from GEDGANLib.scene.nodes import add_case
+
+        self.model_changed()
+        self.explorer = explorer
+        if self.nodes is None or not slicer.mrmlScene.IsNodePresent(self.nodes.volumes[0]):
+            self.nodes = add_case(explorer.case({}, _("Explored case")))
+            for node in (*self.nodes.volumes, self.nodes.segmentation):
+                if node is not None:
+                    node.SetAttribute("GEDGAN.synthetic", "True")
+        layout = self.ui.slidersFrame.layout()
+        for direction in explorer.directions:
+            slider = ctk.ctkSliderWidget()
+            slider.minimum, slider.maximum, slider.singleStep = direction.low, direction.high, 0.1
+            slider.value = 0.0
+            slider.toolTip = _("{meaning} In standard deviations.").format(meaning=direction.meaning)
+            slider.connect("valueChanged(double)", self._moved)
+            layout.addRow(direction.name, slider)
+            self.sliders[direction.name] = slider
+            self.ui.seriesCombo.addItem(direction.name)
+        self.ui.seriesCombo.addItem(_("to the case of the random seed"))
+        self._move()
+        show_volume(self.nodes.volumes[0])
+        self.panel.say(_("Move the sliders; the case follows."))
+        self.panel.paint()
+
+    def values(self) -> dict[str, float]:
+        return {name: float(slider.value) for name, slider in self.sliders.items()}
+
+    def _moved(self, value: float) -> None:
+        if not self._setting:
+            self._timer.start()
+
+    def _move(self) -> None:
+        """Bring the case to where the sliders are."""
+        from time import monotonic
+
+        from GEDGANLib.scene.nodes import update_case
+
+        if not self.exploring:
+            self.panel.paint()
+            return
+        begun = monotonic()
+        try:
+            update_case(self.nodes, self.explorer.case(self.values(), _("Explored case")))
+        except Exception as error:
+            self.panel.say(words_of(error), True)
+        self.slowest = max(self.slowest, monotonic() - begun)
+
+    def onCentre(self) -> None:
+        self._setting = True
+        for slider in self.sliders.values():
+            slider.value = 0.0
+        self._setting = False
+        self._move()
+
+    # From the case as it is
+
+    def onKeep(self) -> None:
+        self._grow(iter([self.explorer.case(self.values(), _("Kept case"))]), 1, _("Kept cases"))
+
+    def onMore(self) -> None:
+        from GEDGANLib.synthesis.explorer import near
+
+        explorer, count = self.explorer, self.panel.parameters["more"]
+        latent, seed = explorer.latent_at(self.values()), self.panel.parameters["seed"]
+        weights = explorer.class_weights_at(self.values())
+
+        def cases():
+            for index in range(count):
+                origin = {"like": "an explored case", "difference": DIFFERENCE, "seed": seed, "index": index}
+                name = f"alike_{seed}_{index:04d}"
+                moved = near(latent, DIFFERENCE, seed, index)
+                yield explorer.synthesizer.case(moved, name, origin, explorer.class_name, class_weights=weights)
+
+        self._grow(cases(), count, _("More like the explored case"))
+
+    def _grow(self, cases: Any, count: int, title: str) -> None:
+        from .synthesize_section import growing_batch
+
+        self.panel.run_steps("synthesize", growing_batch(cases, count, title), self._grown)
+
+    def _grown(self, batch: Any | None) -> None:
+        if batch is not None:
+            self.panel.synthesize_section.batch = batch
+            self.panel.say(_("{count} case(s) were added.").format(count=len(batch.cases)))
+
+    def onSeries(self) -> None:
+        panel = self.panel
+        if panel.task:
+            panel.stop_task()
+            return
+        from GEDGANLib.synthesis.explorer import interpolate
+        from GEDGANLib.synthesis.synthesizer import latent_of
+
+        explorer, frames, seed = self.explorer, panel.parameters["frames"], panel.parameters["seed"]
+        index = self.ui.seriesCombo.currentIndex
+        if 0 <= index < len(explorer.directions):
+            direction = explorer.directions[index]
+            places_on = np.linspace(direction.low, direction.high, frames).tolist()
+            others = {name: value for name, value in self.values().items() if name != direction.name}
+            cases = (explorer.case({**others, direction.name: value}, f"{value:+.2f}") for value in places_on)
+            name, index_name, unit = direction.name, direction.name, "SD"
+        else:
+            places_on = np.linspace(0, 1, frames).tolist()
+            end = latent_of(seed, 0, len(explorer.latent))
+            cases = interpolate(explorer.synthesizer, explorer.latent_at(self.values()), end, frames)
+            name, index_name, unit = _("To the case of seed {seed}").format(seed=seed), _("share of the way"), ""
+
+        def made():
+            kept = []
+            for number, case in enumerate(cases, 1):
+                kept.append(case)
+                yield number / frames, _("Frame {number} of {frames}").format(number=number, frames=frames)
+            return zip(places_on, kept)
+
+        panel.run_steps("series", made(), lambda series: self._series_made(series, name, index_name, unit))
+
+    def _series_made(self, series: Any | None, name: str, index_name: str, unit: str) -> None:
+        if series is None:
+            return
+        from GEDGANLib.scene.sequences import add_sequence
+
+        nodes = add_sequence(series, name, index_name, unit)
+        proxies = nodes.proxies()
+        for node in (*nodes.sequences, *proxies):
+            node.SetAttribute("GEDGAN.synthetic", "True")
+        show_volume(proxies[0])
+        self.panel.say(_("The series {name} is in the scene; the toolbar Sequences plays it.").format(name=name))
+
+    # A real scan
+
+    def onProject(self) -> None:
+        panel = self.panel
+        if panel.task:
+            panel.stop_task()
+            return
+        from GEDGANLib.scene.read import case_from_scene
+        from GEDGANLib.volumes.files import write_volume
+
+        volume, folder = self.ui.projectVolume.currentNode(), places.new_folder("projections")
+        scan = folder.with_name(f"{folder.name}-scan.nii.gz")
+        try:
+            case = case_from_scene([volume])
+            scan.parent.mkdir(parents=True, exist_ok=True)
+            write_volume(scan, case.image[0], case.affine)
+        except Exception as error:
+            panel.say(words_of(error), True)
+            return
+        section = panel.synthesize_section
+        arguments: list[Any] = ["project", section.card.path, scan, "-o", folder, "--device", section.device]
+        if panel.parameters["healthy"].strip():
+            arguments += ["--healthy", Path(panel.parameters["healthy"].strip()).expanduser()]
+        identifier = volume.GetID()
+        panel.run_job("project", arguments, lambda: self._projected(folder, identifier), _("Projecting"))
+
+    def _projected(self, folder: Path, identifier: str) -> None:
+        """Put the maps beside the volume; they lie where it lay when the projection began."""
+        from GEDGANLib.scene.nodes import add_map
+        from GEDGANLib.volumes.files import read_volume
+
+        volume, shown = slicer.mrmlScene.GetNodeByID(identifier), None
+        name = volume.GetName() if volume is not None else _("projected scan")
+        for path in sorted(folder.glob("*.nrrd")):
+            if path.stem == "nearest-segmentation":
+                continue
+            found = read_volume(path)
+            node = add_map(f"{name} {path.stem}", found.array, found.affine)
+            node.SetAttribute(MAP, path.stem)
+            if path.stem == "anomaly":
+                colour_as_heat(node)
+                shown = node
+            elif shown is None:
+                shown = node
+        about = json.loads((folder / "projection.json").read_text(encoding="utf-8"))
+        if volume is not None and shown is not None:
+            show_over(volume, shown)
+        self.panel.say(
+            _("The nearest case explains {share:.0%} of {name}. More like it: move on from here.").format(
+                share=about["explained"], name=name
+            )
+        )
+        self.begin(np.array(about["latent"], np.float32))

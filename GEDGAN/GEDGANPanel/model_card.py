@@ -1,0 +1,84 @@
+"""What a model says of itself, in words; read from the file's header, without PyTorch."""
+
+from __future__ import annotations
+
+import html
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slicer.i18n import tr as _
+
+from GEDGANLib.synthesis.model_file import read_header
+
+REPORT = "{stem}.report.json"
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """A model file that can be used."""
+
+    path: Path
+    plan: Any
+    about: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> ModelCard:
+        """:raises InputError: not a model."""
+        plan, about = read_header(path)
+        return cls(Path(path), plan, about)
+
+    def title(self) -> str:
+        """For a list: the run's folder, or the file."""
+        return self.path.parent.name if self.path.stem == "model" else self.path.stem
+
+    def training_data(self) -> Path | None:
+        """The folder it learned from, if the run it lies in still says so and the folder is there."""
+        try:
+            folder = Path(json.loads((self.path.parent / "run.json").read_text(encoding="utf-8"))["data"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return folder if folder.is_dir() else None
+
+    def report(self) -> list[str]:
+        """What the last report of this model came to, a sentence each; nothing where there is none."""
+        path = self.path.with_name(REPORT.format(stem=self.path.stem))
+        try:
+            summary = json.loads(path.read_text(encoding="utf-8"))["summary"]
+            return [str(line) for line in summary]
+        except (OSError, ValueError, KeyError, TypeError):
+            return []
+
+    def lines(self) -> list[str]:
+        """Plain sentences for people."""
+        plan, about = self.plan, self.about
+        shape = "×".join(str(side) for side in plan.grid.shape)
+        spacing = "×".join(f"{side:.3g}" for side in plan.grid.spacing)
+        labels = ", ".join(label.name for label in plan.labels) or _("no segmentation")
+        lines = [
+            _("Learned from: {source}").format(source=plan.description or _("unnamed scans")),
+            _("Makes: {shape} voxels of {spacing} mm, {channels} channel(s); {labels}").format(
+                shape=shape, spacing=spacing, channels=len(plan.channels), labels=labels
+            ),
+        ]
+        if plan.classes:
+            lines.append(_("Classes: {classes}").format(classes=", ".join(plan.classes)))
+        cases, steps = about.get("cases"), about.get("steps")
+        if cases or steps:
+            lines.append(_("Trained on {cases} cases for {steps} steps").format(cases=cases or "?", steps=steps or "?"))
+        return lines
+
+    def as_html(self) -> str:
+        lines = "<br>".join(html.escape(line) for line in self.lines())
+        report = self.report()
+        if not report:
+            return lines + "<br><i>" + html.escape(_("No report yet: see Judge and export.")) + "</i>"
+        return (
+            lines
+            + "<br>"
+            + _("Report:")
+            + "<ul>"
+            + "".join(f"<li>{html.escape(line)}</li>" for line in report)
+            + "</ul>"
+        )

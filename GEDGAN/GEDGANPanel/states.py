@@ -1,0 +1,227 @@
+"""The one place that decides how buttons look: facts in, looks out. No Qt here, so every state can be tried in a test.
+
+A look says whether a widget can be used, whether it is there at all, what is written on it, and its tooltip, which on a
+widget that cannot be used says what is missing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from slicer.i18n import tr as _
+
+IDLE = ""
+TASKS_THAT_STOP = ("sample", "gather", "plan", "synthesize", "explore", "series", "project", "report", "export", "save")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the looks depend on.
+
+    :param task: what is being done besides training, :data:`IDLE` for nothing.
+    :param data: a folder is given, or a volume ticked.
+    :param checked: these very data were checked and planned.
+    :param training: "", ``running`` or ``stopping``.
+    :param can_end: the training was asked to stop long ago.
+    :param resumable: the run folder holds a run to go on with.
+    :param makes_labels: the model makes segmentations.
+    :param measured: real cases are known that the model can be compared with.
+    :param batch: something synthesized by this panel is in the scene.
+    :param exploring: a case answers the sliders.
+    """
+
+    ready: bool = False
+    task: str = IDLE
+    data: bool = False
+    from_scene: bool = False
+    checked: bool = False
+    training: str = ""
+    can_end: bool = False
+    resumable: bool = False
+    preview: bool = False
+    model: bool = False
+    makes_labels: bool = False
+    classes: bool = False
+    measured: bool = False
+    batch: bool = False
+    exploring: bool = False
+    volume: bool = False
+    report: bool = False
+    loaded: bool = False
+    export_kind: int = 0
+
+
+@dataclass(frozen=True)
+class Look:
+    enabled: bool
+    tip: str
+    text: str | None = None
+    visible: bool = True
+
+
+def _first(*conditions: tuple[bool, str]) -> str:
+    """The words of the first condition that does not hold; "" when all do."""
+    return next((words for holds, words in conditions if not holds), "")
+
+
+def looks(facts: Facts) -> dict[str, Look]:
+    """How every widget with a state looks, by its name in the ``.ui`` file."""
+    set_up = (facts.ready, _("First press Set up at the top: packages are missing."))
+    free = (not facts.task, _("Something else is being done; wait for it or stop it."))
+    model = (facts.model, _("First choose a model, or train one."))
+
+    def button(tip: str, *conditions: tuple[bool, str], task: str = "", text: str | None = None) -> Look:
+        if task and facts.task == task:
+            return Look(True, _("Stop what is being done."), _("Stop"))
+        why = _first(*conditions)
+        return Look(not why, why or tip, text)
+
+    found = {
+        "setUpButton": Look(
+            not facts.ready and not facts.task and not facts.training,
+            _("Install what is missing, after asking."),
+            visible=not facts.ready,
+        ),
+        "tryButton": button(
+            _("Put variations of one average brain into the scene, learn from them for three minutes, make four new."),
+            free,
+            (not facts.training, _("A training is running.")),
+            task="sample",
+            text=_("Try it with sample data"),
+        ),
+        "checkButton": button(
+            _("Read every scan once, say what is wrong, and plan the training for this computer."),
+            set_up,
+            (facts.data, _("Tick a volume.") if facts.from_scene else _("First choose a folder of scans.")),
+            free,
+            task="gather" if facts.task == "gather" else "plan",
+            text=_("Check and plan"),
+        ),
+        "trainButton": _train(facts, set_up, free),
+        "resumeButton": button(
+            _("Go on with the run in the run folder, to the time or steps given above."),
+            set_up,
+            (not facts.training, _("A training is running.")),
+            (facts.resumable, _("Choose the folder of an earlier run under Advanced.")),
+        ),
+        "previewButton": button(
+            _("Show the newest synthesized case in the red view and a real one in the yellow view."),
+            (facts.preview, _("There is no preview yet; the first comes after a minute of training.")),
+        ),
+        "synthesizeButton": button(
+            _("Make the cases and put them into the scene, under one folder."),
+            set_up,
+            model,
+            free,
+            task="synthesize",
+            text=_("Synthesize"),
+        ),
+        "undoButton": button(
+            _("Take the cases made last out of the scene again."),
+            free,
+            (facts.batch, _("Nothing synthesized here is in the scene.")),
+        ),
+        "releaseButton": button(
+            _("Forget the model that is loaded in Slicer, and give back what it takes of the memory and the GPU."),
+            free,
+            (facts.loaded, _("No model is loaded in Slicer.")),
+        ),
+        "exploreButton": button(
+            _("Make a case that follows the sliders, and find what they can do; the first time takes some seconds."),
+            set_up,
+            model,
+            free,
+            task="explore",
+            text=_("Start exploring"),
+        ),
+        "judgeSection": Look(True, ""),
+    }
+    exploring = (facts.exploring, _("First press Start exploring."))
+    found |= {
+        "centreButton": button(_("Set all sliders to zero."), exploring),
+        "keepButton": button(_("Put a copy of this case into the scene."), exploring, free),
+        "moreButton": button(_("Make cases that differ a little from this one."), exploring, free),
+        "seriesButton": button(
+            _("Make a series that the toolbar Sequences plays."),
+            exploring,
+            free,
+            task="series",
+            text=_("Make a series"),
+        ),
+        "projectButton": button(
+            _("Find the case of the model that is nearest to the volume; a minute or two."),
+            set_up,
+            model,
+            (facts.volume, _("First choose a volume of the scene.")),
+            free,
+            task="project",
+            text=_("Project"),
+        ),
+        "reportButton": button(
+            _("Compare the model with real cases: quality, privacy, use. It goes on in the background."),
+            set_up,
+            model,
+            (facts.measured, _("Choose the folder with the real scans; that of the training is not known or gone.")),
+            free,
+            task="report",
+            text=_("Make report"),
+        ),
+        "openReportButton": button(
+            _("Open the page in the web browser."), (facts.report, _("There is no report of this model yet."))
+        ),
+        "exportButton": button(
+            _("Write a data set that other programs train on at once."),
+            set_up,
+            model,
+            (
+                facts.makes_labels or facts.export_kind != 0,
+                _("nnU-Net needs segmentations, which this model does not make."),
+            ),
+            free,
+            task="export",
+            text=_("Export"),
+        ),
+        "saveBatchButton": button(
+            _("Write the cases made last to files, as they are in the scene now."),
+            (facts.batch, _("Nothing synthesized here is in the scene.")),
+            set_up,
+            free,
+            task="save",
+            text=_("Write last batch to disk"),
+        ),
+        "classCombo": Look(facts.classes, _("Make cases of one class only."), visible=facts.classes),
+        "classLabel": Look(True, "", visible=facts.classes),
+        "withRealCheck": Look(
+            facts.export_kind == 0,
+            _("With folds that validate on real cases alone, such that the model has not learned from."),
+            visible=facts.export_kind == 0,
+        ),
+        "exportCountSpin": Look(facts.export_kind != 3, _("Synthesized cases to write; a bundle holds none.")),
+        "dataPath": Look(True, _("Folder with the scans to learn from."), visible=not facts.from_scene),
+        "taskBar": Look(True, "", visible=bool(facts.task)),
+        "trainBar": Look(True, "", visible=bool(facts.training)),
+    }
+    for name in ("casesTable", "tickAllButton", "tickNoneButton", "casesLabel"):
+        tips = {"casesTable": _("Tick what to learn from. Cases without segmentation teach the image alone.")}
+        found[name] = Look(not facts.task, tips.get(name, ""), visible=facts.from_scene)
+    return found
+
+
+def _train(facts: Facts, set_up: tuple[bool, str], free: tuple[bool, str]) -> Look:
+    if facts.training == "stopping":
+        if facts.can_end:
+            return Look(
+                True, _("It has not stopped. End it now: what came after the last checkpoint is lost."), _("End now")
+            )
+        return Look(False, _("It saves its state and stops; this takes some seconds."), _("Stopping…"))
+    if facts.training:
+        return Look(True, _("Stop after saving; Resume goes on from there."), _("Stop"))
+    why = _first(
+        set_up,
+        (facts.data, _("Tick a volume.") if facts.from_scene else _("First choose a folder of scans.")),
+        (facts.checked, _("First press Check and plan.")),
+        free,
+    )
+    return Look(
+        not why, why or _("Learn in a process of its own; Slicer stays usable, and may even be closed."), _("Train")
+    )

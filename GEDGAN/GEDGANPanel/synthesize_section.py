@@ -1,0 +1,211 @@
+"""Section 3: which model, and new cases from it in the scene."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from GEDGANLib.errors import InputError
+
+from . import places
+from .data_section import DEVICES
+from .engine import EngineUnavailable
+from .following import words_of
+from .model_card import ModelCard
+from .views import show_volume
+
+
+class SynthesizeSection:
+    """:param panel: the module's widget."""
+
+    def __init__(self, panel: Any) -> None:
+        self.panel, self.ui = panel, panel.ui
+        self.card: ModelCard | None = None
+        self.batch: Any | None = None
+        self._paths: list[Path] = []
+        self._filling = False
+        self.ui.modelCombo.connect("currentIndexChanged(int)", self._chosen)
+        self.ui.browseModelButton.connect("clicked()", self.onBrowse)
+        self.ui.synthesizeButton.connect("clicked()", self.onSynthesize)
+        self.ui.undoButton.connect("clicked()", self.onUndo)
+        self.ui.releaseButton.connect("clicked()", self.onRelease)
+
+    # The model
+
+    def refresh(self) -> None:
+        """Fill the list of models; the one of the scene's parameters is chosen, if it is there."""
+        wanted = self.panel.parameters["model"]
+        self._paths = places.recent_models()
+        if wanted and Path(wanted).is_file() and Path(wanted) not in self._paths:
+            self._paths.insert(0, Path(wanted))
+        self._filling = True
+        try:
+            self.ui.modelCombo.clear()
+            self.ui.modelCombo.addItem(_("choose a model"))
+            for path in self._paths:
+                self.ui.modelCombo.addItem(path.parent.name if path.stem == "model" else path.stem)
+            index = self._paths.index(Path(wanted)) + 1 if wanted and Path(wanted) in self._paths else 0
+            self.ui.modelCombo.setCurrentIndex(index)
+        finally:
+            self._filling = False
+        self._show(self._paths[index - 1] if index else None)
+
+    def take_model(self, path: Path) -> None:
+        """Choose a model file, and remember it."""
+        places.remember_model(Path(path))
+        self.panel.parameters["model"] = str(path)
+        self.refresh()
+
+    def _chosen(self, index: int) -> None:
+        if self._filling:
+            return
+        path = self._paths[index - 1] if 0 < index <= len(self._paths) else None
+        self.panel.parameters["model"] = "" if path is None else str(path)
+        self._show(path)
+
+    def _show(self, path: Path | None) -> None:
+        before = None if self.card is None else self.card.path
+        self.card = None
+        if path is None:
+            self.ui.modelCard.setHtml("")
+        else:
+            try:
+                self.card = ModelCard.read(path)
+                self.ui.modelCard.setHtml(self.card.as_html())
+            except InputError as error:
+                self.ui.modelCard.setHtml("")
+                self.panel.say(words_of(error), True)
+        classes = () if self.card is None else self.card.plan.classes
+        self.ui.classCombo.clear()
+        for name in (_("as in the training"), *classes):
+            self.ui.classCombo.addItem(name)
+        if before != (None if self.card is None else self.card.path):
+            self.panel.explore_section.model_changed()
+        self.panel.paint()
+
+    def onBrowse(self) -> None:
+        start = str(self._paths[0].parent if self._paths else places.base_folder())
+        title, kinds = _("Choose a model"), _("Models of GED-GAN (*.safetensors)")
+        path = qt.QFileDialog.getOpenFileName(slicer.util.mainWindow(), title, start, kinds)
+        if path:
+            self.take_model(Path(path))
+
+    @property
+    def device(self) -> str:
+        return DEVICES[self.panel.parameters["device"]]
+
+    def class_name(self) -> str | None:
+        index = self.ui.classCombo.currentIndex
+        return self.card.plan.classes[index - 1] if index > 0 else None
+
+    # New cases
+
+    def onSynthesize(self) -> None:
+        panel = self.panel
+        if panel.task:
+            panel.stop_task()
+            return
+        if panel.parameters["screen"] and self.card.training_data() is None:
+            text = _("The folder of the training cases is not known or gone; nothing can be compared with them.")
+            panel.say(text, True)
+        elif panel.parameters["place"] == 1 or panel.parameters["screen"]:
+            self._by_worker()
+        else:
+            self.in_slicer()
+
+    def in_slicer(self, count: int | None = None) -> None:
+        """Make cases in this process; where that is impossible, in a worker.
+
+        :param count: instead of what the panel says.
+        """
+        parameters = self.panel.parameters
+        form = {"truncation": parameters["truncation"], "original": parameters["original"]}
+        steps = self.panel.logic.synthesizing(
+            self.card.path, count or parameters["count"], parameters["seed"], form, self.class_name(), self.device
+        )
+        self.panel.run_steps("synthesize", steps, self._made, self._not_in_slicer)
+
+    def _not_in_slicer(self, error: Exception) -> bool:
+        """Whether another way was found."""
+        if not isinstance(error, EngineUnavailable):
+            return False
+        self.panel.say(_("{reason}: a separate process does it.").format(reason=error))
+        self._by_worker()
+        return True
+
+    def _by_worker(self) -> None:
+        parameters, card, folder = self.panel.parameters, self.card, places.new_folder("synthesized")
+        arguments: list[Any] = ["synthesize", card.path, "-n", parameters["count"], "--seed", parameters["seed"]]
+        arguments += ["-o", folder, "--truncation", parameters["truncation"], "--device", self.device]
+        arguments += ["--original"] if parameters["original"] else []
+        arguments += ["--class", self.class_name()] if self.class_name() else []
+        arguments += ["--screen", card.training_data()] if parameters["screen"] else []
+        self.panel.run_job("synthesize", arguments, lambda: self._load(folder, card.plan), _("Synthesizing"))
+
+    def _load(self, folder: Path, plan: Any) -> None:
+        self.panel.run_steps("synthesize", self.panel.logic.loading(folder, plan), self._made)
+
+    def _made(self, batch: Any | None) -> None:
+        """Show what was made, the first case in the views."""
+        if batch is None or not batch.cases:
+            return
+        self.batch = batch
+        first = batch.cases[0]
+        show_volume(first.volumes[0])
+        if self.panel.parameters["surfaces"]:
+            from GEDGANLib.scene.nodes import show_surfaces
+
+            show_surfaces(first)
+        self.panel.say(
+            _(
+                "{count} case(s) are in the scene, in one folder of the Data module. They are synthetic, not patients."
+            ).format(count=len(batch.cases))
+        )
+        self.panel.paint()
+        self.panel.continue_tour()
+
+    def has_batch(self) -> bool:
+        """Whether something that was made is still in the scene."""
+        if self.batch is None:
+            return False
+        return any(slicer.mrmlScene.IsNodePresent(node) for case in self.batch.cases for node in case.volumes)
+
+    def onUndo(self) -> None:
+        if self.batch is not None:
+            self.batch.remove()
+            self.batch = None
+        self.panel.paint()
+
+    def forget_batch(self) -> None:
+        """The scene was closed."""
+        self.batch = None
+
+    def onRelease(self) -> None:
+        self.panel.explore_section.model_changed()
+        self.panel.logic.engine.release()
+        self.panel.say(_("The memory is given back."))
+        self.panel.paint()
+
+
+def loaded_batch(folder: Path, plan: Any, title: str) -> Iterator[Any]:
+    """Put what a worker synthesized into the scene, a case a step; yields (share done, words), returns the batch."""
+    from GEDGANLib.scene.batch_folder import cases_in_folder
+
+    return growing_batch(cases_in_folder(folder, plan), None, title)
+
+
+def growing_batch(cases: Iterator[Any], count: int | None, title: str) -> Iterator[Any]:
+    """Put cases into the scene as they come; yields (share done, words), returns the batch. What is there when it is
+    stopped stays."""
+    from GEDGANLib.scene.nodes import GrowingBatch
+
+    growing = GrowingBatch(title)
+    for number, case in enumerate(cases, 1):
+        growing.add(case)
+        yield (number / count if count else None), _("Case {number}").format(number=number)
+    return growing.batch

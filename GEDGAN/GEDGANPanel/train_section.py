@@ -1,0 +1,257 @@
+"""Section 2: a training in a process of its own, followed, stopped, continued, found again."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import slicer
+from slicer.i18n import tr as _
+
+from GEDGANLib.errors import InputError
+from GEDGANLib.worker import DONE, STOPPED_ON_REQUEST, Worker
+
+from . import places
+from .curves import Curves
+from .data_section import DEVICES
+from .following import FollowedJob, words_of
+from .views import show_side_by_side
+
+DRAW_SECONDS = 1.0
+PREVIEW = "GEDGAN.preview"
+
+
+class TrainSection:
+    """:param panel: the module's widget."""
+
+    def __init__(self, panel: Any) -> None:
+        self.panel, self.ui = panel, panel.ui
+        self.job: FollowedJob | None = None
+        self.run: Path | None = None
+        self.model: Path | None = None
+        self.curves, self._drawn = Curves(), 0.0
+        self._tour_minutes: int | None = None
+        self.ui.trainButton.connect("clicked()", self.onTrain)
+        self.ui.resumeButton.connect("clicked()", self.onResume)
+        self.ui.previewButton.connect("clicked()", self.onPreview)
+
+    @property
+    def state(self) -> str:
+        """For ``states.Facts.training``."""
+        if self.job is None:
+            return ""
+        return "stopping" if self.job.stopping else "running"
+
+    def resumable(self) -> bool:
+        """Whether the run folder that is chosen, or was trained in last, can be gone on with."""
+        run = self._run_to_resume()
+        return run is not None and (run / "run.json").is_file()
+
+    def _run_to_resume(self) -> Path | None:
+        chosen = self.panel.parameters["run"].strip()
+        return Path(chosen).expanduser() if chosen else self.run
+
+    def preview_there(self) -> bool:
+        return self.run is not None and (self.run / "preview" / "synthesized.nrrd").is_file()
+
+    def onTrain(self) -> None:
+        if self.job is not None:
+            self.job.stop()
+            self.ui.trainLabel.text = _("Stopping: saving what was learned…")
+            self.panel.paint()
+            return
+        self.start()
+
+    def start(self, minutes: int | None = None) -> None:
+        """Train on the checked data.
+
+        :param minutes: instead of what the panel says.
+        """
+        parameters = self.panel.parameters
+        run = Path(parameters["run"].strip()).expanduser() if parameters["run"].strip() else places.new_folder("runs")
+        arguments: list[Any] = ["train", parameters["checkedData"], "-o", run, "--seed", parameters["trainSeed"]]
+        arguments += ["--device", DEVICES[parameters["device"]]]
+        if parameters["startFrom"].strip():
+            arguments += ["--from", Path(parameters["startFrom"].strip()).expanduser()]
+        else:
+            arguments += ["--plan", parameters["plan"]]
+        if parameters["steps"] and minutes is None:
+            arguments += ["--steps", parameters["steps"]]
+        else:
+            arguments += ["--minutes", minutes or parameters["minutes"]]
+        self._launch(arguments, run)
+
+    def onResume(self) -> None:
+        run, parameters = self._run_to_resume(), self.panel.parameters
+        try:
+            about = json.loads((run / "run.json").read_text(encoding="utf-8"))
+            data = about["data"]
+        except (OSError, ValueError, KeyError, TypeError):
+            self.panel.say(_("{run} is not the folder of a run.").format(run=run), True)
+            return
+        arguments: list[Any] = ["train", data, "-o", run, "--resume", "--device", DEVICES[parameters["device"]]]
+        # A limit in steps is kept unless another is asked for: only then it ends in the very same weights.
+        if parameters["steps"]:
+            arguments += ["--steps", parameters["steps"]]
+        elif not about.get("limit", {}).get("steps"):
+            arguments += ["--minutes", parameters["minutes"]]
+        self._launch(arguments, run)
+
+    def _launch(self, arguments: list[Any], run: Path) -> None:
+        folder = places.new_folder("jobs")
+        try:
+            worker = self.panel.logic.startWorker(arguments, folder, run / "STOP")
+        except InputError as error:
+            self.panel.say(words_of(error), True)
+            return
+        places.remember_training(folder)
+        self.curves.clear()
+        self._follow(worker, run)
+        self.ui.trainLabel.text = _("Starting…")
+        self.panel.paint()
+
+    def _follow(self, worker: Worker, run: Path) -> None:
+        self.run = run
+        self.ui.trainBar.value = 0
+        self.job = FollowedJob(worker, self._heard, self._ended)
+
+    def find_again(self) -> None:
+        """A training that was started before, by this panel or by an earlier Slicer."""
+        folder = places.training_job()
+        worker = Worker.find(folder) if folder is not None else None
+        if worker is None or self.job is not None:
+            return
+        run = Path(worker.about.get("stop_file") or "").parent
+        self.curves.clear()
+        self._follow(worker, run)
+        if worker.alive():
+            self.panel.say(_("The training in {run} is still running.").format(run=run))
+        self.panel.paint()
+
+    def leave(self) -> None:
+        """Follow no longer. The training goes on; it is found again."""
+        if self.job is not None:
+            self.job.leave()
+            self.job = None
+
+    def _heard(self, event: dict) -> None:
+        kind = event["event"]
+        if kind == "started":
+            device = {"cuda": "the NVIDIA GPU", "mps": "the Apple GPU"}.get(
+                event.get("device"), "the processor, no GPU"
+            )
+            self.ui.trainLabel.text = _("Training on {device} with {cases} cases").format(
+                device=device, cases=event.get("cases", "?")
+            )
+        elif kind == "progress" and "losses" in event:
+            self.ui.trainBar.value = int(1000 * float(event.get("progress", 0)))
+            self.ui.trainLabel.text = _progress_words(event)
+            self.curves.add(event)
+            if time.monotonic() - self._drawn > DRAW_SECONDS:
+                self._drawn = time.monotonic()
+                if self.panel.parameters["plot"]:
+                    self.curves.draw(show=not self.curves.present())
+                self.panel.paint()
+        elif kind == "progress":
+            self.ui.trainBar.value = int(1000 * float(event.get("progress", 0)))
+            self.ui.trainLabel.text = f"{event.get('stage', '')}: {event.get('step')} / {event.get('total')}"
+        elif kind == "preview":
+            self.panel.paint()
+        elif kind == "warning":
+            self.panel.say(event.get("message", ""), True)
+        elif kind == "finished" and event.get("model"):
+            self.model = Path(event["model"])
+
+    def _ended(self, state: str, explanation: str) -> None:
+        self.job = None
+        places.remember_training(None)
+        if self.panel.parameters["plot"]:
+            self.curves.draw(show=False)
+        model = None if self.run is None else self.run / "model.safetensors"
+        there = model is not None and model.is_file()
+        if there:
+            self.panel.synthesize_section.take_model(model)
+        if state == DONE:
+            self.ui.trainBar.value = 1000
+            self.ui.trainLabel.text = _("Trained: {model}").format(model=model)
+            self.panel.say(_("The training has ended; its model is chosen below."))
+        elif state == STOPPED_ON_REQUEST:
+            self.ui.trainLabel.text = _("Stopped; everything is saved in {run}. Resume goes on.").format(run=self.run)
+        else:
+            self.ui.trainLabel.text = _("The training has failed.")
+            hint = _(" Resume goes on from the last checkpoint.") if self.resumable() else ""
+            self.panel.say(explanation + hint, True)
+        self.panel.paint()
+        self.panel.continue_tour(there and state == DONE)
+
+    def onPreview(self) -> None:
+        """The newest preview and a real case, side by side; brought up to date at every press."""
+        from GEDGANLib.plan import Plan
+        from GEDGANLib.scene.nodes import add_case, update_case
+        from GEDGANLib.volumes.case import Case
+        from GEDGANLib.volumes.files import SEGMENTATION_SUFFIX, read_volume
+
+        folder, volumes = self.run / "preview", []
+        try:
+            plan = Plan.load(self.run / "plan.json")
+            for kind in ("synthesized", "real"):
+                image = read_volume(folder / f"{kind}.nrrd")
+                labels = folder / f"{kind}{SEGMENTATION_SUFFIX}"
+                voxels = read_volume(labels).array if labels.is_file() else None
+                case = Case(f"preview {kind}", image.array[None], voxels, image.affine, tuple(plan.labels))
+                nodes = _nodes_with(PREVIEW, kind)
+                if nodes is not None and (nodes.segmentation is None) == (case.labels is None):
+                    update_case(nodes, case)
+                else:
+                    nodes = add_case(case)
+                    for node in (*nodes.volumes, nodes.segmentation):
+                        if node is not None:
+                            node.SetAttribute(PREVIEW, kind)
+                            node.SetSaveWithScene(False)
+                volumes.append(nodes.volumes[0])
+        except Exception as error:
+            self.panel.say(words_of(error), True)
+            return
+        show_side_by_side(*volumes)
+        self.panel.say(_("Red: synthesized. Yellow: real. Press again for a newer one."))
+
+
+def _nodes_with(attribute: str, value: str) -> Any | None:
+    """The case whose nodes carry this attribute; None when the volume is not in the scene."""
+    from GEDGANLib.scene.nodes import CaseNodes
+
+    def first(kind: str) -> Any | None:
+        nodes = slicer.util.getNodesByClass(kind)
+        return next((node for node in nodes if node.GetAttribute(attribute) == value), None)
+
+    volume = first("vtkMRMLScalarVolumeNode")
+    if volume is None:
+        return None
+    return CaseNodes(volume.GetName(), [volume], first("vtkMRMLSegmentationNode"))
+
+
+def _progress_words(event: dict) -> str:
+    total = f" / {event['total']}" if event.get("total") else ""
+    memory = f", {event['memory_gb']:.1f} GB" if event.get("memory_gb") is not None else ""
+    return _("Step {step}{total}, {cases} cases seen, on {device}{memory}. {left}").format(
+        step=event.get("step"),
+        total=total,
+        cases=event.get("cases_seen"),
+        device=str(event.get("device", "")).upper(),
+        memory=memory,
+        left=time_left(event.get("seconds_left")),
+    )
+
+
+def time_left(seconds: float | None) -> str:
+    """In words."""
+    if seconds is None:
+        return ""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return _("{seconds} s left").format(seconds=round(seconds))
+    if minutes < 90:
+        return _("{minutes} min left").format(minutes=minutes)
+    return _("{hours} h {minutes} min left").format(hours=minutes // 60, minutes=minutes % 60)
