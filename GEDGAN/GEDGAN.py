@@ -224,6 +224,7 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             volume=self.ui.projectVolume.currentNode() is not None,
             report=self.judge_section.has_report(),
             loaded=self.logic.engine.loaded,
+            planned=bool(self.ui.planText.toPlainText()),
             export_kind=self.parameters["exportKind"],
         )
 
@@ -286,7 +287,7 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _jobEnded(self, state, explanation, done):
         from GEDGANLib.worker import DONE, STOPPED_ON_REQUEST
 
-        stopped = state == STOPPED_ON_REQUEST or (self._job is not None and self._job.stopping)
+        stopped = state == STOPPED_ON_REQUEST or (self._job is not None and self._job.asked_to_stop)
         self.task, self._job = "", None
         if state == DONE:
             done()

@@ -19,6 +19,8 @@ from .following import words_of
 DEVICES = ("auto", "cuda", "mps", "cpu")
 """As the choices of the combo box."""
 COLUMNS = 4
+COLUMN_WIDTHS = (110, 105, 50)
+"""Pixels, of all but the last."""
 REFRESH_MILLISECONDS = 150
 PLAN_DEPENDS_ON = ("fromScene", "data", "device", "spacing", "classColumn")
 
@@ -34,6 +36,9 @@ class DataSection:
         table.setColumnCount(COLUMNS)
         table.setHorizontalHeaderLabels([_("Volume"), _("Segmentation"), _("Class"), _("Status")])
         table.horizontalHeader().setStretchLastSection(True)
+        table.setWordWrap(False)
+        for column, width in enumerate(COLUMN_WIDTHS):  # so that the status is seen in a panel as narrow as Slicer's
+            table.setColumnWidth(column, width)
         table.connect("itemChanged(QTableWidgetItem*)", self._changed)
         self.ui.tickAllButton.connect("clicked()", lambda: self.tick_all(True))
         self.ui.tickNoneButton.connect("clicked()", lambda: self.tick_all(False))
@@ -57,7 +62,6 @@ class DataSection:
             table.setRowCount(len(self.rows))
             for number, row in enumerate(self.rows):
                 self._fill(number, row)
-            table.resizeColumnsToContents()
         finally:
             self._filling = False
         self._count()
@@ -203,3 +207,4 @@ class DataSection:
             self.panel.say(words_of(error), True)
             return
         self.ui.planText.setHtml("<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>")
+        self.panel.paint()

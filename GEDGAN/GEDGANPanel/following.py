@@ -69,6 +69,10 @@ class FollowedJob:
         return not self._ended and self.worker.state() == RUNNING
 
     @property
+    def asked_to_stop(self) -> bool:
+        return self._asked is not None
+
+    @property
     def stopping(self) -> bool:
         return self._asked is not None and not self._ended
 

@@ -21,6 +21,7 @@ class Facts:
     :param task: what is being done besides training, :data:`IDLE` for nothing.
     :param data: a folder is given, or a volume ticked.
     :param checked: these very data were checked and planned.
+    :param planned: there are words of a plan to show.
     :param training: "", ``running`` or ``stopping``.
     :param can_end: the training was asked to stop long ago.
     :param resumable: the run folder holds a run to go on with.
@@ -48,6 +49,7 @@ class Facts:
     volume: bool = False
     report: bool = False
     loaded: bool = False
+    planned: bool = False
     export_kind: int = 0
 
 
@@ -190,6 +192,8 @@ def looks(facts: Facts) -> dict[str, Look]:
             text=_("Write last batch to disk"),
         ),
         "classCombo": Look(facts.classes, _("Make cases of one class only."), visible=facts.classes),
+        "planText": Look(True, "", visible=facts.planned),
+        "modelCard": Look(True, "", visible=facts.model),
         "classLabel": Look(True, "", visible=facts.classes),
         "withRealCheck": Look(
             facts.export_kind == 0,

@@ -165,7 +165,7 @@ class TrainSection:
             self.model = Path(event["model"])
 
     def _ended(self, state: str, explanation: str) -> None:
-        self.job = None
+        asked, self.job = self.job is not None and self.job.asked_to_stop, None
         places.remember_training(None)
         if self.panel.parameters["plot"]:
             self.curves.draw(show=False)
@@ -179,6 +179,10 @@ class TrainSection:
             self.panel.say(_("The training has ended; its model is chosen below."))
         elif state == STOPPED_ON_REQUEST:
             self.ui.trainLabel.text = _("Stopped; everything is saved in {run}. Resume goes on.").format(run=self.run)
+        elif asked:
+            self.ui.trainLabel.text = _(
+                "Ended; what came after the last checkpoint is lost. Resume goes on from there."
+            )
         else:
             self.ui.trainLabel.text = _("The training has failed.")
             hint = _(" Resume goes on from the last checkpoint.") if self.resumable() else ""

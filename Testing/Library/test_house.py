@@ -61,11 +61,38 @@ def test_walls(path):
         assert not above & set(FLOORS[FLOORS.index(floor) + 1 :]) - {"exchange"}
 
 
-def test_every_file_is_listed_for_the_package():
-    listed = re.findall(r"^  (\S+\.\S+)$", (LIBRARY / "CMakeLists.txt").read_text(encoding="utf-8"), re.MULTILINE)
-    there = [str(path.relative_to(LIBRARY)) for path in SOURCES]
-    there += [str(path.relative_to(LIBRARY)) for path in LIBRARY.rglob("resources/*")]
+@pytest.mark.parametrize("folder", ["GEDGAN", "GEDGANLib"])
+def test_every_file_is_listed_for_the_package(folder):
+    module = ROOT / folder
+    words = (module / "CMakeLists.txt").read_text(encoding="utf-8").replace("${MODULE_NAME}", folder)
+    listed = re.findall(r"^  (\S+\.\S+)$", words, re.MULTILINE)
+    there = [path for path in module.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    there = [str(path.relative_to(module)) for path in there if path.name != "CMakeLists.txt"]
     assert sorted(listed) == sorted(there)
+
+
+def test_what_slicers_ctest_runs_is_there():
+    folder = ROOT / "Testing" / "Python"
+    listed = set(re.findall(r"SCRIPT (\S+\.py)", (folder / "CMakeLists.txt").read_text(encoding="utf-8")))
+    assert listed == {path.name for path in folder.glob("*.py")}
+
+
+def test_the_module_imports_nothing_heavy_when_slicer_starts():
+    tree = ast.parse((ROOT / "GEDGAN" / "GEDGAN.py").read_text(encoding="utf-8"))
+    names = set()
+    for node in tree.body:  # inside functions they may
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module.split(".")[0])
+    assert names <= {"importlib", "os", "shutil", "sys", "time", "pathlib", "qt", "slicer"}
+
+
+def test_requirements_leave_to_slicer_what_is_slicers():
+    lines = (ROOT / "GEDGAN" / "Resources" / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    assert all(line.startswith("#") or "#" not in line for line in lines)
+    names = {re.split(r"[<>=]", line)[0].lower() for line in lines if not line.startswith("#")}
+    assert not names & {"torch", "numpy", "scipy", "simpleitk"}
 
 
 def test_packages_are_installed_with_the_library():

@@ -109,9 +109,12 @@ class SliderWidget(QtWidgets.QWidget):
         self._box.setValue(low + place / 1000 * (high - low))
 
     def _moved(self, value: float) -> None:
-        low, high = self._box.property("minimum"), self._box.property("maximum")
-        self._slider.setValue(round(1000 * (value - low) / max(high - low, 1e-9)))
+        self._place_handle()
         self.valueChanged.emit(value)
+
+    def _place_handle(self) -> None:
+        low, high, value = (self._box.property(name) for name in ("minimum", "maximum", "value"))
+        self._slider.setValue(round(1000 * (value - low) / max(high - low, 1e-9)))
 
     def _box_property(name: str) -> Any:
         def get(self: Any) -> float:
@@ -119,6 +122,7 @@ class SliderWidget(QtWidgets.QWidget):
 
         def put(self: Any, value: float) -> None:
             self._box.setProperty(name, value)
+            self._place_handle()
 
         return Property(float, get, put)
 

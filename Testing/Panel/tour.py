@@ -1,0 +1,144 @@
+"""A whole session through the panel's own buttons, with the real worker: sample, plan, training, synthesis, exploring,
+report, export; with a picture of each state and of the views, and how long the panel did not answer.
+
+    .venv/bin/python Testing/Panel/tour.py OUT [--minutes 3] [--quick]
+
+The scene is Slicer's real one, the panel stands on a stand-in of Slicer's Qt (``desktop``), the views are Slicer's own
+slice and 3D views, drawn off screen. What Slicer's main window would look like around them, this does not show.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from desktop import desktop, picture, qt
+
+TICK = 0.01
+"""Seconds between two looks at whether the panel answers."""
+
+
+class Stopwatch:
+    """How long Qt was kept from its events, in each part of the session."""
+
+    def __init__(self) -> None:
+        self.part, self.longest, self.begun = "opening", {}, {}
+        self._last = time.monotonic()
+
+    def enter(self, part: str) -> None:
+        self.part = part
+        self.begun[part] = self._last = time.monotonic()
+
+    def pump(self, condition, seconds: float = 900.0) -> None:
+        """Let Qt work until a condition holds.
+
+        :raises TimeoutError: it did not in time.
+        """
+        end = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > end:
+                raise TimeoutError(f"{self.part} took more than {seconds:.0f} s")
+            begun = time.monotonic()
+            qt.QApplication.processEvents()
+            self.longest[self.part] = max(self.longest.get(self.part, 0.0), time.monotonic() - begun)
+            time.sleep(TICK)
+
+    def press(self, button) -> None:
+        """A click, timed like everything else that keeps the panel busy."""
+        begun = time.monotonic()
+        button.click()
+        self.longest[self.part] = max(self.longest.get(self.part, 0.0), time.monotonic() - begun)
+
+
+def draw_views(core, volume, segmentation, path: Path) -> None:
+    from GEDGANLib.scene.render import render_scene
+
+    render_scene(core, volume, segmentation, path, volume.GetName())
+
+
+def session(out: Path, minutes: int, quick: bool) -> dict[str, float]:
+    """Returns the longest time without an answer, in seconds, of each part."""
+    watch = Stopwatch()
+    with desktop(out / "home") as slicer_desktop:
+        import GEDGAN
+
+        panel = GEDGAN.GEDGANWidget()
+        panel.setup()
+        ui = panel.ui
+        watch.pump(lambda: not panel.task)
+        picture(panel, out / "1-opened.png")
+
+        GEDGAN.TOUR_MINUTES = minutes
+        watch.enter("sample and check")
+        watch.press(ui.tryButton)
+        watch.pump(lambda: panel.train_section.state == "running")
+        watch.enter("training")
+        watch.pump(lambda: panel.train_section.preview_there() and panel.train_section.curves.present())
+        picture(panel, out / "2-training.png")
+        watch.press(ui.previewButton)
+        watch.pump(lambda: not panel.train_section.state, 60.0 * minutes + 600)
+        watch.enter("synthesis, PyTorch started")
+        watch.pump(lambda: panel.synthesize_section.has_batch() and not panel.task)
+        watch.enter("synthesis of 8 cases")
+        watch.press(ui.undoButton)
+        ui.countSpin.value = 8
+        watch.press(ui.synthesizeButton)
+        watch.pump(lambda: not panel.task)
+        picture(panel, out / "3-synthesized.png")
+        first = panel.synthesize_section.batch.cases[0]
+
+        watch.enter("finding directions")
+        ui.exploreSection.collapsed = False
+        watch.press(ui.exploreButton)
+        watch.pump(lambda: not panel.task)
+        watch.enter("slider moves")
+        for name in list(panel.explore_section.sliders)[:3]:
+            for value in (-3.0, -1.5, 1.5, 3.0):
+                panel.explore_section.sliders[name].value = value
+                end = time.monotonic() + 0.3
+                watch.pump(lambda end=end: time.monotonic() > end)
+        picture(panel, out / "4-exploring.png")
+        watch.enter("series of 9 frames")
+        watch.press(ui.seriesButton)
+        watch.pump(lambda: not panel.task)
+
+        ui.judgeSection.collapsed = False
+        watch.enter("report")
+        ui.quickCheck.checked = quick
+        watch.press(ui.reportButton)
+        watch.pump(lambda: not panel.task, 1800)
+        assert panel.judge_section.has_report(), ui.messageLabel.text
+        watch.enter("export")
+        ui.exportCountSpin.value = 20
+        watch.press(ui.exportButton)
+        watch.pump(lambda: not panel.task)
+        picture(panel, out / "5-judged.png")
+        print(ui.messageLabel.text)
+        # Last, as views that are there are drawn anew at every change.
+        explored = panel.explore_section.nodes
+        explored.segmentation.GetDisplayNode().SetVisibility(False)
+        draw_views(slicer_desktop.core, first.volumes[0], first.segmentation, out / "views.png")
+        panel.cleanup()
+    return watch.longest
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--minutes", type=int, default=3, help="of training")
+    parser.add_argument("--quick", action="store_true", help="a report without its U-Nets")
+    arguments = parser.parse_args()
+    begun = time.monotonic()
+    longest = session(arguments.out.resolve(), arguments.minutes, arguments.quick)
+    print(f"\nlongest time without an answer ({(time.monotonic() - begun) / 60:.1f} minutes in all)")
+    for part, seconds in longest.items():
+        print(f"  {part.strip():<28} {1000 * seconds:6.0f} ms")
+
+
+if __name__ == "__main__":
+    main()
