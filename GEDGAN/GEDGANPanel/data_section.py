@@ -36,6 +36,7 @@ class DataSection:
         table.setColumnCount(COLUMNS)
         table.setHorizontalHeaderLabels([_("Volume"), _("Segmentation"), _("Class"), _("Status")])
         table.horizontalHeader().setStretchLastSection(True)
+        table.verticalHeader().setVisible(False)
         table.setWordWrap(False)
         for column, width in enumerate(COLUMN_WIDTHS):  # so that the status is seen in a panel as narrow as Slicer's
             table.setColumnWidth(column, width)

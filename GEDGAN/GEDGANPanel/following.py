@@ -12,6 +12,7 @@ from typing import Any
 
 import qt
 import slicer
+from slicer.i18n import tr as _
 
 from GEDGANLib.errors import InputError
 from GEDGANLib.worker import RUNNING, Worker
@@ -164,6 +165,5 @@ def words_of(error: Exception) -> str:
         return str(error)
     logging.error("GEDGAN: %s", error, exc_info=error)
     words = (str(error).strip().splitlines() or [""])[0]
-    return (
-        f"A fault of GED-GAN: {type(error).__name__} {words}. Nothing of yours is lost; the application log has more."
-    )
+    text = _("A fault of GED-GAN: {kind} {words}. Nothing of yours is lost; the application log has more.")
+    return text.format(kind=type(error).__name__, words=words)

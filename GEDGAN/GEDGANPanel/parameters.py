@@ -63,6 +63,7 @@ PARAMETERS: dict[str, Parameter] = {
     "original": _yes("originalCheck"),
     "screen": _yes("screenCheck"),
     "surfaces": _yes("surfacesCheck"),
+    "rendering": _yes("renderingCheck"),
     "place": _choice("placeCombo"),
     "more": _whole("moreSpin", 4),
     "frames": _whole("framesSpin", 9),

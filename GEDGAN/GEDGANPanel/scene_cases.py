@@ -102,8 +102,8 @@ def _status(volume: Any, segmentation: Any | None) -> str:
     shape = "×".join(str(side) for side in volume.GetImageData().GetDimensions())
     moved = _(", moved by its transform") if volume.GetParentTransformNode() is not None else ""
     if segmentation is None:
-        return _("{shape}, teaches the image alone{moved}").format(shape=shape, moved=moved)
+        return _("teaches the image alone{moved}; {shape}").format(shape=shape, moved=moved)
     count = segmentation.GetSegmentation().GetNumberOfSegments()
     if count == 0:
-        return _("{shape}, its segmentation is empty{moved}").format(shape=shape, moved=moved)
-    return _("{shape}, {count} segment(s){moved}").format(shape=shape, count=count, moved=moved)
+        return _("its segmentation is empty{moved}; {shape}").format(shape=shape, moved=moved)
+    return _("{count} segment(s){moved}; {shape}").format(shape=shape, count=count, moved=moved)

@@ -17,7 +17,7 @@ from .data_section import DEVICES
 from .engine import EngineUnavailable
 from .following import words_of
 from .model_card import ModelCard
-from .views import show_volume
+from .views import render_volume, show_volume
 
 
 class SynthesizeSection:
@@ -161,6 +161,8 @@ class SynthesizeSection:
             from GEDGANLib.scene.nodes import show_surfaces
 
             show_surfaces(first)
+        if self.panel.parameters["rendering"]:
+            render_volume(first.volumes[0])
         self.panel.say(
             _(
                 "{count} case(s) are in the scene, in one folder of the Data module. They are synthetic, not patients."

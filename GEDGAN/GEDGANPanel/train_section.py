@@ -139,8 +139,8 @@ class TrainSection:
     def _heard(self, event: dict) -> None:
         kind = event["event"]
         if kind == "started":
-            device = {"cuda": "the NVIDIA GPU", "mps": "the Apple GPU"}.get(
-                event.get("device"), "the processor, no GPU"
+            device = {"cuda": _("the NVIDIA GPU"), "mps": _("the Apple GPU")}.get(
+                event.get("device"), _("the processor, no GPU")
             )
             self.ui.trainLabel.text = _("Training on {device} with {cases} cases").format(
                 device=device, cases=event.get("cases", "?")

@@ -28,6 +28,16 @@ def show_over(volume: Any, over: Any, opacity: float = 0.5) -> None:
         slicer.app.layoutManager().resetSliceViews()
 
 
+def render_volume(volume: Any) -> None:
+    """In the 3D views, with the preset for MRI, whose opacity follows the window."""
+    logic = slicer.modules.volumerendering.logic()
+    display = logic.CreateDefaultVolumeRenderingNodes(volume)
+    preset = logic.GetPresetByName("MR-Default")
+    if preset is not None:
+        display.GetVolumePropertyNode().Copy(preset)
+    display.SetVisibility(True)
+
+
 def show_side_by_side(left: Any, right: Any) -> None:
     """Two volumes, the same plane of each, in the red and the yellow view."""
     if has_views():

@@ -294,6 +294,7 @@ def desktop(folder: Path) -> Iterator[Any]:
         slicer.app = application
         plots = core.register_module_logic(slicer.vtkSlicerPlotsLogic())
         slicer.modules.plots = _Module(plots)
+        slicer.modules.volumerendering = _Module(core.volume_rendering)
         slicer.modules.gedgan = types.SimpleNamespace(path=str(MODULE))
         given = {
             "qt": qt, "ctk": ctk, "SampleData": samples, "slicer.packaging": packaging,
@@ -342,9 +343,9 @@ def pump(condition: Any, seconds: float = 60.0) -> Any:
 def picture(panel: Any, path: Path, width: int = 460) -> None:
     """The whole panel as a PNG, as high as it needs to be."""
     widget = panel.parent
-    widget.resize(width, 10)
-    qt.QApplication.processEvents()
-    widget.resize(width, max(widget.minimumSizeHint().height(), widget.layout().heightForWidth(width), 300))
-    qt.QApplication.processEvents()
+    widget.show()  # off screen; only what is shown is laid out
+    for _ in range(3):  # a text that wraps needs its width before its height is known
+        widget.resize(width, max(widget.layout().totalSizeHint().height(), widget.layout().heightForWidth(width)))
+        qt.QApplication.processEvents()
     path.parent.mkdir(parents=True, exist_ok=True)
     assert widget.grab().save(os.fspath(path))

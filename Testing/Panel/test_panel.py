@@ -149,6 +149,7 @@ def test_cases_come_into_one_folder_of_the_scene_and_go_again(panel, model, pict
     ui = panel.ui
     assert "Learned from" in ui.modelCard.toPlainText() and "grey matter" in ui.modelCard.toPlainText()
     ui.countSpin.value, ui.seedSpin.value = 3, 7
+    ui.surfacesCheck.checked = ui.renderingCheck.checked = True
     ui.synthesizeButton.click()
     assert panel.task == "synthesize" and ui.synthesizeButton.text == "Stop"
     idle(panel)
@@ -159,6 +160,8 @@ def test_cases_come_into_one_folder_of_the_scene_and_go_again(panel, model, pict
     assert {hierarchy.GetItemParent(item) for item in items} == {batch.folder_item}
     volume = batch.cases[0].volumes[0]
     assert volume.GetAttribute("GEDGAN.seed") == "7" and "not a patient" in volume.GetDescription()
+    assert batch.cases[0].segmentation.GetDisplayNode().GetVisibility3D()
+    assert slicer.util.getNodesByClass("vtkMRMLVolumeRenderingDisplayNode")[0].GetVisibility()
     # What was made is not offered to learn from.
     panel.data_section.refresh()
     assert panel.data_section.rows == []
@@ -252,6 +255,24 @@ def test_a_scan_is_projected_and_its_maps_lie_on_it(panel, model):
     assert maps["residual"].GetImageData().GetDimensions() == scan.GetImageData().GetDimensions()
     np.testing.assert_allclose(maps["nearest"].GetOrigin(), scan.GetOrigin(), atol=1e-4)
     assert panel.explore_section.exploring
+
+
+def test_an_anomaly_map_is_coloured_and_laid_over_the_scan(panel, model, tmp_path):
+    from GEDGANLib.volumes.files import write_volume
+
+    scan = put_brains(1)[0].volumes[0]
+    case = make_case(0, 0, SMALL, 9.0)
+    for name in ("anomaly", "nearest", "residual"):
+        write_volume(tmp_path / f"{name}.nrrd", case.image[0] / 100, case.affine)
+    latent = [0.0] * panel.synthesize_section.card.plan.networks.latent_size
+    (tmp_path / "projection.json").write_text(json.dumps({"explained": 0.5, "latent": latent}))
+    panel.explore_section._projected(tmp_path, scan.GetID())
+    idle(panel)
+    found = [node for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if node.GetAttribute("GEDGAN.map")]
+    display = next(node for node in found if "anomaly" in node.GetName()).GetDisplayNode()
+    # The table Inferno is among the files of the desktop application; the fallback is always there.
+    assert display.GetColorNode().GetName() in ("Inferno", "Red") and display.GetApplyThreshold()
+    assert display.GetWindowLevelMax() == 6.0 and panel.explore_section.exploring
 
 
 def test_exports_and_the_batch_on_disk(panel, model, tmp_path):
