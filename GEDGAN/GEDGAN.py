@@ -3,7 +3,7 @@
 Here are the classes that Slicer looks for; what they do stands in ``GEDGANPanel`` and in the library ``GEDGANLib``.
 """
 
-import importlib
+import importlib.util
 import os
 import shutil
 import sys
@@ -65,6 +65,8 @@ def registerSampleData():
     logic.registerCustomSampleDataSource(
         category="GEDGAN",
         sampleName="GEDGANCohort",
+        uris="made-on-this-computer",  # Slicer wants one, though nothing is fetched
+        fileNames="cohort",
         thumbnailFileName=str(Path(__file__).parent / "Resources" / "Icons" / "GEDGANCohort.png"),
         nodeNames=_("Variations of one average brain"),
         customDownloader=lambda source: GEDGANLogic().loadSample(),
@@ -83,6 +85,7 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._tour = []
         self._devices = ""
         self._visible = {}
+        self._complete = False
 
     def setup(self):
         """Called when the module is opened for the first time."""
@@ -99,30 +102,32 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.layout.addWidget(widget)
         self.ui = slicer.util.childWidgetVariables(widget)
         self.logic = GEDGANLogic()
+        self._clock = qt.QTimer()
+        self._clock.setInterval(1000)
+        self._clock.connect("timeout()", self.onClock)
         self._makePathsBrowse()
+        self.lookForSetUp()
         self.parameters = Parameters(self.ui, self.onParameterChanged)
         self.data_section = DataSection(self)
         self.train_section = TrainSection(self)
         self.synthesize_section = SynthesizeSection(self)
         self.explore_section = ExploreSection(self)
         self.judge_section = JudgeSection(self)
+        self._complete = True
         widget.setMRMLScene(slicer.mrmlScene)
 
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
-        self.addObserver(scene, scene.EndImportEvent, self.onSceneEndClose)
-        for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent):
+        self.addObserver(scene, scene.EndImportEvent, self.onSceneEndImport)
+        for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndBatchProcessEvent):
             self.addObserver(scene, event, self.onSceneChanged)
         self.ui.setUpButton.connect("clicked()", self.onSetUp)
         self.ui.tryButton.connect("clicked()", self.onTry)
-        self._clock = qt.QTimer()
-        self._clock.setInterval(1000)
-        self._clock.connect("timeout()", self.onClock)
-        self.lookForSetUp()
         self.initializeParameterNode()
         self.train_section.find_again()
         self.askForDevices()
+        self.goOnWithSetUp()
 
     def _makePathsBrowse(self):
         import ctk
@@ -131,17 +136,24 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         for name in folders:
             getattr(self.ui, name).filters = ctk.ctkPathLineEdit.Dirs
         self.ui.startFromPath.filters = ctk.ctkPathLineEdit.Files
-        for name in (*folders, "startFromPath"):
-            getattr(self.ui, name).settingKey = f"GEDGAN/{name}"
 
     # Slicer's calls
 
     def cleanup(self):
         """The module is unloaded or reloaded, or Slicer ends. A training goes on, and is found again."""
-        self._clock.stop()
+        self.removeObservers()
+        if not self._complete:
+            return
         self.train_section.leave()
         self.stop_task()
-        self.removeObservers()
+        if self._job is not None:
+            self._job.leave()
+            self._job = None
+        self._complete = False
+        self.data_section.leave()
+        self.explore_section.leave()
+        self._clock.stop()
+        self.parameters.use(None)
 
     def enter(self):
         self.initializeParameterNode()
@@ -152,6 +164,7 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onReload(self):
         """Reload the library with the module."""
+        self.logic.engine.release()
         for name in [name for name in sys.modules if name.split(".")[0] in PACKAGES]:
             del sys.modules[name]
         ScriptedLoadableModuleWidget.onReload(self)
@@ -164,6 +177,10 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onSceneEndClose(self, caller, event):
         self.synthesize_section.forget_batch()
         self.explore_section.scene_closed()
+        self.initializeParameterNode()
+
+    def onSceneEndImport(self, caller, event):
+        """What was added may bring parameters along; what was there is there still."""
         self.initializeParameterNode()
 
     def onSceneChanged(self, caller, event):
@@ -232,6 +249,8 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Bring every widget with a state to what the facts say; nobody else does."""
         from GEDGANPanel.states import looks
 
+        if not self._complete:  # selectors tell of themselves while the panel is still being made
+            return
         for name, look in looks(self.facts()).items():
             widget = getattr(self.ui, name)
             widget.enabled = look.enabled
@@ -352,6 +371,15 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._setUp = environment.look(self._requirements)
         self._devices = self._devices or places.setting(places.DEVICES)
         self.ui.setUpLabel.text = self._setUp.words(self._devices)
+
+    def goOnWithSetUp(self):
+        """After the restart that installing the extension needed: say what is next."""
+        from GEDGANPanel import environment, places
+
+        if places.setting(environment.PENDING) == "true":
+            places.keep_setting(environment.PENDING, "false")
+            if self._setUp.extension and not self._setUp.ready:
+                self.say(_("The extension PyTorch is there now. Press Set up once more for the rest."))
 
     def askForDevices(self):
         """Of a worker, so that Slicer need not start PyTorch; once, the answer is kept."""

@@ -180,7 +180,8 @@ class Worker:
             return
         if sys.platform == "win32":
             # The interpreter of a desktop application may be a launcher of the real one: its children too.
-            subprocess.run(["taskkill", "/T", "/F", "/PID", str(pid)], capture_output=True, check=False)
+            silently = {"creationflags": subprocess.CREATE_NO_WINDOW}
+            subprocess.run(["taskkill", "/T", "/F", "/PID", str(pid)], capture_output=True, check=False, **silently)
         else:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)  # it leads a group of its own

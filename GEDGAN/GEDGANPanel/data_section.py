@@ -53,6 +53,10 @@ class DataSection:
         """After the scene has come to rest: loading a hundred volumes is one change."""
         self._timer.start()
 
+    def leave(self) -> None:
+        """The panel goes away."""
+        self._timer.stop()
+
     def refresh(self) -> None:
         """Bring the table up to the scene."""
         self._timer.stop()
@@ -163,8 +167,9 @@ class DataSection:
         def gather():
             for number, name in enumerate(written, 1):
                 yield number / len(ticked), _("Writing {name} for the worker").format(name=name)
+            return folder
 
-        panel.run_steps("gather", gather(), lambda result: self._plan(folder))
+        panel.run_steps("gather", gather(), lambda result: result and self._plan(result))
 
     def _plan(self, folder: Path) -> None:
         parameters = self.panel.parameters
@@ -194,6 +199,7 @@ class DataSection:
         """The plan in plain words."""
         path = self.panel.parameters["plan"]
         if not path:
+            self.ui.planText.setHtml("")
             return
         try:
             plan = json.loads(Path(path).read_text(encoding="utf-8"))

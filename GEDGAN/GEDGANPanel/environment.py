@@ -108,33 +108,44 @@ def set_up(requirements: Path) -> str:
 
 
 def _install_extension() -> str:
-    import qt
+    from . import places
 
     model = slicer.app.extensionsManagerModel()
-    question = _("GED-GAN needs the extension PyTorch. Install it now? Slicer restarts; then press Set up once more.")
+    if model is not None and model.isExtensionInstalled("PyTorch"):
+        return _("The extension PyTorch is installed. Restart Slicer, and press Set up once more.")
+    question = _(
+        "GED-GAN needs the extension PyTorch. Install it now? Restart Slicer afterwards, and press Set up once more."
+    )
     if model is None or not slicer.util.confirmOkCancelDisplay(question):
         raise InputError(
             _("The extension PyTorch is not installed."),
             _("Install it from the Extensions Manager, restart Slicer, and press Set up again."),
         )
-    qt.QSettings().setValue(PENDING, "true")
-    model.interactive = False
-    if not model.installExtensionFromServer("PyTorch", True):
-        qt.QSettings().setValue(PENDING, "false")
+    asked, model.interactive = model.interactive, False
+    try:
+        # Without a restart: it would close Slicer, and a scene that is not saved would be lost.
+        installed = model.installExtensionFromServer("PyTorch", False)
+    finally:
+        model.interactive = asked
+    if not installed:
         raise InputError(
             _("The extension PyTorch could not be installed."),
             _("Check the network, or install it from the Extensions Manager."),
         )
-    return _("Slicer restarts to finish the installation.")
+    places.keep_setting(PENDING, "true")
+    return _("The extension PyTorch is installed. Save your scene, restart Slicer, and press Set up once more.")
 
 
 def _install_torch() -> None:
     import PyTorchUtils
 
+    question = _("Install PyTorch now? It is a download of 0.2 to 3 GB; Slicer does not answer for some minutes.")
+    if not slicer.util.confirmOkCancelDisplay(question):
+        raise InputError(_("PyTorch was not installed."), _("Press Set up when you want it."))
     try:
         with slicer.util.WaitCursor():
             torch = PyTorchUtils.PyTorchUtilsLogic().installTorch(
-                askConfirmation=True, torchVersionRequirement=TORCH_TO_INSTALL
+                askConfirmation=False, torchVersionRequirement=TORCH_TO_INSTALL
             )
     except Exception as error:  # pip's, the loader's and the extension's own kinds
         raise InputError(

@@ -15,7 +15,7 @@ from slicer.i18n import tr as _
 from . import places
 from .engine import EngineUnavailable
 from .following import words_of
-from .views import colour_as_heat, show_over, show_volume
+from .views import colour_as_heat, show_case, show_over
 
 MOVE_MILLISECONDS = 1
 """Between a slider's move and the new case; moves in between are taken together."""
@@ -61,6 +61,10 @@ class ExploreSection:
             layout.removeRow(slider)
         self.sliders = {}
         self.ui.seriesCombo.clear()
+
+    def leave(self) -> None:
+        """The panel goes away."""
+        self._timer.stop()
 
     def scene_closed(self) -> None:
         self.nodes = None
@@ -113,7 +117,7 @@ class ExploreSection:
             self.ui.seriesCombo.addItem(direction.name)
         self.ui.seriesCombo.addItem(_("to the case of the random seed"))
         self._move()
-        show_volume(self.nodes.volumes[0])
+        show_case(self.nodes.volumes[0], self.nodes.segmentation)
         self.panel.say(_("Move the sliders; the case follows."))
         self.panel.paint()
 
@@ -218,7 +222,10 @@ class ExploreSection:
         proxies = nodes.proxies()
         for node in (*nodes.sequences, *proxies):
             node.SetAttribute("GEDGAN.synthetic", "True")
-        show_volume(proxies[0])
+        if slicer.util.mainWindow() is not None:  # the toolbar takes a browser of a script only when it is told to
+            slicer.modules.sequences.showSequenceBrowser(nodes.browser)
+        segmented = proxies[-1].IsA("vtkMRMLSegmentationNode")
+        show_case(proxies[0], proxies[-1] if segmented else None)
         self.panel.say(_("The series {name} is in the scene; the toolbar Sequences plays it.").format(name=name))
 
     # A real scan

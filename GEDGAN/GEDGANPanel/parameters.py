@@ -108,6 +108,8 @@ class Parameters:
         for name, parameter in PARAMETERS.items():
             widget = getattr(widgets, parameter.widget)
             widget.connect(parameter.signal, lambda *_, name=name: self._take(name))
+            if parameter.attribute == "currentPath":  # a path that was emptied is told of by this signal alone
+                widget.connect("validInputChanged(bool)", lambda *_, name=name: self._take(name))
 
     def use(self, node: Any | None) -> None:
         """Take another node, and show its values; values that it lacks are written as they are by default."""

@@ -17,7 +17,7 @@ from .data_section import DEVICES
 from .engine import EngineUnavailable
 from .following import words_of
 from .model_card import ModelCard
-from .views import render_volume, show_volume
+from .views import render_volume, show_case
 
 
 class SynthesizeSection:
@@ -80,11 +80,11 @@ class SynthesizeSection:
             except InputError as error:
                 self.ui.modelCard.setHtml("")
                 self.panel.say(words_of(error), True)
-        classes = () if self.card is None else self.card.plan.classes
-        self.ui.classCombo.clear()
-        for name in (_("as in the training"), *classes):
-            self.ui.classCombo.addItem(name)
-        if before != (None if self.card is None else self.card.path):
+        if before != (None if self.card is None else self.card.path) or self.ui.classCombo.count == 0:
+            classes = () if self.card is None else self.card.plan.classes
+            self.ui.classCombo.clear()
+            for name in (_("as in the training"), *classes):
+                self.ui.classCombo.addItem(name)
             self.panel.explore_section.model_changed()
         self.panel.paint()
 
@@ -156,7 +156,7 @@ class SynthesizeSection:
             return
         self.batch = batch
         first = batch.cases[0]
-        show_volume(first.volumes[0])
+        show_case(first.volumes[0], first.segmentation)
         if self.panel.parameters["surfaces"]:
             from GEDGANLib.scene.nodes import show_surfaces
 

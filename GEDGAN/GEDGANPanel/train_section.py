@@ -214,6 +214,7 @@ class TrainSection:
                         if node is not None:
                             node.SetAttribute(PREVIEW, kind)
                             node.SetSaveWithScene(False)
+                            node.GetDisplayNode().SetSaveWithScene(False)
                 volumes.append(nodes.volumes[0])
         except Exception as error:
             self.panel.say(words_of(error), True)

@@ -21,6 +21,15 @@ def show_volume(volume: Any) -> None:
         slicer.app.layoutManager().resetSliceViews()
 
 
+def show_case(volume: Any, segmentation: Any | None) -> None:
+    """A volume in all slice views, and its segmentation alone: cases lie in the same place, others would cover it."""
+    for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
+        display = node.GetDisplayNode()
+        if display is not None:
+            display.SetVisibility(node is segmentation)
+    show_volume(volume)
+
+
 def show_over(volume: Any, over: Any, opacity: float = 0.5) -> None:
     """A map over a volume, in all slice views."""
     slicer.util.setSliceViewerLayers(background=volume, foreground=over, foregroundOpacity=opacity)

@@ -110,7 +110,11 @@ class ExtensionsModel:
     def __init__(self, works: bool = True) -> None:
         self.works, self.asked = works, []
 
+    def isExtensionInstalled(self, name: str) -> bool:
+        return name in self.asked
+
     def installExtensionFromServer(self, name: str, restart: bool = True) -> bool:
+        assert not self.interactive and not restart
         self.asked.append(name)
         return self.works
 
@@ -263,6 +267,7 @@ class SampleData(types.ModuleType):
                 category: str = "Custom", sampleName: Any = None, uris: Any = None, fileNames: Any = None,
                 nodeNames: Any = None, customDownloader: Any = None, thumbnailFileName: Any = None,
             ) -> None:  # fmt: skip
+                assert len(uris) and len(fileNames)  # Slicer counts them, whatever downloads
                 module.sources.append(
                     {"name": sampleName, "download": customDownloader, "thumbnail": thumbnailFileName}
                 )

@@ -297,7 +297,9 @@ def test_set_up_asks_installs_what_is_missing_and_holds_the_rest(opened, slicer_
     assert "not installed" in panel.ui.messageLabel.text and slicer_desktop.application.extensions.asked == []
     monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda *arguments, **options: True)
     panel.ui.setUpButton.click()
-    assert slicer_desktop.application.extensions.asked == ["PyTorch"] and "restarts" in panel.ui.messageLabel.text
+    assert slicer_desktop.application.extensions.asked == ["PyTorch"] and "restart" in panel.ui.messageLabel.text
+    panel.ui.setUpButton.click()  # once more, before the restart
+    assert slicer_desktop.application.extensions.asked == ["PyTorch"]
     states.pop(0)
     monkeypatch.setattr(environment, "look", lambda path: states.pop(0) if len(states) > 1 else states[0])
     panel.ui.setUpButton.click()
@@ -306,6 +308,90 @@ def test_set_up_asks_installs_what_is_missing_and_holds_the_rest(opened, slicer_
     assert any(line.startswith("numpy==") for line in asked["constraints"])
     assert any(line.startswith("torch==") and "+" not in line for line in asked["constraints"])
     assert panel.ui.setUpLabel.text.startswith("Ready")
+
+
+def test_after_the_restart_it_is_said_what_is_next(opened, monkeypatch):
+    import qt
+    from GEDGANPanel import environment
+
+    qt.QSettings().setValue("GEDGAN/setUpPending", "true")
+    monkeypatch.setattr(environment, "look", lambda path: environment.SetUp(True, "", ("monai>=1.5",)))
+    assert "once more" in opened().ui.messageLabel.text
+    assert "once more" not in opened().ui.messageLabel.text
+
+
+def test_pytorch_comes_through_its_extension(opened, slicer_desktop, monkeypatch):
+    import types
+
+    import qt
+    from GEDGANPanel import environment
+
+    asked, answers = [], [object(), None, RuntimeError("no such wheel")]
+
+    class PyTorchUtilsLogic:
+        def installTorch(self, askConfirmation=False, torchVersionRequirement=None):
+            asked.append(torchVersionRequirement)
+            answer = answers.pop(0)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", types.SimpleNamespace(PyTorchUtilsLogic=PyTorchUtilsLogic))
+    monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda *arguments, **options: True)
+    qt.QSettings().setValue("GEDGAN/devices", "known")
+    ready, lacking = environment.SetUp(True, "2.9.0", ()), environment.SetUp(True, "", ())
+    states = [lacking, lacking, ready, ready]
+    monkeypatch.setattr(environment, "look", lambda path: states.pop(0) if len(states) > 1 else states[0])
+    panel = opened()
+    panel.ui.setUpButton.click()
+    assert asked == [">=2.4,<2.13"] and panel.ui.messageLabel.text == "Everything is there."
+    states[:] = [lacking]
+    for expected in ("was not installed", "no such wheel"):
+        panel.lookForSetUp()
+        panel.paint()
+        panel.ui.setUpButton.click()
+        assert expected in panel.ui.messageLabel.text
+    assert slicer_desktop.packaging.asked == []
+
+
+def test_stopping_the_gathering_plans_nothing(panel):
+    from GEDGANLib.scene.nodes import add_case
+
+    for index in range(4):
+        add_case(make_case(index, 0, SMALL, 9.0))
+    panel.ui.sceneRadio.checked = True
+    panel.data_section.refresh()
+    panel.ui.tickAllButton.click()
+    pump(lambda: panel.ui.checkButton.isEnabled())
+    panel.ui.checkButton.click()
+    assert panel.task == "gather"
+    panel.ui.checkButton.click()
+    assert not panel.task and panel._job is None and panel.ui.messageLabel.text == "Stopped."
+
+
+def test_an_emptied_path_is_noticed(panel, tmp_path):
+    panel.ui.runPath.currentPath = str(tmp_path)
+    assert panel.parameters["run"] == str(tmp_path)
+    panel.ui.runPath.currentPath = ""
+    assert panel.parameters["run"] == ""
+
+
+def test_adding_data_to_the_scene_forgets_nothing(panel, model, slicer_desktop, tmp_path):
+    from GEDGANLib.scene.headless import load_scene, save_scene
+
+    panel.ui.countSpin.value = 1
+    panel.ui.synthesizeButton.click()
+    pump(lambda: not panel.task)
+    slicer.mrmlScene.InvokeEvent(slicer.mrmlScene.EndImportEvent)
+    assert panel.synthesize_section.has_batch() and panel.ui.undoButton.isEnabled()
+    save_scene(slicer_desktop.core, tmp_path / "scene.mrb")
+    load_scene(slicer_desktop.core, tmp_path / "scene.mrb")
+
+
+def test_what_a_script_adds_in_one_go_is_listed(panel):
+    panel.ui.sceneRadio.checked = True
+    panel.logic.loadSample(3)
+    pump(lambda: panel.ui.casesTable.rowCount == 3)
 
 
 def test_a_failed_installation_is_explained(opened, slicer_desktop, monkeypatch):

@@ -160,7 +160,8 @@ def test_cases_come_into_one_folder_of_the_scene_and_go_again(panel, model, pict
     assert {hierarchy.GetItemParent(item) for item in items} == {batch.folder_item}
     volume = batch.cases[0].volumes[0]
     assert volume.GetAttribute("GEDGAN.seed") == "7" and "not a patient" in volume.GetDescription()
-    assert batch.cases[0].segmentation.GetDisplayNode().GetVisibility3D()
+    shown = [case.segmentation.GetDisplayNode().GetVisibility() for case in batch.cases]
+    assert shown == [1, 0, 0] and batch.cases[0].segmentation.GetDisplayNode().GetVisibility3D()
     assert slicer.util.getNodesByClass("vtkMRMLVolumeRenderingDisplayNode")[0].GetVisibility()
     # What was made is not offered to learn from.
     panel.data_section.refresh()

@@ -120,8 +120,9 @@ def session(out: Path, minutes: int, quick: bool) -> dict[str, float]:
         picture(panel, out / "5-judged.png")
         print(ui.messageLabel.text)
         # Last, as views that are there are drawn anew at every change.
-        explored = panel.explore_section.nodes
-        explored.segmentation.GetDisplayNode().SetVisibility(False)
+        from GEDGANPanel.views import show_case
+
+        show_case(first.volumes[0], first.segmentation)
         draw_views(slicer_desktop.core, first.volumes[0], first.segmentation, out / "views.png")
         panel.cleanup()
     return watch.longest

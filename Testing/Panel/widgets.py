@@ -139,6 +139,7 @@ class PathLineEdit(QtWidgets.QWidget):
     """ctkPathLineEdit: a line for a path and a button that browses."""
 
     currentPathChanged = Signal(str)
+    validInputChanged = Signal(bool)
 
     def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
         super().__init__(parent)
@@ -150,7 +151,16 @@ class PathLineEdit(QtWidgets.QWidget):
         layout.addWidget(self._line)
         layout.addWidget(browse)
         self._settings = ""
-        self._line.textChanged.connect(lambda path: self.currentPathChanged.emit(path))
+        self._valid = False
+        self._line.textChanged.connect(self._changed)
+
+    def _changed(self, path: str) -> None:
+        # An empty path is no valid one to the real widget, which then tells of the validity alone.
+        if path:
+            self.currentPathChanged.emit(path)
+        if bool(path) != self._valid:
+            self._valid = bool(path)
+            self.validInputChanged.emit(self._valid)
 
     def _get_path(self) -> str:
         return self._line.property("text")
@@ -203,9 +213,9 @@ class NodeComboBox(QtWidgets.QComboBox):
         self._scene = scene
         events = (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndCloseEvent) if scene is not None else ()
         self._observers = [scene.AddObserver(event, lambda *_: self._fill()) for event in events]
-        self._fill()
+        self._fill(told=True)  # also where nothing is chosen, as the real one does
 
-    def _fill(self) -> None:
+    def _fill(self, told: bool = False) -> None:
         chosen = self.currentNodeID
         self.blockSignals(True)
         self.clear()
@@ -220,7 +230,7 @@ class NodeComboBox(QtWidgets.QComboBox):
         place = self.findData(chosen)
         self.setCurrentIndex(max(place, 0))
         self.blockSignals(False)
-        if self.currentNodeID != chosen:
+        if self.currentNodeID != chosen or told:
             self.currentNodeChanged.emit(self.currentNode())
 
     def currentNode(self) -> Any:
