@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("PySide6")
 
 import pythonqt
-from desktop import desktop
+from desktop import desktop, new_parent
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def opened(slicer_desktop):
 
             Worker.start = classmethod(start)
             started.append((Worker, original))
-        panel = GEDGANWidget()
+        panel = GEDGANWidget(new_parent())
         panel.setup()
         panels.append(panel)
         return panel

@@ -3,12 +3,16 @@
 The scene, its nodes and logics and ``slicer.util`` are the real ones of slicer-core. Stand-ins are: the Qt binding
 (see ``pythonqt``), the widgets of CTK and qMRML (see ``widgets``), ``slicer.app`` without views, the base classes of
 scripted modules, translation (which returns the text), the package installer and the extension manager (which note what
-they are asked for). What this cannot show: how it looks in Slicer, layouts and views, real installations, restarts,
-reloading by Slicer's module manager, Windows and macOS.
+they are asked for). Where ``SLICER_SOURCE_DIR`` names a checkout of Slicer's sources, its own base classes and its own
+translation are used instead of the stand-ins.
+
+What this cannot show: how it looks in Slicer, layouts and views, real installations, restarts, reloading by Slicer's
+module manager, Windows and macOS.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 import tempfile
@@ -221,6 +225,18 @@ def _base_classes() -> types.ModuleType:
     return module
 
 
+def _of_slicers_sources(name: str, otherwise: Any) -> types.ModuleType:
+    """The module of Slicer's own sources where those are at hand, else the stand-in."""
+    sources = os.environ.get("SLICER_SOURCE_DIR")
+    if not sources:
+        return otherwise()
+    path = Path(sources) / "Base" / "Python" / "slicer" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"slicer.{name}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def _translation() -> types.ModuleType:
     module = types.ModuleType("slicer.i18n")
 
@@ -301,13 +317,12 @@ def desktop(folder: Path) -> Iterator[Any]:
         slicer.modules.plots = _Module(plots)
         slicer.modules.volumerendering = _Module(core.volume_rendering)
         slicer.modules.gedgan = types.SimpleNamespace(path=str(MODULE))
-        given = {
-            "qt": qt, "ctk": ctk, "SampleData": samples, "slicer.packaging": packaging,
-            "slicer.i18n": _translation(), "slicer.ScriptedLoadableModule": _base_classes(),
-        }  # fmt: skip
-        before = {name: sys.modules.get(name) for name in given}
+        given = {"qt": qt, "ctk": ctk, "SampleData": samples, "slicer.packaging": packaging}
+        before = {name: sys.modules.get(name) for name in (*given, "slicer.i18n", "slicer.ScriptedLoadableModule")}
         sys.modules.update(given)
-        slicer.packaging, slicer.i18n = packaging, given["slicer.i18n"]
+        sys.modules["slicer.i18n"] = _of_slicers_sources("i18n", _translation)
+        sys.modules["slicer.ScriptedLoadableModule"] = _of_slicers_sources("ScriptedLoadableModule", _base_classes)
+        slicer.packaging, slicer.i18n = packaging, sys.modules["slicer.i18n"]
         sys.path.insert(0, str(MODULE.parent))
         settings = qt.QSettings()
         settings.clear()
@@ -326,6 +341,13 @@ def desktop(folder: Path) -> Iterator[Any]:
             for name in [name for name in sys.modules if name.split(".")[0] in ("GEDGAN", "GEDGANPanel")]:
                 del sys.modules[name]
             del slicer.packaging, slicer.i18n
+
+
+def new_parent() -> Any:
+    """What Slicer gives a module's widget to live in."""
+    parent = widgets.MRMLWidget()
+    parent.setLayout(qt.QVBoxLayout())
+    return parent
 
 
 def pump(condition: Any, seconds: float = 60.0) -> Any:

@@ -352,7 +352,7 @@ def test_the_module_says_who_it_is_and_offers_its_sample(slicer_desktop):
 
     import GEDGAN
 
-    about = SimpleNamespace()
+    about = SimpleNamespace(path=GEDGAN.__file__)
     GEDGAN.GEDGAN(about)
     assert about.categories == ["Image Synthesis"] and about.contributors and about.acknowledgementText
     slicer_desktop.application.startup[-1]()
@@ -363,3 +363,28 @@ def test_the_module_says_who_it_is_and_offers_its_sample(slicer_desktop):
     test = GEDGAN.GEDGANTest()
     test.setUp()
     test.test_Sample()
+
+
+def test_what_slicers_ctest_runs_passes_here_too(slicer_desktop):
+    import importlib.util
+    import unittest
+
+    path = Path(__file__).resolve().parents[1] / "Python" / "GEDGANPipelineTest.py"
+    spec = importlib.util.spec_from_file_location("GEDGANPipelineTest", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    result = unittest.TestResult()
+    unittest.defaultTestLoader.loadTestsFromModule(module).run(result)
+    assert result.testsRun == 4 and result.wasSuccessful() and not result.skipped, result.failures + result.errors
+
+
+def test_a_script_is_told_of_a_failed_training(slicer_desktop, tmp_path):
+    import GEDGAN
+    from GEDGANLib.errors import InputError
+
+    logic, heard = GEDGAN.GEDGANLogic(), []
+    with pytest.raises(InputError, match="There is no folder"):
+        logic.train(tmp_path / "nowhere", waitForCompletion=True, onEvent=heard.append)
+    assert heard[-1]["event"] == "failed"
+    with pytest.raises(InputError, match="cannot be read"):
+        logic.synthesize(tmp_path / "nothing.safetensors")

@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from desktop import desktop, picture, qt
+from desktop import desktop, new_parent, picture, qt
 
 TICK = 0.01
 """Seconds between two looks at whether the panel answers."""
@@ -67,7 +67,7 @@ def session(out: Path, minutes: int, quick: bool) -> dict[str, float]:
     with desktop(out / "home") as slicer_desktop:
         import GEDGAN
 
-        panel = GEDGAN.GEDGANWidget()
+        panel = GEDGAN.GEDGANWidget(new_parent())
         panel.setup()
         ui = panel.ui
         watch.pump(lambda: not panel.task)
