@@ -14,7 +14,6 @@ from slicer.i18n import tr as _
 from GEDGANLib.scene.gather import Ticked, writing_scene_cases
 
 from . import places, scene_cases
-from .following import words_of
 
 DEVICES = ("auto", "cuda", "mps", "cpu")
 """As the choices of the combo box."""
@@ -210,8 +209,9 @@ class DataSection:
                     memory=float(expected["memory_gb"]), minutes=float(expected["minutes_per_1000_steps"])
                 )
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            self.panel.say(words_of(error), True)
+            lines.append(_("All of it stands in {path}; what you change there is what is trained.").format(path=path))
+        except (OSError, ValueError, KeyError, TypeError):
+            self.panel.say(_("The plan {path} cannot be read; press Check and plan again.").format(path=path), True)
             return
         self.ui.planText.setHtml("<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>")
         self.panel.paint()
