@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -235,15 +234,12 @@ class ExploreSection:
         if panel.task:
             panel.stop_task()
             return
-        from GEDGANLib.scene.read import case_from_scene
-        from GEDGANLib.volumes.files import write_volume
+        from GEDGANLib.scene.gather import write_scene_volume
 
         volume, folder = self.ui.projectVolume.currentNode(), places.new_folder("projections")
         scan = folder.with_name(f"{folder.name}-scan.nii.gz")
         try:
-            case = case_from_scene([volume])
-            scan.parent.mkdir(parents=True, exist_ok=True)
-            write_volume(scan, case.image[0], case.affine)
+            write_scene_volume(volume, scan)
         except Exception as error:
             panel.say(words_of(error), True)
             return
@@ -256,23 +252,16 @@ class ExploreSection:
 
     def _projected(self, folder: Path, identifier: str) -> None:
         """Put the maps beside the volume; they lie where it lay when the projection began."""
-        from GEDGANLib.scene.nodes import add_map
-        from GEDGANLib.volumes.files import read_volume
+        from GEDGANLib.scene.worker_output import add_projection
 
-        volume, shown = slicer.mrmlScene.GetNodeByID(identifier), None
+        volume = slicer.mrmlScene.GetNodeByID(identifier)
         name = volume.GetName() if volume is not None else _("projected scan")
-        for path in sorted(folder.glob("*.nrrd")):
-            if path.stem == "nearest-segmentation":
-                continue
-            found = read_volume(path)
-            node = add_map(f"{name} {path.stem}", found.array, found.affine)
-            node.SetAttribute(MAP, path.stem)
-            if path.stem == "anomaly":
-                colour_as_heat(node)
-                shown = node
-            elif shown is None:
-                shown = node
-        about = json.loads((folder / "projection.json").read_text(encoding="utf-8"))
+        maps, about = add_projection(folder, name)
+        for kind, node in maps.items():
+            node.SetAttribute(MAP, kind)
+        if "anomaly" in maps:
+            colour_as_heat(maps["anomaly"])
+        shown = maps.get("anomaly") or next(iter(maps.values()), None)
         if volume is not None and shown is not None:
             show_over(volume, shown)
         self.panel.say(

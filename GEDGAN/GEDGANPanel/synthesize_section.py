@@ -196,7 +196,7 @@ class SynthesizeSection:
 
 def loaded_batch(folder: Path, plan: Any, title: str) -> Iterator[Any]:
     """Put what a worker synthesized into the scene, a case a step; yields (share done, words), returns the batch."""
-    from GEDGANLib.scene.batch_folder import cases_in_folder
+    from GEDGANLib.scene.worker_output import cases_in_folder
 
     return growing_batch(cases_in_folder(folder, plan), None, title)
 

@@ -192,19 +192,13 @@ class TrainSection:
 
     def onPreview(self) -> None:
         """The newest preview and a real case, side by side; brought up to date at every press."""
-        from GEDGANLib.plan import Plan
         from GEDGANLib.scene.nodes import add_case, update_case
-        from GEDGANLib.volumes.case import Case
-        from GEDGANLib.volumes.files import SEGMENTATION_SUFFIX, read_volume
+        from GEDGANLib.scene.worker_output import preview_cases
 
-        folder, volumes = self.run / "preview", []
+        volumes = []
         try:
-            plan = Plan.load(self.run / "plan.json")
-            for kind in ("synthesized", "real"):
-                image = read_volume(folder / f"{kind}.nrrd")
-                labels = folder / f"{kind}{SEGMENTATION_SUFFIX}"
-                voxels = read_volume(labels).array if labels.is_file() else None
-                case = Case(f"preview {kind}", image.array[None], voxels, image.affine, tuple(plan.labels))
+            for case in preview_cases(self.run):
+                kind = case.name
                 nodes = _nodes_with(PREVIEW, kind)
                 if nodes is not None and (nodes.segmentation is None) == (case.labels is None):
                     update_case(nodes, case)

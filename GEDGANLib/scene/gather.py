@@ -17,8 +17,9 @@ import numpy as np
 from ..errors import InputError
 from ..exchange.nnunet import DatasetWriter
 from ..volumes.case import Case, Label, default_color
+from ..volumes.files import write_volume
 from ..volumes.pipeline import Progress, _quiet
-from ..volumes.writing import claim_empty_folder, write_bytes
+from ..volumes.writing import claim_empty_folder, explain_unwritable, write_bytes
 from .read import case_from_scene
 
 MOST_LABELS = 255
@@ -138,3 +139,16 @@ def _cases(ticked: Sequence[Ticked], table: tuple[Label, ...], progress: Progres
         name = file_name_of(case.name, taken)
         yield replace(case, name=name, labels=labels, label_table=table)
         progress(position + 1, len(ticked), case.name)
+
+
+def write_scene_volume(volume: Any, path: Path) -> None:
+    """Write a volume of the scene as a file, where the scene shows it.
+
+    :raises InputError: it has no voxels, is under a transform that bends it, or cannot be written.
+    """
+    case = case_from_scene([volume])
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_volume(path, case.image[0], case.affine)
+    except OSError as error:
+        raise explain_unwritable(path, error) from error

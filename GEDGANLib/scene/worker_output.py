@@ -1,0 +1,67 @@
+"""What a worker wrote into its folder -> cases and maps for the scene: synthesized cases, previews, projections."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..plan import Plan
+from ..volumes.case import Case
+from ..volumes.dataset import find_dataset
+from ..volumes.files import SEGMENTATION_SUFFIX, read_volume
+from ..volumes.labels import LabelTable
+from ..volumes.pipeline import load_case
+from .nodes import add_map
+
+
+def cases_in_folder(folder: Path, plan: Plan) -> Iterator[Case]:
+    """Yield the cases that ``gedgan synthesize`` wrote, one by one, with the label colours of the model and the origin
+    of each.
+
+    :param plan: of the model that made them.
+    :raises InputError: the folder was changed meanwhile.
+    """
+    dataset = find_dataset(folder)
+    try:
+        origins = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        origins = {}
+    table, known = LabelTable(dataset), {label.name for label in plan.labels}
+    for files in dataset.cases:
+        case = load_case(files, dataset, tuple(plan.labels), table, known)
+        yield replace(case, provenance={"synthetic": True, **origins.get(case.name, {})})
+
+
+def preview_cases(run: Path) -> list[Case]:
+    """The newest preview of a training, and a real case beside it: ``preview synthesized`` and ``preview real``.
+
+    :param run: folder of the run.
+    :raises InputError: there is no preview yet, or it cannot be read.
+    """
+    labels = tuple(Plan.load(run / "plan.json").labels)
+    cases = []
+    for kind in ("synthesized", "real"):
+        image = read_volume(run / "preview" / f"{kind}.nrrd")
+        segmentation = run / "preview" / f"{kind}{SEGMENTATION_SUFFIX}"
+        voxels = read_volume(segmentation).array if segmentation.is_file() else None
+        cases.append(Case(f"preview {kind}", image.array[None], voxels, image.affine, labels))
+    return cases
+
+
+def add_projection(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Put the maps that ``gedgan project`` wrote into ``slicer.mrmlScene``.
+
+    :param name: of the volume, for the names of the nodes.
+    :returns: volume nodes by the name of the map (``nearest``, ``residual``, ``anomaly``), and what stands in
+        ``projection.json``: ``explained`` (share, 0 to 1) and ``latent``.
+    :raises InputError: a map cannot be read.
+    """
+    nodes = {}
+    for path in sorted(folder.glob("*.nrrd")):
+        if path.stem != "nearest-segmentation":
+            found = read_volume(path)
+            nodes[path.stem] = add_map(f"{name} {path.stem}", found.array, found.affine)
+    return nodes, json.loads((folder / "projection.json").read_text(encoding="utf-8"))
