@@ -71,3 +71,16 @@ def test_the_template_is_what_its_tool_makes():
     ours = nibabel.load(TEMPLATE)
     np.testing.assert_array_equal(ours.affine, fresh.affine)
     np.testing.assert_array_equal(np.asarray(ours.dataobj), np.asarray(fresh.dataobj))
+
+
+def test_the_template_is_read_alike_without_nibabel(monkeypatch):
+    """3D Slicer has SimpleITK and no nibabel: its sample data need nothing installed."""
+    import sys
+
+    from GEDGANLib.volumes.cohort import _read_template
+
+    voxels, affine = _read_template()
+    monkeypatch.setitem(sys.modules, "nibabel", None)
+    other_voxels, other_affine = _read_template()
+    np.testing.assert_array_equal(voxels, other_voxels)
+    np.testing.assert_allclose(affine, other_affine)

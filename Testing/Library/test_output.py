@@ -127,3 +127,21 @@ def test_a_thousand_cases_take_no_more_memory_than_ten(trained_model):
 
     peak(2)
     assert peak(60) < 1.3 * peak(6)
+
+
+def test_a_header_says_what_a_model_is_without_reading_its_weights(trained_model, tmp_path):
+    from GEDGANLib.errors import InputError
+    from GEDGANLib.synthesis.model_file import load_model, read_header
+
+    plan, about = read_header(trained_model)
+    model = load_model(trained_model)
+    assert plan == model.plan and about == model.about
+    content = trained_model.read_bytes()
+    wrong = tmp_path / "wrong.safetensors"
+    for bytes_there in (b"", b"no model", content[:200], b"\xff" * 64, content[:8] + b"[]" + content[10:]):
+        wrong.write_bytes(bytes_there)
+        with pytest.raises(InputError, match="is not a model"):
+            read_header(wrong)
+    for path in (tmp_path, tmp_path / "nothing"):
+        with pytest.raises(InputError):
+            read_header(path)

@@ -9,8 +9,8 @@ import pytest
 import slicer
 from landmark import ORIENTATIONS, asymmetric_case, landmark_of
 
-from GEDGANLib.scene.nodes import add_case, add_cases, add_maps, show_surfaces
-from GEDGANLib.scene.read import cases_in_scene
+from GEDGANLib.scene.nodes import add_case, add_cases, add_maps, show_surfaces, update_case
+from GEDGANLib.scene.read import case_from_scene, cases_in_scene
 from GEDGANLib.volumes.case import Case, Label
 from GEDGANLib.volumes.cohort import make_case
 from GEDGANLib.volumes.files import write_colours
@@ -197,3 +197,26 @@ def test_cases_of_a_scene_go_by_their_segmentation(application):
     batch.remove()
     unlabelled = add_cases([replace(case, labels=None)], "batch")
     assert cases_in_scene(application.scene) == [(unlabelled.cases[0].volumes[0], None)]
+
+
+def test_a_case_is_replaced_in_place_and_the_user_keeps_what_was_changed(application):
+    before, after = make_case(0, 0, (16, 24, 16), 9.0), make_case(1, 0, (16, 24, 16), 9.0)
+    nodes = add_case(before)
+    segmentation = nodes.segmentation.GetSegmentation()
+    segmentation.GetNthSegment(0).SetName("mine")
+    nodes.volumes[0].GetDisplayNode().SetWindowLevelMinMax(1, 2)
+    show_surfaces(nodes)
+    count = application.scene.GetNumberOfNodes()
+    update_case(nodes, after)
+    assert application.scene.GetNumberOfNodes() == count and segmentation.GetNthSegment(0).GetName() == "mine"
+    assert nodes.volumes[0].GetDisplayNode().GetWindowLevelMax() == 2
+    read = case_from_scene(nodes.volumes, nodes.segmentation)
+    np.testing.assert_array_equal(read.image, after.image)
+    np.testing.assert_array_equal(read.labels, after.labels)
+    surface = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
+    assert segmentation.ContainsRepresentation(surface)  # made anew
+    segmentation.RemoveSegment(segmentation.GetNthSegmentID(0))
+    update_case(nodes, before)
+    assert segmentation.GetNumberOfSegments() == 1
+    kept = case_from_scene(nodes.volumes, nodes.segmentation)
+    np.testing.assert_array_equal(kept.labels > 0, before.labels == 2)
