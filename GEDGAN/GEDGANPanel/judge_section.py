@@ -14,6 +14,8 @@ from . import places
 KINDS = (("nnunet", ()), ("folder", ("--format", ".nii.gz")), ("folder", ("--format", ".nrrd")), ("monai-bundle", ()))
 """As the choices of the combo box: what ``--to`` gets, and what else."""
 PAGE = "report.html"
+REPORT_CASES, REPORT_UPDATES = 100, 500
+"""Cases that are made for a report, and updates of each of its U-Nets."""
 
 
 class JudgeSection:
@@ -48,6 +50,7 @@ class JudgeSection:
             return
         section, folder = panel.synthesize_section, places.new_folder("reports")
         arguments: list[Any] = ["evaluate", section.card.path, "--data", self.real_cases(), "-o", folder]
+        arguments += ["-n", REPORT_CASES, "--updates", REPORT_UPDATES]
         arguments += ["--device", section.device, *(["--quick"] if panel.parameters["quick"] else [])]
         model = section.card.path
         panel.run_job("report", arguments, lambda: self._reported(folder / PAGE, model), _("Judging the model"))

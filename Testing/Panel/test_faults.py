@@ -416,7 +416,17 @@ def test_the_sample_works_before_anything_is_installed(opened, monkeypatch):
     assert all(row.ticked for row in panel.data_section.rows)
 
 
-def test_reloading_takes_the_library_along(panel):
+@pytest.fixture
+def library_as_before():
+    """A reload makes new classes of the library; what other tests have imported must stay theirs."""
+    before = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "GEDGANLib"}
+    yield
+    for name in [name for name in sys.modules if name.split(".")[0] == "GEDGANLib"]:
+        del sys.modules[name]
+    sys.modules.update(before)
+
+
+def test_reloading_takes_the_library_along(library_as_before, panel):
     import GEDGANPanel.places as before
 
     panel.onReload()

@@ -304,7 +304,11 @@ def test_exports_and_the_batch_on_disk(panel, model, tmp_path):
     assert all(origin["synthetic"] and "latent" in origin for origin in origins.values())
 
 
-def test_a_report_is_made_and_opened_and_stands_on_the_card(panel, model, trained_folder):
+def test_a_report_is_made_and_opened_and_stands_on_the_card(panel, model, trained_folder, monkeypatch):
+    import GEDGANPanel.judge_section as judge_section
+
+    monkeypatch.setattr(judge_section, "REPORT_CASES", 12)
+    monkeypatch.setattr(judge_section, "REPORT_UPDATES", 20)
     panel.ui.reportDataPath.currentPath = str(trained_folder)
     panel.ui.quickCheck.checked = True
     panel.ui.reportButton.click()
