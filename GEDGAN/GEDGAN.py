@@ -171,7 +171,7 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onSceneStartClose(self, caller, event):
         self.parameters.use(None)
-        if self.task in ("gather", "synthesize", "series", "save", "sample", "explore"):
+        if self.task in ("gather", "synthesize", "series", "save", "sample", "explore", "project", "plan"):
             self.stop_task()  # what it would write into is going away
 
     def onSceneEndClose(self, caller, event):

@@ -135,6 +135,8 @@ class Worker:
         """Whether the process runs."""
         if self.process is not None:
             return self.process.poll() is None
+        if (self.last_event or {}).get("event") in LAST:
+            return False  # whoever has its number now is somebody else
         return _process_runs(int(self.about["pid"]))
 
     def state(self) -> str:

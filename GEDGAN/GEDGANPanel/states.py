@@ -160,7 +160,7 @@ def looks(facts: Facts) -> dict[str, Look]:
             text=_("Project"),
         ),
         "reportButton": button(
-            _("Compare the model with real cases: quality, privacy, use. It goes on in the background."),
+            _("Compare the model with real cases: quality, privacy, use. Slicer stays usable meanwhile."),
             set_up,
             model,
             (facts.measured, _("Choose the folder with the real scans; that of the training is not known or gone.")),
