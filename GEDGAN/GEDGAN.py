@@ -123,7 +123,7 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndBatchProcessEvent):
             self.addObserver(scene, event, self.onSceneChanged)
         self.ui.setUpButton.connect("clicked()", self.onSetUp)
-        self.ui.tryButton.connect("clicked()", self.onTry)
+        self.ui.tryButton.connect("clicked()", self.stop_or(self.onTry))
         self.initializeParameterNode()
         self.train_section.find_again()
         self.askForDevices()
@@ -354,6 +354,10 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.say(words_of(error), True)
         self.paint()
 
+    def stop_or(self, begin):
+        """What a button calls that begins a task and, while one is being done, stops it."""
+        return lambda: self.stop_task() if self.task else begin()
+
     def stop_task(self):
         """End what the panel does besides training; what is there already stays."""
         self._tour = []
@@ -410,9 +414,6 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onTry(self):
         """Sample data, and then, one after the other, what a user would press."""
-        if self.task:
-            self.stop_task()
-            return
         from GEDGANPanel import scene_cases
 
         def loaded(nodes):
@@ -577,9 +578,11 @@ class GEDGANLogic(ScriptedLoadableModuleLogic):
 
     def loading(self, folder, plan):
         """Put what a worker synthesized into the scene, in steps; returns the batch."""
-        from GEDGANPanel.synthesize_section import loaded_batch
+        from GEDGANPanel.synthesize_section import growing_batch
 
-        return (yield from loaded_batch(Path(folder), plan, _("Synthesized")))
+        from GEDGANLib.scene.worker_output import cases_in_folder
+
+        return (yield from growing_batch(cases_in_folder(Path(folder), plan), None, _("Synthesized")))
 
     def exploring(self, model, latent, className, device):
         """Load a model and find what can be steered, in steps; returns a ``GEDGANLib.synthesis.explorer.Explorer``."""

@@ -42,7 +42,7 @@ class DataSection:
         table.connect("itemChanged(QTableWidgetItem*)", self._changed)
         self.ui.tickAllButton.connect("clicked()", lambda: self.tick_all(True))
         self.ui.tickNoneButton.connect("clicked()", lambda: self.tick_all(False))
-        self.ui.checkButton.connect("clicked()", self.onCheck)
+        self.ui.checkButton.connect("clicked()", panel.stop_or(self.onCheck))
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
         self._timer.setInterval(REFRESH_MILLISECONDS)
@@ -136,7 +136,7 @@ class DataSection:
         """Whether there is anything to check."""
         if self.panel.parameters["fromScene"]:
             return any(row.ticked for row in self.rows)
-        return bool(self.panel.parameters["data"].strip())
+        return self.panel.parameters.path("data") is not None
 
     def checked(self) -> bool:
         """Whether the data were checked as they are, and the plan is there."""
@@ -152,11 +152,8 @@ class DataSection:
 
     def onCheck(self) -> None:
         panel = self.panel
-        if panel.task:
-            panel.stop_task()
-            return
         if not panel.parameters["fromScene"]:
-            self._plan(Path(panel.parameters["data"].strip()).expanduser())
+            self._plan(panel.parameters.path("data"))
             return
         self.refresh()
         ticked = [Ticked(row.volume, row.segmentation, row.class_name or None) for row in self.rows if row.ticked]

@@ -34,12 +34,12 @@ class ExploreSection:
         self.slowest = 0.0
         self._setting = False
         qt.QFormLayout(self.ui.slidersFrame)
-        self.ui.exploreButton.connect("clicked()", self.onExplore)
+        self.ui.exploreButton.connect("clicked()", panel.stop_or(self.onExplore))
         self.ui.centreButton.connect("clicked()", self.onCentre)
         self.ui.keepButton.connect("clicked()", self.onKeep)
         self.ui.moreButton.connect("clicked()", self.onMore)
-        self.ui.seriesButton.connect("clicked()", self.onSeries)
-        self.ui.projectButton.connect("clicked()", self.onProject)
+        self.ui.seriesButton.connect("clicked()", panel.stop_or(self.onSeries))
+        self.ui.projectButton.connect("clicked()", panel.stop_or(self.onProject))
         self.ui.projectVolume.connect("currentNodeChanged(vtkMRMLNode*)", lambda: self.panel.paint())
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
@@ -71,10 +71,6 @@ class ExploreSection:
     # Sliders
 
     def onExplore(self) -> None:
-        panel = self.panel
-        if panel.task:
-            panel.stop_task()
-            return
         self.begin(None)
 
     def begin(self, latent: np.ndarray | None) -> None:
@@ -183,9 +179,6 @@ class ExploreSection:
 
     def onSeries(self) -> None:
         panel = self.panel
-        if panel.task:
-            panel.stop_task()
-            return
         from GEDGANLib.synthesis.explorer import interpolate
         from GEDGANLib.synthesis.synthesizer import latent_of
 
@@ -231,9 +224,6 @@ class ExploreSection:
 
     def onProject(self) -> None:
         panel = self.panel
-        if panel.task:
-            panel.stop_task()
-            return
         from GEDGANLib.scene.gather import write_scene_volume
 
         volume, folder = self.ui.projectVolume.currentNode(), places.new_folder("projections")
@@ -245,8 +235,8 @@ class ExploreSection:
             return
         section = panel.synthesize_section
         arguments: list[Any] = ["project", section.card.path, scan, "-o", folder, "--device", section.device]
-        if panel.parameters["healthy"].strip():
-            arguments += ["--healthy", Path(panel.parameters["healthy"].strip()).expanduser()]
+        if panel.parameters.path("healthy"):
+            arguments += ["--healthy", panel.parameters.path("healthy")]
         identifier = volume.GetID()
         panel.run_job("project", arguments, lambda: self._projected(folder, identifier), _("Projecting"))
 

@@ -25,19 +25,16 @@ class JudgeSection:
         self.panel, self.ui = panel, panel.ui
         self.page: Path | None = None
         self._page_model: Path | None = None
-        self.ui.reportButton.connect("clicked()", self.onReport)
+        self.ui.reportButton.connect("clicked()", panel.stop_or(self.onReport))
         self.ui.openReportButton.connect("clicked()", self.onOpen)
-        self.ui.exportButton.connect("clicked()", self.onExport)
-        self.ui.saveBatchButton.connect("clicked()", self.onSaveBatch)
+        self.ui.exportButton.connect("clicked()", panel.stop_or(self.onExport))
+        self.ui.saveBatchButton.connect("clicked()", panel.stop_or(self.onSaveBatch))
         self.ui.exportCombo.connect("currentIndexChanged(int)", lambda: self.panel.paint())
 
     def real_cases(self) -> Path | None:
         """The folder that is given, else that of the model's training."""
-        given = self.panel.parameters["reportData"].strip()
-        if given:
-            return Path(given).expanduser()
         card = self.panel.synthesize_section.card
-        return None if card is None else card.training_data()
+        return self.panel.parameters.path("reportData") or (None if card is None else card.training_data())
 
     def has_report(self) -> bool:
         card = self.panel.synthesize_section.card
@@ -45,9 +42,6 @@ class JudgeSection:
 
     def onReport(self) -> None:
         panel = self.panel
-        if panel.task:
-            panel.stop_task()
-            return
         section, folder = panel.synthesize_section, places.new_folder("reports")
         arguments: list[Any] = ["evaluate", section.card.path, "--data", self.real_cases(), "-o", folder]
         arguments += ["-n", REPORT_CASES, "--updates", REPORT_UPDATES]
@@ -66,13 +60,9 @@ class JudgeSection:
 
     def onExport(self) -> None:
         panel = self.panel
-        if panel.task:
-            panel.stop_task()
-            return
         parameters, section = panel.parameters, panel.synthesize_section
         kind, more = KINDS[parameters["exportKind"]]
-        given = parameters["export"].strip()
-        folder = Path(given).expanduser() if given else places.new_folder("exports")
+        folder = parameters.path("export") or places.new_folder("exports")
         arguments: list[Any] = ["export", section.card.path, "--to", kind, "-o", folder, *more]
         if kind != "monai-bundle":
             arguments += ["-n", parameters["exportCount"], "--seed", parameters["seed"], "--device", section.device]
@@ -94,13 +84,9 @@ class JudgeSection:
     def onSaveBatch(self) -> None:
         """As the cases are in the scene now: corrected segmentations are written corrected."""
         panel = self.panel
-        if panel.task:
-            panel.stop_task()
-            return
         from GEDGANLib.scene.gather import Ticked, writing_scene_cases
 
-        given = panel.parameters["export"].strip()
-        folder = Path(given).expanduser() if given else places.new_folder("exports")
+        folder = panel.parameters.path("export") or places.new_folder("exports")
         there = [
             Ticked(
                 case.volumes[0],

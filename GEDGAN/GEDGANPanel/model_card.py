@@ -10,9 +10,8 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
+from GEDGANLib.judging import report_path
 from GEDGANLib.synthesis.model_file import read_header
-
-REPORT = "{stem}.report.json"
 
 
 @dataclass(frozen=True)
@@ -29,10 +28,6 @@ class ModelCard:
         plan, about = read_header(path)
         return cls(Path(path), plan, about)
 
-    def title(self) -> str:
-        """For a list: the run's folder, or the file."""
-        return self.path.parent.name if self.path.stem == "model" else self.path.stem
-
     def training_data(self) -> Path | None:
         """The folder it learned from, if the run it lies in still says so and the folder is there."""
         try:
@@ -43,9 +38,8 @@ class ModelCard:
 
     def report(self) -> list[str]:
         """What the last report of this model came to, a sentence each; nothing where there is none."""
-        path = self.path.with_name(REPORT.format(stem=self.path.stem))
         try:
-            summary = json.loads(path.read_text(encoding="utf-8"))["summary"]
+            summary = json.loads(report_path(self.path).read_text(encoding="utf-8"))["summary"]
             return [str(line) for line in summary]
         except (OSError, ValueError, KeyError, TypeError):
             return []

@@ -6,6 +6,7 @@ Values are kept as text on a plain ``vtkMRMLScriptedModuleNode``, which every ve
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 
@@ -137,6 +138,11 @@ class Parameters:
     def __getitem__(self, name: str) -> Any:
         default = PARAMETERS[name].default if name in PARAMETERS else WITHOUT_WIDGET[name]
         return default if self.node is None else from_text(self.node.GetParameter(name) or "", default)
+
+    def path(self, name: str) -> Path | None:
+        """A path that was given; None for an empty one."""
+        text = self[name].strip()
+        return Path(text).expanduser() if text else None
 
     def __setitem__(self, name: str, value: Any) -> None:
         if self.node is not None:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from slicer.i18n import tr as _
 
 IDLE = ""
-TASKS_THAT_STOP = ("sample", "gather", "plan", "synthesize", "explore", "series", "project", "report", "export", "save")
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,6 @@ def looks(facts: Facts) -> dict[str, Look]:
             task="explore",
             text=_("Start exploring"),
         ),
-        "judgeSection": Look(True, ""),
     }
     exploring = (facts.exploring, _("First press Start exploring."))
     found |= {

@@ -31,7 +31,7 @@ class SynthesizeSection:
         self._filling = False
         self.ui.modelCombo.connect("currentIndexChanged(int)", self._chosen)
         self.ui.browseModelButton.connect("clicked()", self.onBrowse)
-        self.ui.synthesizeButton.connect("clicked()", self.onSynthesize)
+        self.ui.synthesizeButton.connect("clicked()", panel.stop_or(self.onSynthesize))
         self.ui.undoButton.connect("clicked()", self.onUndo)
         self.ui.releaseButton.connect("clicked()", self.onRelease)
 
@@ -107,9 +107,6 @@ class SynthesizeSection:
 
     def onSynthesize(self) -> None:
         panel = self.panel
-        if panel.task:
-            panel.stop_task()
-            return
         if panel.parameters["screen"] and self.card.training_data() is None:
             text = _("The folder of the training cases is not known or gone; nothing can be compared with them.")
             panel.say(text, True)
@@ -192,13 +189,6 @@ class SynthesizeSection:
         self.panel.logic.engine.release()
         self.panel.say(_("The memory is given back."))
         self.panel.paint()
-
-
-def loaded_batch(folder: Path, plan: Any, title: str) -> Iterator[Any]:
-    """Put what a worker synthesized into the scene, a case a step; yields (share done, words), returns the batch."""
-    from GEDGANLib.scene.worker_output import cases_in_folder
-
-    return growing_batch(cases_in_folder(folder, plan), None, title)
 
 
 def growing_batch(cases: Iterator[Any], count: int | None, title: str) -> Iterator[Any]:

@@ -30,9 +30,7 @@ class TrainSection:
         self.panel, self.ui = panel, panel.ui
         self.job: FollowedJob | None = None
         self.run: Path | None = None
-        self.model: Path | None = None
         self.curves, self._drawn = Curves(), 0.0
-        self._tour_minutes: int | None = None
         self.ui.trainButton.connect("clicked()", self.onTrain)
         self.ui.resumeButton.connect("clicked()", self.onResume)
         self.ui.previewButton.connect("clicked()", self.onPreview)
@@ -50,8 +48,7 @@ class TrainSection:
         return run is not None and (run / "run.json").is_file()
 
     def _run_to_resume(self) -> Path | None:
-        chosen = self.panel.parameters["run"].strip()
-        return Path(chosen).expanduser() if chosen else self.run
+        return self.panel.parameters.path("run") or self.run
 
     def preview_there(self) -> bool:
         return self.run is not None and (self.run / "preview" / "synthesized.nrrd").is_file()
@@ -70,11 +67,11 @@ class TrainSection:
         :param minutes: instead of what the panel says.
         """
         parameters = self.panel.parameters
-        run = Path(parameters["run"].strip()).expanduser() if parameters["run"].strip() else places.new_folder("runs")
+        run = parameters.path("run") or places.new_folder("runs")
         arguments: list[Any] = ["train", parameters["checkedData"], "-o", run, "--seed", parameters["trainSeed"]]
         arguments += ["--device", DEVICES[parameters["device"]]]
-        if parameters["startFrom"].strip():
-            arguments += ["--from", Path(parameters["startFrom"].strip()).expanduser()]
+        if parameters.path("startFrom"):
+            arguments += ["--from", parameters.path("startFrom")]
         else:
             arguments += ["--plan", parameters["plan"]]
         if parameters["steps"] and minutes is None:
@@ -161,8 +158,6 @@ class TrainSection:
             self.panel.paint()
         elif kind == "warning":
             self.panel.say(event.get("message", ""), True)
-        elif kind == "finished" and event.get("model"):
-            self.model = Path(event["model"])
 
     def _ended(self, state: str, explanation: str) -> None:
         asked, self.job = self.job is not None and self.job.asked_to_stop, None

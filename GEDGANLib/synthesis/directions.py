@@ -79,7 +79,11 @@ def find_directions(model: Model, samples: int = SAMPLES, progress: Progress = _
 
     :param samples: synthesized cases to find them on, at least 20.
     """
-    search = _finding(model, samples)
+    return _through(_finding(model, samples), progress)
+
+
+def _through(search: Iterator[tuple[int, int]], progress: Progress) -> list[Direction]:
+    """Go through a search, telling of it, and return what it returns."""
     while True:
         try:
             progress(*next(search), "")
@@ -284,9 +288,4 @@ def load_directions(path: Path, model_digest: str, latent_size: int) -> list[Dir
 
 def directions_of(model: Model, progress: Progress = _quiet) -> list[Direction]:
     """The directions kept beside the model, or newly found ones, which are then kept there if that is possible."""
-    search = finding_directions(model)
-    while True:
-        try:
-            progress(*next(search), "")
-        except StopIteration as stop:
-            return stop.value
+    return _through(finding_directions(model), progress)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 pytest.importorskip("PySide6")
@@ -60,3 +63,12 @@ def panel(opened):
 
     qt.QSettings().setValue("GEDGAN/devices", "No GPU that PyTorch can use: training takes hours on the processor.")
     return opened()
+
+
+@pytest.fixture
+def model(panel, trained_model, tmp_path) -> Path:
+    """A trained model in the panel's list, with the folder it learned from beside it."""
+    path = tmp_path / "runs" / "brains" / "model.safetensors"
+    shutil.copytree(trained_model.parent, path.parent)
+    panel.synthesize_section.take_model(path)
+    return path

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 import time
@@ -57,14 +56,6 @@ def trainable(panel, cohort_folder, tmp_path):
     panel.parameters["plan"], panel.parameters["checkedData"] = str(plan), str(cohort_folder)
     panel.paint()
     return panel
-
-
-@pytest.fixture
-def model(panel, trained_model, tmp_path) -> Path:
-    path = tmp_path / "runs" / "brains" / "model.safetensors"
-    shutil.copytree(trained_model.parent, path.parent)
-    panel.synthesize_section.take_model(path)
-    return path
 
 
 def start_training(panel) -> None:

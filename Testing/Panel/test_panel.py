@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -28,15 +27,6 @@ def put_brains(count: int) -> list:
     from GEDGANLib.scene.nodes import add_case
 
     return [add_case(make_case(index, 0, SMALL, 9.0)) for index in range(count)]
-
-
-@pytest.fixture
-def model(panel, trained_model, tmp_path) -> Path:
-    """A trained model in the panel's list, with the folder it learned from beside it."""
-    path = tmp_path / "runs" / "brains" / "model.safetensors"
-    shutil.copytree(trained_model.parent, path.parent)
-    panel.synthesize_section.take_model(path)
-    return path
 
 
 def idle(panel, seconds: float = 120.0) -> None:
