@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
@@ -284,12 +285,14 @@ def _seed(text: str) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit status."""
+    begun = time.time()
     # How long OpenMP's threads spin when they wait (300000 rounds if left alone): measured on two cores, a training
     # loses an eighth of its steps by this when it has the machine to itself, and doubles them when it has not.
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     # What Apple's GPUs cannot do in an older PyTorch is done on the CPU.
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
     parsed = build_parser().parse_args(arguments)
+    parsed.begun = begun
     # Of several processes that train together the first one speaks.
     if os.environ.get("RANK", "0") != "0":
         events: Events = SilentEvents()

@@ -164,6 +164,7 @@ def _train(arguments: argparse.Namespace, events: Events, team) -> None:
             start_from=weights,
             taught=taught,
             owns_folder=team.leads,
+            begun=arguments.begun,
         )
         data = str(arguments.data.resolve())
         model = train(plan, cases, run, limit, device, seed, events.emit, data, arguments.resume, options)
@@ -181,7 +182,7 @@ def _prepare(arguments: argparse.Namespace, device: str, events: Events, team, h
 
     from .fitting import check_memory
     from .plan import Plan
-    from .training.request import PREPARED, claim_run_folder
+    from .training.request import PREPARED, claim_run_folder, forget_old_stop
     from .volumes.dataset import find_dataset
     from .volumes.prepared import prepare_cases
 
@@ -189,7 +190,7 @@ def _prepare(arguments: argparse.Namespace, device: str, events: Events, team, h
     if arguments.resume:
         claim_run_folder(run, resume=True)
         hold()
-        (run / "STOP").unlink(missing_ok=True)  # of before; one that comes while the cases are read is meant
+        forget_old_stop(run, arguments.begun)
     else:
         _refuse_taken(run)
     plan_path = run / "plan.json" if arguments.resume else arguments.plan

@@ -3,7 +3,8 @@
 The worker writes its events into a file of its job folder instead of a pipe. So it goes on when whoever started it is
 gone, a panel that was closed finds it again, and nobody needs a thread to read: :meth:`Worker.poll` looks at what is
 new, quickly, as often as one likes. A job folder holds ``job.json`` (what was started), ``events.jsonl`` and
-``errors.txt``.
+``errors.txt``. Numbers of processes are given anew, after a restart of the computer from the first on, so a process
+that is found again is known by its number and the moment it was born.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ class Worker:
         self.noise: deque[str] = deque(maxlen=NOISE_LINES)
         self.last_event: dict[str, Any] | None = None
         self._position, self._heard = 0, time.monotonic()
+        self._stranger: bool | None = None
+        """Whether the number belongs to another process by now; None before that was looked at."""
 
     @classmethod
     def start(
@@ -59,6 +62,7 @@ class Worker:
         base_environment: Mapping[str, str] | None = None,
         launch: Launch = subprocess.Popen,
         stop_file: Path | None = None,
+        notes: Mapping[str, str] | None = None,
     ) -> Worker:
         """Start ``gedgan ARGUMENTS --events -``.
 
@@ -68,6 +72,7 @@ class Worker:
         :param base_environment: the environment before these changes; this process's when not given.
         :param launch: makes the process.
         :param stop_file: a file whose existence asks the command to stop, as a training's STOP.
+        :param notes: kept with the job for who finds it again, in ``about["notes"]``.
         :raises InputError: the folder cannot be written, or the interpreter not started.
         """
         folder = Path(folder)
@@ -83,8 +88,15 @@ class Worker:
                     command, stdin=subprocess.DEVNULL, stdout=events, stderr=errors,
                     env={**variables, **(environment or {})}, **_apart(),
                 )  # fmt: skip
-            about = {"pid": process.pid, "command": command, "started": time.time(), "stop_file": str(stop_file or "")}
-            (folder / JOB).write_text(json.dumps(about), encoding="utf-8")
+            about = {
+                "pid": process.pid, "born": _birth(process.pid), "command": command, "started": time.time(),
+                "stop_file": str(stop_file or ""), "notes": dict(notes or {}),
+            }  # fmt: skip
+            try:
+                (folder / JOB).write_text(json.dumps(about), encoding="utf-8")
+            except OSError:
+                cls(folder, about, process).kill()  # nobody could find it again
+                raise
         except OSError as error:
             raise InputError(
                 f"{command[0]} could not be started in {folder}: {error.strerror or error}.",
@@ -136,8 +148,11 @@ class Worker:
         if self.process is not None:
             return self.process.poll() is None
         if (self.last_event or {}).get("event") in LAST:
-            return False  # whoever has its number now is somebody else
-        return _process_runs(int(self.about["pid"]))
+            return False
+        pid = int(self.about["pid"])
+        if self._stranger is None:
+            self._stranger = _birth(pid) != self.about.get("born")
+        return not self._stranger and _process_runs(pid)
 
     def state(self) -> str:
         """:data:`RUNNING`, :data:`DONE`, :data:`FAILED`, :data:`STOPPED_ON_REQUEST`, or :data:`LOST`: it ended without
@@ -175,9 +190,12 @@ class Worker:
                 return
         self.kill()
 
-    def kill(self) -> None:
-        """End it and what it started, at once."""
-        pid = int(self.about["pid"])
+    def kill(self, wait_seconds: float = 5.0) -> None:
+        """End it and what it started, at once.
+
+        :param wait_seconds: for its end, at most.
+        """
+        pid, self._stranger = int(self.about["pid"]), None
         if not self.alive():
             return
         if sys.platform == "win32":
@@ -189,7 +207,7 @@ class Worker:
                 os.killpg(pid, signal.SIGKILL)  # it leads a group of its own
         if self.process is not None:
             with suppress(Exception):
-                self.process.wait(5)
+                self.process.wait(wait_seconds)
 
 
 def _apart() -> dict[str, Any]:
@@ -201,22 +219,44 @@ def _apart() -> dict[str, Any]:
 
 def _process_runs(pid: int) -> bool:
     if sys.platform == "win32":
-        import ctypes
-
-        handle = ctypes.windll.kernel32.OpenProcess(0x1000, False, pid)  # PROCESS_QUERY_LIMITED_INFORMATION
-        if not handle:
-            return False
-        code = ctypes.c_ulong()
-        ctypes.windll.kernel32.GetExitCodeProcess(handle, ctypes.byref(code))
-        ctypes.windll.kernel32.CloseHandle(handle)
-        return code.value == 259  # STILL_ACTIVE
+        return _of_windows(pid)[0]
+    with suppress(ChildProcessError):  # a child that ended looks alive until somebody waits for it
+        os.waitpid(pid, os.WNOHANG)
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):  # somebody else's: the number was given anew
         return False
-    except PermissionError:  # somebody else's: the number was given anew
-        return False
-    try:  # a child that nobody waited for looks alive
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    return True
+
+
+def _birth(pid: int) -> str:
+    """A text that no other process of this number has or had; "" where there is none of it."""
+    if sys.platform == "win32":
+        return _of_windows(pid)[1]
+    try:
+        ticks = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {ticks}"
     except (OSError, IndexError):
-        return True
+        pass
+    command = ["ps", "-o", "lstart=", "-p", str(pid)]  # macOS
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"})
+    except OSError:
+        return ""
+    return " ".join(said.stdout.split())
+
+
+def _of_windows(pid: int) -> tuple[bool, str]:
+    """Whether a process runs, and when it was made."""
+    import ctypes
+
+    kernel = ctypes.windll.kernel32
+    kernel.OpenProcess.restype = ctypes.c_void_p
+    handle = ctypes.c_void_p(kernel.OpenProcess(0x1000, False, pid))  # PROCESS_QUERY_LIMITED_INFORMATION
+    if not handle:
+        return False, ""
+    code, times = ctypes.c_ulong(), [ctypes.c_ulonglong() for _ in range(4)]
+    kernel.GetExitCodeProcess(handle, ctypes.byref(code))
+    kernel.GetProcessTimes(handle, *map(ctypes.byref, times))
+    kernel.CloseHandle(handle)
+    return code.value == 259, str(times[0].value)  # STILL_ACTIVE

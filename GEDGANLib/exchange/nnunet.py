@@ -111,7 +111,7 @@ def _describe(
     provenance: dict[str, dict],
     channel_names: Sequence[str] | None,
 ) -> None:
-    if case.labels is None:
+    if not any((folder / "labelsTr").iterdir()):
         (folder / "labelsTr").rmdir()
     dataset = {
         "channel_names": {str(index): name for index, name in enumerate(channel_names or case.channel_names)},

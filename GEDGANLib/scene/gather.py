@@ -30,15 +30,23 @@ class Ticked:
     """A case of the scene.
 
     :param volume: a scalar volume node.
-    :param segmentation: a segmentation node, or None.
+    :param segmentation: a segmentation node, or None; one without any segment says nothing, and is taken for none.
     :param class_name: kind of case; None where it does not matter.
     :param more: volume nodes of further channels.
+    :param name: of the case; that of the volume when empty.
     """
 
     volume: Any
     segmentation: Any | None = None
     class_name: str | None = None
     more: tuple[Any, ...] = ()
+    name: str = ""
+
+    def segments(self) -> Any | None:
+        """The segmentation, if there is anything in it."""
+        if self.segmentation is None or not self.segmentation.GetSegmentation().GetNumberOfSegments():
+            return None
+        return self.segmentation
 
 
 def file_name_of(name: str, taken: set[str]) -> str:
@@ -59,10 +67,8 @@ def labels_of(ticked: Sequence[Ticked]) -> tuple[Label, ...]:
     :raises InputError: more than 255 names.
     """
     table: dict[str, Label] = {}
-    for case in ticked:
-        if case.segmentation is None:
-            continue
-        segmentation = case.segmentation.GetSegmentation()
+    for node in filter(None, (case.segments() for case in ticked)):
+        segmentation = node.GetSegmentation()
         for position in range(segmentation.GetNumberOfSegments()):
             segment = segmentation.GetNthSegment(position)
             name = segment.GetName()
@@ -76,6 +82,39 @@ def labels_of(ticked: Sequence[Ticked]) -> tuple[Label, ...]:
             "Give the same structure the same name in every segmentation.",
         )
     return tuple(table.values())
+
+
+def channels_of(ticked: Sequence[Ticked]) -> tuple[str, ...]:
+    """What the channels are called: the names of a case's volumes without the words that all of them begin or end with.
+
+    :raises InputError: the cases differ in it.
+    """
+    hint = 'Give each case the same, and name the volumes alike, as "anna T1", "anna T2", "bert T1", "bert T2".'
+    found = [_parts_that_differ([node.GetName() for node in (case.volume, *case.more)]) for case in ticked]
+    names = found[0] if len(found[0]) > 1 else ("image",)
+    for case, own in zip(ticked, found):
+        called = case.name or case.volume.GetName()
+        if len(set(own)) < len(own):
+            raise InputError(f"{called} has several volumes of one name, {own[0]}: which is which?", hint)
+        if len(own) != len(names) or (len(own) > 1 and own != names):
+            first = ticked[0].name or ticked[0].volume.GetName()
+            raise InputError(
+                f"The cases have different channels: {first} has {', '.join(names)}, {called} has {', '.join(own)}.",
+                hint,
+            )
+    return names
+
+
+def _parts_that_differ(names: Sequence[str]) -> tuple[str, ...]:
+    """Names without the words at either end that all share; one alone stays as it is."""
+    if len(names) == 1:
+        return tuple(names)
+    words = [re.findall(r"[^\W_]+", name) for name in names]
+    for end in (0, -1):
+        while all(len(each) > 1 for each in words) and len({each[end] for each in words}) == 1:
+            for each in words:
+                del each[end]
+    return tuple(" ".join(each) for each in words)
 
 
 def write_scene_cases(ticked: Sequence[Ticked], folder: Path, progress: Progress = _quiet) -> list[str]:
@@ -106,11 +145,11 @@ def writing_scene_cases(
                 "Tick one of its segmentations.",
             )
         seen.add(case.volume.GetID())
-    table = labels_of(ticked)
+    table, channels = labels_of(ticked), channels_of(ticked)
     claim_empty_folder(folder)
     writer = DatasetWriter(folder, description, _whole_numbers(ticked))
     classes = ["participant_id\tclass"]
-    for case, each in zip(_cases(ticked, table, progress), ticked):
+    for case, each in zip(_cases(ticked, table, channels, progress), ticked):
         writer.add(case)
         classes.append(f"{case.name}\t{each.class_name or 'n/a'}")
         yield case.name
@@ -121,23 +160,25 @@ def writing_scene_cases(
 
 def _whole_numbers(ticked: Sequence[Ticked]) -> bool:
     """Whether all volumes hold whole numbers, by their type."""
-    images = [case.volume.GetImageData() for case in ticked]
+    images = [node.GetImageData() for case in ticked for node in (case.volume, *case.more)]
     return all(image is not None and image.GetScalarTypeAsString() not in ("float", "double") for image in images)
 
 
-def _cases(ticked: Sequence[Ticked], table: tuple[Label, ...], progress: Progress) -> Iterator[Case]:
+def _cases(
+    ticked: Sequence[Ticked], table: tuple[Label, ...], channels: tuple[str, ...], progress: Progress
+) -> Iterator[Case]:
     index_of = {label.name: label.index for label in table}
     taken: set[str] = set()
     for position, each in enumerate(ticked):
-        case = case_from_scene([each.volume, *each.more], each.segmentation, each.class_name)
+        case = case_from_scene([each.volume, *each.more], each.segments(), each.class_name)
         labels = case.labels
         if labels is not None:
             numbers = np.zeros(len(case.label_table) + 1, np.uint8)
             for label in case.label_table:
                 numbers[label.index] = index_of[label.name]
             labels = numbers[labels]
-        name = file_name_of(case.name, taken)
-        yield replace(case, name=name, labels=labels, label_table=table)
+        name = file_name_of(each.name or case.name, taken)
+        yield replace(case, name=name, labels=labels, label_table=table, channel_names=channels)
         progress(position + 1, len(ticked), case.name)
 
 

@@ -32,17 +32,23 @@ class BatchNodes:
     cases: list[CaseNodes] = field(default_factory=list)
 
     def remove(self) -> None:
-        """Take the batch out of the scene again, folder included."""
+        """Take the batch out of the scene again; its folder too, unless something else was put into it."""
         import slicer
 
         scene = slicer.mrmlScene
         hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+        nodes = [node for case in self.cases for node in (*case.volumes, case.segmentation) if node is not None]
+        own = {hierarchy.GetItemByDataNode(node) for node in nodes}
         with batch(scene):
-            for case in self.cases:
-                for node in [*case.volumes, case.segmentation]:
-                    if node is not None and scene.IsNodePresent(node):
-                        scene.RemoveNode(node)
-            hierarchy.RemoveItem(self.folder_item, True, True)
+            for node in filter(scene.IsNodePresent, nodes):
+                scene.RemoveNode(node)
+        if self.folder_item:
+            children: list[int] = []
+            hierarchy.GetItemChildren(self.folder_item, children)
+            for item in own.intersection(children):  # the desktop application has removed them already
+                hierarchy.RemoveItem(item)
+            if own.issuperset(children):
+                hierarchy.RemoveItem(self.folder_item)
         self.cases.clear()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from ..volumes.writing import claim_empty_folder, explain_unwritable, probe, wri
 NAMES_SHOWN = 5
 PREPARING = ".preparing"
 """A file in a run folder from when it is claimed until it holds a run: one that was killed before may begin anew."""
+STOP = "STOP"
+"""A file in a run folder that ends its training after the step it is in."""
 PREPARED = "prepared"
 """Folder of a run with its cases on the working grid; it can be deleted, and is made anew where it is missing."""
 
@@ -65,7 +68,18 @@ def claim_run_folder(run: Path, resume: bool) -> None:
 
 
 def _is_left_of_preparing(path: Path) -> bool:
-    return path.name in (PREPARING, PREPARED, "plan.json", "STOP") or path.name.startswith(".partial-")
+    return path.name in (PREPARING, PREPARED, "plan.json", STOP) or path.name.startswith(".partial-")
+
+
+def forget_old_stop(run: Path, begun: float) -> None:
+    """Remove a STOP file that is meant for an earlier training in this folder.
+
+    :param begun: when this training was asked for, in seconds of the epoch; a younger file stays.
+    """
+    stop = run / STOP
+    with suppress(OSError):
+        if stop.stat().st_mtime < begun:
+            stop.unlink()
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from ..volumes.pipeline import WorkingCase
 from ..volumes.segmentation_file import write_volumes
 from ..volumes.writing import explain_unwritable, sole_owner, write_bytes
 from .log import LOG, Board, plot_losses, progress_line, read_history
-from .request import Request, digests_of, image_digest, refuse_other
+from .request import STOP, Request, digests_of, forget_old_stop, image_digest, refuse_other
 
 if TYPE_CHECKING:
     from .request import Limit
@@ -57,6 +57,7 @@ class Options:
     :param start_from: state of ``generator`` and, if the model has one, ``discriminator``, to start a new run from.
     :param taught: cases that the model to start from was taught by, see ``Request.taught``.
     :param owns_folder: the caller holds the run folder already, see ``volumes.writing.sole_owner``.
+    :param begun: when the training was asked for, in seconds of the epoch: a STOP file of before is not meant for it.
     """
 
     team: Team | None = None
@@ -66,6 +67,7 @@ class Options:
     start_from: dict[str, dict] = field(default_factory=dict)
     taught: Sequence[str] | None = ()
     owns_folder: bool = False
+    begun: float = field(default_factory=time.time)
 
 
 def train(
@@ -158,12 +160,12 @@ class _Run:
                 f"{self.run} is at step {state['step']} already, after {self.seconds_before / 60:.1f} minutes.",
                 "Give more --steps or --minutes than that to go on.",
             )
-        stop = self.run / "STOP"
+        stop = self.run / STOP
         if self.team.leads:
             remove_after(self.run, state["step"])
             self.request.save(self.run)
-            if again:  # what stopped it the last time; in a new folder a STOP is meant for this training
-                stop.unlink(missing_ok=True)
+            if again:  # in a new folder every STOP is meant for this training
+                forget_old_stop(self.run, self.options.begun)
             self.board = Board(self.run, state["step"]) if self.options.tensorboard else None
         about = {"device": device, "seed": seed, "step": state["step"], "total": limit.steps}
         self.emit("started", run=str(self.run), cases=len(self.cases), processes=self.team.size, **about)

@@ -23,7 +23,7 @@ from GEDGANLib.training import objectives
 from GEDGANLib.training.checkpoint import KEPT, checkpoints, load_checkpoint, save_checkpoint
 from GEDGANLib.training.conjugate import VARIANTS
 from GEDGANLib.training.request import Limit, claim_run_folder
-from GEDGANLib.training.run import train
+from GEDGANLib.training.run import Options, train
 from GEDGANLib.training.state import load_state, state_of
 from GEDGANLib.training.trainer import Trainer
 
@@ -385,6 +385,19 @@ def test_a_stop_while_it_gets_ready_counts(small_plan, small_cases, tmp_path):
     claim_run_folder(run, False)
     with pytest.raises(StoppedOnRequest, match="step 0"):
         train(small_plan, small_cases, run, Limit(minutes=10), "cpu", 0, stop_at_once)
+
+
+def test_a_stop_of_before_is_not_meant_for_a_training_that_is_resumed(small_plan, small_cases, tmp_path):
+    run = tmp_path / "run"
+    train_steps(small_plan, small_cases, run, 1)
+    (run / "STOP").touch()
+    asked = {"resume": True, "options": Options(begun=time.time() + 1)}
+    train(small_plan, small_cases, run, Limit(steps=2), "cpu", None, quiet, **asked)
+    assert not (run / "STOP").exists()
+    begun = time.time() - 1
+    (run / "STOP").touch()  # pressed after the resumed training was asked for, before it looked
+    with pytest.raises(StoppedOnRequest, match="step 2"):
+        train(small_plan, small_cases, run, Limit(steps=3), "cpu", None, quiet, "", True, Options(begun=begun))
 
 
 def test_a_damaged_checkpoint_makes_way_for_a_good_one(small_plan, small_cases, tmp_path):

@@ -94,6 +94,42 @@ def test_a_training_is_stopped_by_its_file_and_found_again(started, data, tmp_pa
     assert Worker.find(tmp_path / "elsewhere") is None
 
 
+def test_whoever_got_the_number_of_a_worker_that_is_gone_is_left_alone(started, tmp_path):
+    worker = started(["train"], launch=script("pass"))
+    finish(worker)
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True) as stranger:
+        about = json.loads((tmp_path / "job" / JOB).read_text())
+        (tmp_path / "job" / JOB).write_text(json.dumps({**about, "pid": stranger.pid}))
+        found = Worker.find(tmp_path / "job")
+        assert not found.alive() and found.state() == LOST
+        found.kill()
+        assert stranger.poll() is None
+        stranger.kill()
+
+
+def test_a_found_worker_that_died_is_not_taken_for_running(started, tmp_path):
+    """Its starter, this process, has not waited for it: it is a zombie."""
+    started(["train"], launch=script("import time; time.sleep(600)"), notes={"page": "report.html"})
+    found = Worker.find(tmp_path / "job")
+    assert found.alive() and found.about["notes"] == {"page": "report.html"}
+    found.kill()
+    until(lambda: not found.alive(), 5)
+    assert found.state() == LOST
+
+
+def test_a_worker_that_could_not_be_found_again_is_not_left_running(tmp_path):
+    (tmp_path / JOB).mkdir()  # cannot be written
+    processes = []
+
+    def launch(command, **options):
+        processes.append(script("import time; time.sleep(600)")(command, **options))
+        return processes[-1]
+
+    with pytest.raises(InputError, match="could not be started"):
+        Worker.start(["train"], tmp_path, launch=launch)
+    assert processes[0].wait(5) != 0
+
+
 SAYING_ONE_THING = """
 import sys, time
 print('{"event": "started"}', flush=True)

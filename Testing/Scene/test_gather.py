@@ -84,6 +84,38 @@ def test_cases_without_segmentation_and_classes_are_written_too(application, tmp
     assert lines == ["participant_id\tclass", f"{names[0]}\tyoung", f"{names[1]}\told", f"{names[2]}\tn/a"]
 
 
+def test_a_segmentation_without_segments_is_none(application, tmp_path):
+    """It says nothing of the scan: it must not teach that all of it is background."""
+    cases = brains(2)
+    cases[1].segmentation.GetSegmentation().RemoveAllSegments()
+    names = write_scene_cases(cases, tmp_path / "data")
+    assert [path.name for path in (tmp_path / "data" / "labelsTr").iterdir()] == [f"{names[0]}.nii.gz"]
+
+
+def with_channels(names: list[str], case_name: str) -> Ticked:
+    case = make_case(0, 0, (16, 24, 16), 9.0)
+    nodes = [add_case(case).volumes[0] for _ in names]
+    for node, name in zip(nodes, names):
+        node.SetName(name)
+    return Ticked(nodes[0], None, None, tuple(nodes[1:]), case_name)
+
+
+def test_several_volumes_of_one_case_are_its_channels(application, tmp_path):
+    cases = [
+        with_channels(["anna T1", "anna T2 fat-sat"], "anna"),
+        with_channels(["bert_T1", "bert_T2_fat_sat"], "bert"),
+    ]
+    assert write_scene_cases(cases, tmp_path / "data") == ["anna", "bert"]
+    described = json.loads((tmp_path / "data" / "dataset.json").read_text())
+    assert described["channel_names"] == {"0": "T1", "1": "T2 fat sat"}
+    assert len(list((tmp_path / "data" / "imagesTr").iterdir())) == 4
+    assert main(["check", str(tmp_path / "data")]) == 0
+    for other in (["carl T2", "carl T1"], ["carl T1"], ["carl", "carl"]):
+        with pytest.raises(InputError, match=r"different channels|which is which"):
+            write_scene_cases([cases[0], with_channels(other, "carl")], tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
 def test_names_are_safe_and_unique(application, tmp_path):
     taken: set[str] = set()
     names = [file_name_of(name, taken) for name in ("T1 (left)", "t1 LEFT", "T1/left", "", "Größe", "scan_0001")]

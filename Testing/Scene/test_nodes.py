@@ -129,6 +129,16 @@ def test_a_batch_lies_in_one_folder_and_goes_away_as_one(application, brain):
     assert not hierarchy.GetItemName(folder)
 
 
+def test_what_the_user_put_into_the_folder_of_a_batch_stays(application):
+    batch = add_cases([make_case(0, 0, (16, 24, 16), 9.0)], "one brain")
+    own = application.scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "of the user")
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(application.scene)
+    hierarchy.CreateItem(batch.folder_item, own)
+    batch.remove()
+    assert application.scene.IsNodePresent(own) and hierarchy.GetItemName(batch.folder_item) == "one brain"
+    assert application.scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == 1
+
+
 def test_a_batch_is_one_change_of_the_scene(application):
     """Views redraw when the batch ends, not for every node: the scene is in its batch state all the time."""
     states = []
