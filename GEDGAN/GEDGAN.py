@@ -23,8 +23,6 @@ from slicer.ScriptedLoadableModule import (
 from slicer.util import VTKObservationMixin
 
 PACKAGES = ("GEDGANPanel", "GEDGANLib")
-SAMPLE_CASES, SAMPLE_SHAPE, SAMPLE_SPACING = 16, (40, 48, 40), 4.0
-TOUR_MINUTES, TOUR_CASES = 3, 4
 
 
 def _findLibrary():
@@ -74,16 +72,12 @@ def registerSampleData():
 
 
 class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
-    """The panel. Sections do the work; here are what they share: one task at a time, one message, one painter."""
+    """The panel. Its sections do the work; here is what ties them to Slicer: scene, parameters, painting."""
 
     def __init__(self, parent=None):
         ScriptedLoadableModuleWidget.__init__(self, parent)
         VTKObservationMixin.__init__(self)
         self.logic = None
-        self.task = ""
-        self._job = self._steps = None
-        self._tour = []
-        self._devices = ""
         self._visible = {}
         self._complete = False
 
@@ -94,10 +88,12 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         from GEDGANPanel.explore_section import ExploreSection
         from GEDGANPanel.judge_section import JudgeSection
         from GEDGANPanel.parameters import Parameters
+        from GEDGANPanel.set_up_section import SetUpSection
         from GEDGANPanel.synthesize_section import SynthesizeSection
+        from GEDGANPanel.tasks import Tasks
+        from GEDGANPanel.tour import Tour
         from GEDGANPanel.train_section import TrainSection
 
-        self._requirements = Path(self.resourcePath("requirements.txt"))
         widget = slicer.util.loadUI(self.resourcePath("UI/GEDGAN.ui"))
         self.layout.addWidget(widget)
         self.ui = slicer.util.childWidgetVariables(widget)
@@ -106,13 +102,15 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._clock.setInterval(1000)
         self._clock.connect("timeout()", self.onClock)
         self._makePathsBrowse()
-        self.lookForSetUp()
         self.parameters = Parameters(self.ui, self.onParameterChanged)
+        self.tasks = Tasks(self)
+        self.set_up = SetUpSection(self, Path(self.resourcePath("requirements.txt")))
         self.data_section = DataSection(self)
         self.train_section = TrainSection(self)
         self.synthesize_section = SynthesizeSection(self)
         self.explore_section = ExploreSection(self)
         self.judge_section = JudgeSection(self)
+        self.tour = Tour(self)
         self._complete = True
         widget.setMRMLScene(slicer.mrmlScene)
 
@@ -122,12 +120,11 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.addObserver(scene, scene.EndImportEvent, self.onSceneEndImport)
         for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndBatchProcessEvent):
             self.addObserver(scene, event, self.onSceneChanged)
-        self.ui.setUpButton.connect("clicked()", self.onSetUp)
-        self.ui.tryButton.connect("clicked()", self.stop_or(self.onTry))
         self.initializeParameterNode()
         self.train_section.find_again()
-        self.askForDevices()
-        self.goOnWithSetUp()
+        self.judge_section.find_again()
+        self.set_up.ask_for_devices()
+        self.set_up.go_on()
 
     def _makePathsBrowse(self):
         import ctk
@@ -140,15 +137,13 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     # Slicer's calls
 
     def cleanup(self):
-        """The module is unloaded or reloaded, or Slicer ends. A training goes on, and is found again."""
+        """The module is unloaded or reloaded, or Slicer ends. Training and report go on, and are found again."""
         self.removeObservers()
         if not self._complete:
             return
         self.train_section.leave()
-        self.stop_task()
-        if self._job is not None:
-            self._job.leave()
-            self._job = None
+        self.judge_section.leave()
+        self.tasks.leave()
         self._complete = False
         self.data_section.leave()
         self.explore_section.leave()
@@ -157,7 +152,7 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def enter(self):
         self.initializeParameterNode()
-        self.lookForSetUp()
+        self.set_up.look()
 
     def exit(self):
         pass
@@ -171,17 +166,22 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onSceneStartClose(self, caller, event):
         self.parameters.use(None)
-        if self.task in ("gather", "synthesize", "series", "save", "sample", "explore", "project", "plan"):
-            self.stop_task()  # what it would write into is going away
+        if self.tasks.name not in ("export", "devices"):
+            self.tasks.stop()  # what it would write into is going away
 
     def onSceneEndClose(self, caller, event):
-        self.synthesize_section.forget_batch()
+        self.synthesize_section.batches.forget()
         self.explore_section.scene_closed()
-        self.initializeParameterNode()
+        self._takeParameterNode()
 
     def onSceneEndImport(self, caller, event):
         """What was added may bring parameters along; what was there is there still."""
-        self.initializeParameterNode()
+        self._takeParameterNode()
+
+    def _takeParameterNode(self):
+        """While another module is shown, the scene gets no node of ours; it does when the panel is shown again."""
+        if self.parent.isEntered:
+            self.initializeParameterNode()
 
     def onSceneChanged(self, caller, event):
         if not slicer.mrmlScene.IsBatchProcessing():
@@ -191,10 +191,14 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Use the scene's parameter node; a new one where there is none."""
         if slicer.mrmlScene.IsClosing():
             return
-        self.parameters.use(self.logic.getParameterNode())
+        node = self.logic.getParameterNode()
+        another = node is not self.parameters.node
+        self.parameters.use(node)
         self.synthesize_section.refresh()
-        self.data_section.refresh()
-        self.data_section.show_plan()
+        if another:
+            self.data_section.take_parameters()
+        else:
+            self.data_section.refresh()
         self.paint()
 
     def onParameterChanged(self, name):
@@ -206,13 +210,12 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onClock(self):
         """While something runs: has it fallen silent, may it be ended by now?"""
-        if self._job is not None and self._job.quiet():
-            self.say(_("Nothing was heard from the worker for minutes. It may be stuck; Stop ends it."), True)
-        training = self.train_section.job
+        silent = _("Nothing was heard from it for minutes. It may be stuck; Stop ends it.")
+        training, report = self.train_section.job, self.judge_section.job
+        if self.tasks.quiet() or (report is not None and report.quiet()):
+            self.say(silent, True)
         if training is not None and training.quiet():
-            self.ui.trainLabel.text = _(
-                "Nothing was heard from the training for minutes. It may be stuck; Stop ends it."
-            )
+            self.ui.trainLabel.text = silent
         self.paint()
 
     # What sections share
@@ -223,8 +226,8 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
         card, train = self.synthesize_section.card, self.train_section
         return Facts(
-            ready=self._setUp.ready,
-            task=self.task,
+            ready=self.set_up.ready,
+            task=self.tasks.name,
             data=self.data_section.given(),
             from_scene=self.parameters["fromScene"],
             checked=self.data_section.checked(),
@@ -236,10 +239,11 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             makes_labels=card is not None and bool(card.plan.labels),
             classes=card is not None and bool(card.plan.classes),
             measured=self.judge_section.real_cases() is not None,
-            batch=self.synthesize_section.has_batch(),
+            batch=self.synthesize_section.batches.last is not None,
             exploring=self.explore_section.exploring,
             volume=self.ui.projectVolume.currentNode() is not None,
             report=self.judge_section.has_report(),
+            reporting=self.judge_section.job is not None,
             loaded=self.logic.engine.loaded,
             planned=bool(self.ui.planText.toPlainText()),
             export_kind=self.parameters["exportKind"],
@@ -261,7 +265,7 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             if self._visible.get(name) != look.visible:  # a section that is folded keeps what is in it hidden
                 self._visible[name] = look.visible
                 widget.setVisible(look.visible)
-        if self.task or self.train_section.job is not None:
+        if self.tasks.name or self.train_section.job is not None or self.judge_section.job is not None:
             self._clock.start()
         else:
             self._clock.stop()
@@ -271,179 +275,6 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.messageLabel.text = words
         self.ui.messageLabel.setStyleSheet("color: #b00020;" if warning else "")
         slicer.util.showStatusMessage(words, 10000)
-
-    def run_job(self, task, arguments, done, words):
-        """Run a command of the library as the panel's task.
-
-        :param task: as ``states.Facts.task`` names it.
-        :param done: called when it has ended well.
-        """
-        from GEDGANPanel import places
-        from GEDGANPanel.following import FollowedJob, words_of
-
-        from GEDGANLib.errors import InputError
-
-        try:
-            worker = self.logic.startWorker(arguments, places.new_folder("jobs"))
-        except InputError as error:
-            self.say(words_of(error), True)
-            self._tour = []
-            return
-        self._begin(task, words)
-        self._job = FollowedJob(worker, self._heard, lambda state, why: self._jobEnded(state, why, done))
-        self.paint()
-
-    def _heard(self, event):
-        kind = event["event"]
-        if kind == "progress":
-            self.ui.taskBar.value = int(1000 * float(event.get("progress", 0)))
-            self.ui.messageLabel.text = f"{event.get('stage', '')} {event.get('name', '')}".strip()
-        elif kind == "warning":
-            self.say(event.get("message", ""), True)
-        elif kind == "devices":
-            self._devices = self.logic.deviceWords(event)
-
-    def _jobEnded(self, state, explanation, done):
-        from GEDGANLib.worker import DONE, STOPPED_ON_REQUEST
-
-        stopped = state == STOPPED_ON_REQUEST or (self._job is not None and self._job.asked_to_stop)
-        self.task, self._job = "", None
-        if state == DONE:
-            done()
-        else:
-            self._tour = []
-            self.say(_("Stopped.") if stopped else explanation, not stopped)
-        self.paint()
-
-    def run_steps(self, task, steps, done, otherwise=None):
-        """Go through a generator of (share done or None, words) as the panel's task, Slicer staying usable.
-
-        :param done: called with what the generator returns, None when it was stopped.
-        :param otherwise: called with an error; whether it found another way.
-        """
-        from GEDGANPanel.following import Steps
-
-        self._begin(task, "")
-        self._steps = Steps(
-            steps, self._stepped, lambda error, result: self._stepsEnded(error, result, done, otherwise)
-        )
-        self.paint()
-
-    def _begin(self, task, words):
-        self.task = task
-        self.ui.taskBar.value = 0
-        if words:
-            self.say(words)
-
-    def _stepped(self, said):
-        share, words = said
-        if share is not None:
-            self.ui.taskBar.value = int(1000 * share)
-        self.ui.messageLabel.text = words
-
-    def _stepsEnded(self, error, result, done, otherwise):
-        from GEDGANPanel.following import words_of
-
-        self.task, self._steps = "", None
-        if error is None:
-            if result is None:
-                self.say(_("Stopped."))
-            done(result)
-        elif otherwise is None or not otherwise(error):
-            self._tour = []
-            self.say(words_of(error), True)
-        self.paint()
-
-    def stop_or(self, begin):
-        """What a button calls that begins a task and, while one is being done, stops it."""
-        return lambda: self.stop_task() if self.task else begin()
-
-    def stop_task(self):
-        """End what the panel does besides training; what is there already stays."""
-        self._tour = []
-        if self._job is not None:
-            self._job.stop()
-        if self._steps is not None:
-            self._steps.stop()
-
-    # Getting started
-
-    def lookForSetUp(self):
-        """Say in one line what is missing."""
-        from GEDGANPanel import environment, places
-
-        self._setUp = environment.look(self._requirements)
-        self._devices = self._devices or places.setting(places.DEVICES)
-        self.ui.setUpLabel.text = self._setUp.words(self._devices)
-
-    def goOnWithSetUp(self):
-        """After the restart that installing the extension needed: say what is next."""
-        from GEDGANPanel import environment, places
-
-        if places.setting(environment.PENDING) == "true":
-            places.keep_setting(environment.PENDING, "false")
-            if self._setUp.extension and not self._setUp.ready:
-                self.say(_("The extension PyTorch is there now. Press Set up once more for the rest."))
-
-    def askForDevices(self):
-        """Of a worker, so that Slicer need not start PyTorch; once, the answer is kept."""
-        if self._setUp.ready and not self._devices and not self.task:
-            self.run_job("devices", ["devices"], self._devicesFound, _("Looking for a GPU"))
-
-    def _devicesFound(self):
-        from GEDGANPanel import places
-
-        places.keep_setting(places.DEVICES, self._devices)
-        self.ui.setUpLabel.text = self._setUp.words(self._devices)
-        self.say("")
-
-    def onSetUp(self):
-        from GEDGANPanel import environment
-        from GEDGANPanel.following import words_of
-
-        from GEDGANLib.errors import InputError
-
-        try:
-            words, fault = environment.set_up(self._requirements), False
-        except InputError as error:
-            words, fault = words_of(error), True
-        self.lookForSetUp()
-        self.say(words, fault)
-        self.paint()
-        self.askForDevices()
-
-    def onTry(self):
-        """Sample data, and then, one after the other, what a user would press."""
-        from GEDGANPanel import scene_cases
-
-        def loaded(nodes):
-            if nodes is None:
-                return
-            for node in nodes:
-                scene_cases.tick(node, True)
-            self.parameters["fromScene"] = True
-            self.parameters.show()
-            self.data_section.refresh()
-            if not self._setUp.ready:
-                self.say(
-                    _("The sample is in the scene. Press Set up, then Check and plan, Train and Synthesize."), True
-                )
-                return
-            self._tour = [
-                lambda: self.train_section.start(TOUR_MINUTES),
-                lambda: self.synthesize_section.in_slicer(TOUR_CASES),
-                lambda: self.say(_("That was all of it: sample, plan, training, synthesis. Now take your own scans.")),
-            ]
-            self.data_section.onCheck()
-
-        self.run_steps("sample", self.logic.loadingSample(), loaded)
-
-    def continue_tour(self, well=True):
-        """After a step of "Try it": the next one."""
-        if not well:
-            self._tour = []
-        if self._tour:
-            self._tour.pop(0)()
 
 
 class GEDGANLogic(ScriptedLoadableModuleLogic):
@@ -464,13 +295,14 @@ class GEDGANLogic(ScriptedLoadableModuleLogic):
             GEDGANLogic._engine = Engine()
         return GEDGANLogic._engine
 
-    def startWorker(self, arguments, folder, stopFile=None, launch=None):
+    def startWorker(self, arguments, folder, stopFile=None, launch=None, notes=None):
         """Start a command of the library in a process of its own; returns a ``GEDGANLib.worker.Worker``.
 
         :param arguments: of ``gedgan``, as a list.
         :param folder: of the job; not there yet.
         :param stopFile: whose existence asks the command to stop.
         :param launch: makes the process; ``subprocess.Popen`` when not given.
+        :param notes: names and texts for who finds the job again.
         :raises InputError: it could not be started.
         """
         from GEDGANLib.worker import Worker
@@ -481,7 +313,7 @@ class GEDGANLogic(ScriptedLoadableModuleLogic):
         # PythonSlicer is a launcher that wants the environment that Slicer was started in.
         base = slicer.util.startupEnvironment() if "PythonSlicer" in os.path.basename(python) else None
         return Worker.start(
-            arguments, folder, python=python, environment=environment, base_environment=base, stop_file=stopFile, **more
+            arguments, folder, python, environment, base_environment=base, stop_file=stopFile, notes=notes, **more
         )
 
     def train(
@@ -499,25 +331,33 @@ class GEDGANLogic(ScriptedLoadableModuleLogic):
         :raises InputError: it could not be started or, when it is waited for, it failed or was stopped.
         """
         from GEDGANPanel import places
-        from GEDGANPanel.following import FollowedJob
-
-        from GEDGANLib.errors import InputError
-        from GEDGANLib.worker import DONE
 
         run = Path(run) if run is not None else places.new_folder("runs")
         arguments = ["train", data, "-o", run, "--device", device]
         arguments += ["--resume"] if resume else ["--seed", seed]
         arguments += ["--steps", steps] if steps is not None else ["--minutes", minutes]
-        ends = []
-        worker = self.startWorker(arguments, places.new_folder("jobs"), run / "STOP")
-        job = FollowedJob(worker, onEvent or (lambda event: None), lambda state, why: ends.append((state, why)))
+        job, ends = self._follow(arguments, onEvent, run / "STOP")
         if not waitForCompletion:
             return job
-        job.wait()
-        state, why = ends[0]
-        if state != DONE:
-            raise InputError(why or "The training was stopped.", f"The run is {run}.")
+        _wait(job, ends, _("The run is {run}.").format(run=run))
         return run / "model.safetensors"
+
+    def runWorker(self, arguments, onEvent=None):
+        """Run a command of the library in a process of its own, and wait.
+
+        :raises InputError: it failed.
+        """
+        _wait(*self._follow(arguments, onEvent))
+
+    def _follow(self, arguments, onEvent=None, stopFile=None):
+        """A command that runs: the followed job, and a list that gets its state and explanation when it has ended."""
+        from GEDGANPanel import places
+        from GEDGANPanel.following import FollowedJob
+
+        ends = []
+        worker = self.startWorker(arguments, places.new_folder("jobs"), stopFile)
+        job = FollowedJob(worker, onEvent or (lambda event: None), lambda state, why: ends.append((state, why)))
+        return job, ends
 
     def synthesize(self, model, count=8, seed=0, truncation=1.0, className=None, original=False, device="auto"):
         """Make cases and put them into the scene, under one folder; returns a ``GEDGANLib.scene.nodes.BatchNodes``.
@@ -530,59 +370,53 @@ class GEDGANLogic(ScriptedLoadableModuleLogic):
         from GEDGANPanel import places
         from GEDGANPanel.engine import EngineUnavailable
         from GEDGANPanel.model_card import ModelCard
+        from GEDGANPanel.synthesis_request import SynthesisRequest
 
         from GEDGANLib.errors import InputError
 
-        form = {"truncation": float(truncation), "original": bool(original)}
         plan = ModelCard.read(model).plan
         if className is not None and className not in plan.classes:
-            raise InputError(f"{model} knows no class {className}.", f"There are: {', '.join(plan.classes) or 'none'}.")
+            there = ", ".join(plan.classes) or _("none")
+            text = _("{model} knows no class {name}.").format(model=model, name=className)
+            raise InputError(text, _("There are: {classes}.").format(classes=there))
+        request = SynthesisRequest(
+            Path(model), int(count), int(seed), float(truncation), bool(original), className, device
+        )
         try:
-            return _result(self.synthesizing(model, count, seed, form, className, device))
+            return _result(self.synthesizing(request))
         except EngineUnavailable:
             folder = places.new_folder("synthesized")
-            arguments = ["synthesize", model, "-n", count, "--seed", seed, "-o", folder, "--truncation", truncation]
-            arguments += ["--class", className] if className else []
-            arguments += ["--original"] if original else []
-            self.runWorker([*arguments, "--device", device])
+            self.runWorker(request.command(folder))
             return _result(self.loading(folder, plan))
-
-    def runWorker(self, arguments, onEvent=None):
-        """Run a command of the library in a process of its own, and wait.
-
-        :raises InputError: it failed.
-        """
-        from GEDGANPanel import places
-        from GEDGANPanel.following import FollowedJob
-
-        from GEDGANLib.errors import InputError
-        from GEDGANLib.worker import DONE
-
-        ends = []
-        worker = self.startWorker(arguments, places.new_folder("jobs"))
-        job = FollowedJob(worker, onEvent or (lambda event: None), lambda state, why: ends.append((state, why)))
-        job.wait()
-        if ends[0][0] != DONE:
-            raise InputError(ends[0][1] or "It was stopped.")
 
     # The same in steps: generators of (share done or None, words), for a panel that stays usable
 
-    def synthesizing(self, model, count, seed, form, className, device):
-        """As :meth:`synthesize`, in steps; returns the batch."""
-        from GEDGANPanel.synthesize_section import growing_batch
+    def synthesizing(self, request, begun=lambda batch: None):
+        """As :meth:`synthesize`, in steps; returns the batch.
 
-        for words in self.engine.loading(model, device):
+        :param request: a ``GEDGANPanel.synthesis_request.SynthesisRequest``.
+        :param begun: called with the batch when its first case is in the scene.
+        :raises EngineUnavailable: not in this process; nothing of the batch is in the scene.
+        """
+        from GEDGANPanel.batches import growing_batch
+
+        for words in self.engine.loading(request.model, request.device):
             yield None, words
-        title = _("Synthesized by {name}, seed {seed}").format(name=Path(model).parent.name, seed=seed)
-        return (yield from growing_batch(self.engine.making(form, seed, count, className), count, title))
+        name, seed = Path(request.model).parent.name, request.seed
+        title = _("Synthesized by {name}, seed {seed}").format(name=name, seed=seed)
+        return (yield from growing_batch(self.engine.making(request), request.count, title, begun))
 
-    def loading(self, folder, plan):
-        """Put what a worker synthesized into the scene, in steps; returns the batch."""
-        from GEDGANPanel.synthesize_section import growing_batch
+    def loading(self, folder, plan, begun=lambda batch: None):
+        """Put what a worker synthesized into the scene, in steps; returns the batch.
+
+        :param plan: of the model that made it.
+        :param begun: as for :meth:`synthesizing`.
+        """
+        from GEDGANPanel.batches import growing_batch
 
         from GEDGANLib.scene.worker_output import cases_in_folder
 
-        return (yield from growing_batch(cases_in_folder(Path(folder), plan), None, _("Synthesized")))
+        return (yield from growing_batch(cases_in_folder(Path(folder), plan), None, _("Synthesized"), begun))
 
     def exploring(self, model, latent, className, device):
         """Load a model and find what can be steered, in steps; returns a ``GEDGANLib.synthesis.explorer.Explorer``."""
@@ -602,29 +436,34 @@ class GEDGANLogic(ScriptedLoadableModuleLogic):
             yield done / total, _("Finding what the sliders can do")
         return Explorer(Synthesizer(self.engine.model), directions, latent, className)
 
-    def loadSample(self, count=SAMPLE_CASES):
+    def loadSample(self, count=None):
         """Put variations of one average brain into the scene; returns the volume nodes."""
         return _result(self.loadingSample(count))
 
-    def loadingSample(self, count=SAMPLE_CASES):
+    def loadingSample(self, count=None):
         """As :meth:`loadSample`, in steps; returns the volume nodes."""
+        from GEDGANLib.scene import sample
         from GEDGANLib.scene.nodes import GrowingBatch
-        from GEDGANLib.volumes.cohort import make_case
 
-        growing = GrowingBatch(_("Variations of one average brain"))
-        for index in range(count):
-            growing.add(make_case(index, 0, SAMPLE_SHAPE, SAMPLE_SPACING))
-            yield (index + 1) / count, _("Making variation {number} of {count}").format(number=index + 1, count=count)
+        growing, count = GrowingBatch(_("Variations of one average brain")), count or sample.COUNT
+        for number, case in enumerate(sample.sample_cases(count), 1):
+            growing.add(case)
+            yield number / count, _("Making variation {number} of {count}").format(number=number, count=count)
         return [case.volumes[0] for case in growing.batch.cases]
 
-    @staticmethod
-    def deviceWords(event):
-        """What can compute, in words, of a ``devices`` event."""
-        best = (event.get("devices") or [{}])[0]
-        if best.get("kind") in ("cuda", "mps"):
-            memory = f", {best['memory_gb']:g} GB" if best.get("memory_gb") else ""
-            return _("GPU: {name}{memory}.").format(name=best.get("name", ""), memory=memory)
-        return _("No GPU that PyTorch can use: training takes hours on the processor.")
+
+def _wait(job, ends, hint=""):
+    """Until a command has ended.
+
+    :raises InputError: it failed or was stopped.
+    """
+    from GEDGANLib.errors import InputError
+    from GEDGANLib.worker import DONE
+
+    job.wait()
+    state, explanation = ends[0]
+    if state != DONE:
+        raise InputError(explanation or _("It was stopped."), hint)
 
 
 def _result(steps):
@@ -649,10 +488,11 @@ class GEDGANTest(ScriptedLoadableModuleTest):
             test()
 
     def test_Sample(self):
+        from GEDGANLib.scene.sample import SPACING
+
         nodes = GEDGANLogic().loadSample(2)
         self.assertEqual(len(nodes), 2)
-        spacing = [round(value, 3) for value in nodes[0].GetSpacing()]
-        self.assertEqual(spacing, [SAMPLE_SPACING] * 3)
+        self.assertEqual([round(value, 3) for value in nodes[0].GetSpacing()], [SPACING] * 3)
         bounds = [0.0] * 6
         nodes[0].GetRASBounds(bounds)
         self.assertLess(max(abs(bounds[2 * axis] + bounds[2 * axis + 1]) for axis in (0,)), 20)

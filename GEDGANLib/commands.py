@@ -20,13 +20,12 @@ from .jobs import Events, with_progress
 
 
 def run_synthesize(arguments: argparse.Namespace, events: Events) -> None:
-    from .device import choose_device
     from .exchange.nnunet import write_dataset
     from .synthesis.model_file import load_model
     from .synthesis.synthesizer import Synthesizer, describe_origin
     from .volumes.writing import claim_empty_folder
 
-    model = load_model(arguments.model, choose_device(arguments.device))
+    model = load_model(arguments.model, arguments.device)
     synthesizer = Synthesizer(model, form_of(arguments, model))
     beside = _dataset_beside(arguments.beside, model)
     claim_scene(arguments.scene)
@@ -172,7 +171,6 @@ def _write_scene(path: Path, cases: list, model) -> None:
 
 def run_explain(arguments: argparse.Namespace, events: Events) -> None:
 
-    from .device import choose_device
     from .synthesis.explain import colour_maps, draw_explanation, scalar_maps, structure_maps, unlikeness_map
     from .synthesis.model_file import load_model
     from .volumes.files import write_colours, write_volume
@@ -180,7 +178,7 @@ def run_explain(arguments: argparse.Namespace, events: Events) -> None:
 
     model = None
     if arguments.model is not None:
-        model = load_model(arguments.model, choose_device(arguments.device), with_critic=True)
+        model = load_model(arguments.model, arguments.device, with_critic=True)
     case = read_scan(
         arguments.volume, ["image"] if model is None else [channel.name for channel in model.plan.channels]
     )

@@ -20,6 +20,7 @@ def run_evaluate(arguments: argparse.Namespace, events: Events) -> None:
     from .device import choose_device
     from .quality.evaluation import Settings, evaluate
     from .quality.report import JSON, write_report
+    from .quality.summary import report_path
     from .synthesis.model_file import load_model
     from .volumes.pipeline import load_working_cases
     from .volumes.writing import claim_empty_folder
@@ -53,11 +54,6 @@ def _each_once(cases: list[Any]) -> list[Any]:
     return list({image_digest(case): case for case in reversed(cases)}.values())[::-1]
 
 
-def report_path(model_path: Path) -> Path:
-    """Where the figures of a model's last report are kept: beside it."""
-    return model_path.with_name(f"{model_path.stem}.report.json")
-
-
 def find_for(model: Any, folder: Path) -> Any:
     """The data set in a folder, its classes read from the column that told them when the model was trained, if that
     is there."""
@@ -74,7 +70,6 @@ def find_for(model: Any, folder: Path) -> Any:
 
 def run_export(arguments: argparse.Namespace, events: Events) -> None:
     from .commands import say_rejected
-    from .device import choose_device
     from .synthesis.model_file import load_model
     from .volumes.writing import claim_empty_folder
 
@@ -98,7 +93,7 @@ def run_export(arguments: argparse.Namespace, events: Events) -> None:
         write_bundle(arguments.output, model)
         print(f"The bundle is {arguments.output}; its docs/README.md says how to run it.")
         return
-    model = load_model(arguments.model, choose_device(arguments.device))
+    model = load_model(arguments.model, arguments.device)
     if arguments.to == "nnunet":
         _export_nnunet(arguments, model, events)
     else:

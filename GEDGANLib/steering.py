@@ -18,11 +18,10 @@ from .jobs import Events, with_progress
 
 
 def run_directions(arguments: argparse.Namespace, events: Events) -> None:
-    from .device import choose_device
     from .synthesis.directions import directions_of, directions_path
     from .synthesis.model_file import load_model
 
-    model = load_model(arguments.model, choose_device(arguments.device))
+    model = load_model(arguments.model, arguments.device)
     with events.bar("finding directions") as show:
         found = directions_of(model, show)
     from rich.console import Console
@@ -41,7 +40,6 @@ def run_directions(arguments: argparse.Namespace, events: Events) -> None:
 
 def run_vary(arguments: argparse.Namespace, events: Events) -> None:
     from .commands import claim_scene
-    from .device import choose_device
     from .exchange.nnunet import write_dataset
     from .synthesis.directions import choose, directions_of
     from .synthesis.explorer import Explorer
@@ -50,7 +48,7 @@ def run_vary(arguments: argparse.Namespace, events: Events) -> None:
     from .volumes.pictures import contact_sheet
     from .volumes.writing import claim_empty_folder
 
-    model = load_model(arguments.model, choose_device(arguments.device))
+    model = load_model(arguments.model, arguments.device)
     claim_scene(arguments.scene)
     with events.bar("finding directions") as show:
         directions = directions_of(model, show)
@@ -84,7 +82,6 @@ def run_vary(arguments: argparse.Namespace, events: Events) -> None:
 
 def run_project(arguments: argparse.Namespace, events: Events) -> None:
     from .commands import claim_scene, read_scan
-    from .device import choose_device
     from .exchange.nnunet import write_dataset
     from .synthesis.explorer import near
     from .synthesis.model_file import load_model
@@ -94,7 +91,7 @@ def run_project(arguments: argparse.Namespace, events: Events) -> None:
     from .volumes.pipeline import from_working
     from .volumes.writing import claim_empty_folder, write_bytes
 
-    model = load_model(arguments.model, choose_device(arguments.device), with_critic=True)
+    model = load_model(arguments.model, arguments.device, with_critic=True)
     case = read_scan(arguments.volume, [channel.name for channel in model.plan.channels])
     usual = _what_is_usual(arguments, model, case)
     claim_scene(arguments.scene)

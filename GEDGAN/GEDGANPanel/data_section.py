@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import html
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +13,22 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from GEDGANLib.scene.gather import Ticked, writing_scene_cases
+from GEDGANLib.errors import InputError
+from GEDGANLib.scene.gather import writing_scene_cases
 
 from . import places, scene_cases
+from .following import words_of
 
 DEVICES = ("auto", "cuda", "mps", "cpu")
 """As the choices of the combo box."""
-COLUMNS = 4
-COLUMN_WIDTHS = (110, 105, 50)
+CASE, VOLUME, SEGMENTATION, CLASS, STATUS = range(5)
+"""Columns of the table."""
+COLUMN_WIDTHS = (95, 80, 90, 45)
 """Pixels, of all but the last."""
 REFRESH_MILLISECONDS = 150
-PLAN_DEPENDS_ON = ("fromScene", "data", "device", "spacing", "classColumn")
+PLAN_DEPENDS_ON = ("fromScene", "device", "spacing", "data", "classColumn")
+OF_FOLDERS = ("data", "classColumn")
+"""What of these matters for a folder alone."""
 
 
 class DataSection:
@@ -31,9 +38,11 @@ class DataSection:
         self.panel, self.ui = panel, panel.ui
         self.rows: list[scene_cases.Row] = []
         self._filling = False
+        self._seen: tuple | None = None
+        """What was checked, see :meth:`_asked`; None for a plan that came with the scene."""
         table = self.ui.casesTable
-        table.setColumnCount(COLUMNS)
-        table.setHorizontalHeaderLabels([_("Volume"), _("Segmentation"), _("Class"), _("Status")])
+        table.setColumnCount(len(COLUMN_WIDTHS) + 1)
+        table.setHorizontalHeaderLabels([_("Case"), _("Volume"), _("Segmentation"), _("Class"), _("Status")])
         table.horizontalHeader().setStretchLastSection(True)
         table.verticalHeader().setVisible(False)
         table.setWordWrap(False)
@@ -42,7 +51,7 @@ class DataSection:
         table.connect("itemChanged(QTableWidgetItem*)", self._changed)
         self.ui.tickAllButton.connect("clicked()", lambda: self.tick_all(True))
         self.ui.tickNoneButton.connect("clicked()", lambda: self.tick_all(False))
-        self.ui.checkButton.connect("clicked()", panel.stop_or(self.onCheck))
+        self.ui.checkButton.connect("clicked()", panel.tasks.stop_or(self.onCheck))
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
         self._timer.setInterval(REFRESH_MILLISECONDS)
@@ -69,23 +78,30 @@ class DataSection:
         finally:
             self._filling = False
         self._count()
+        if self.panel.parameters["plan"] and not self._up_to_date():
+            self.forget_plan()
         self.panel.paint()
 
     def _fill(self, number: int, row: scene_cases.Row) -> None:
         table = self.ui.casesTable
-        name = qt.QTableWidgetItem(row.volume.GetName())
         flags = qt.Qt.ItemIsEnabled | qt.Qt.ItemIsSelectable
-        name.setFlags(flags | qt.Qt.ItemIsUserCheckable if row.usable else flags)
-        name.setCheckState(qt.Qt.Checked if row.ticked else qt.Qt.Unchecked)
-        table.setItem(number, 0, name)
-        table.setCellWidget(number, 1, self._segmentation_box(row))
+        case = qt.QTableWidgetItem(row.case)
+        case.setFlags(flags | qt.Qt.ItemIsEditable | qt.Qt.ItemIsUserCheckable if row.usable else flags)
+        case.setCheckState(qt.Qt.Checked if row.ticked else qt.Qt.Unchecked)
+        case.setToolTip(_("Tick to learn from it. Volumes of one patient (T1, T2 …): write one name for all of them."))
+        table.setItem(number, CASE, case)
+        volume = qt.QTableWidgetItem(row.volume.GetName())
+        volume.setFlags(flags)
+        volume.setToolTip(row.volume.GetName())
+        table.setItem(number, VOLUME, volume)
+        table.setCellWidget(number, SEGMENTATION, self._segmentation_box(row))
         kind = qt.QTableWidgetItem(row.class_name)
         kind.setToolTip(_("Optional: the kind of case, patient or control for example. The model can be asked for it."))
-        table.setItem(number, 2, kind)
+        table.setItem(number, CLASS, kind)
         status = qt.QTableWidgetItem(row.status)
         status.setFlags(flags)
         status.setToolTip(row.status)
-        table.setItem(number, 3, status)
+        table.setItem(number, STATUS, status)
 
     def _segmentation_box(self, row: scene_cases.Row) -> Any:
         box = qt.QComboBox()
@@ -110,9 +126,10 @@ class DataSection:
         if self._filling or item.row() >= len(self.rows):
             return
         volume = self.rows[item.row()].volume
-        if item.column() == 0:
+        if item.column() == CASE:
             scene_cases.tick(volume, item.checkState() == qt.Qt.Checked)
-        elif item.column() == 2:
+            scene_cases.set_case(volume, item.text())
+        elif item.column() == CLASS:
             scene_cases.set_class(volume, item.text())
         self._data_changed()
 
@@ -126,10 +143,12 @@ class DataSection:
         self.refresh_soon()
 
     def _count(self) -> None:
-        ticked = [row for row in self.rows if row.ticked]
-        labelled = sum(row.segmentation is not None for row in ticked)
-        self.ui.casesLabel.text = _("{ticked} of {all} ticked, {labelled} with segmentation").format(
-            ticked=len(ticked), all=len(self.rows), labelled=labelled
+        cases = scene_cases.ticked_cases(self.rows)
+        self.ui.casesLabel.text = _("{ticked} of {all} ticked: {cases} case(s), {labelled} with segmentation").format(
+            ticked=sum(row.ticked for row in self.rows),
+            all=len(self.rows),
+            cases=len(cases),
+            labelled=sum(case.segmentation is not None for case in cases),
         )
 
     def given(self) -> bool:
@@ -141,7 +160,24 @@ class DataSection:
     def checked(self) -> bool:
         """Whether the data were checked as they are, and the plan is there."""
         plan, data = self.panel.parameters["plan"], self.panel.parameters["checkedData"]
-        return bool(plan) and Path(plan).is_file() and Path(data).is_dir()
+        return bool(plan) and Path(plan).is_file() and Path(data).is_dir() and self._up_to_date()
+
+    def _asked(self) -> tuple:
+        """All that a plan depends on, as it is now."""
+        parameters = self.panel.parameters
+        from_scene = parameters["fromScene"]
+        cases = scene_cases.fingerprint(scene_cases.ticked_cases(self.rows)) if from_scene else None
+        return cases, *(parameters[name] for name in PLAN_DEPENDS_ON if not from_scene or name not in OF_FOLDERS)
+
+    def _up_to_date(self) -> bool:
+        return self._seen is None or self._seen == self._asked()
+
+    def take_parameters(self) -> None:
+        """Of a scene that was loaded, or of a new one: its plan was made for its data as they are."""
+        self._seen = None
+        self.refresh()
+        self._seen = self._asked()
+        self.show_plan()
 
     def forget_plan(self) -> None:
         """The data or what was asked for are others now."""
@@ -150,13 +186,17 @@ class DataSection:
             self.ui.planText.setHtml("<i>" + html.escape(_("Changed since it was checked.")) + "</i>")
         self.panel.paint()
 
-    def onCheck(self) -> None:
+    def onCheck(self, then: Callable[[], Any] = lambda: None) -> None:
+        """Check the data and plan a training.
+
+        :param then: called when the plan is there.
+        """
         panel = self.panel
         if not panel.parameters["fromScene"]:
-            self._plan(panel.parameters.path("data"))
+            self._plan(panel.parameters.path("data"), self._asked(), then)
             return
         self.refresh()
-        ticked = [Ticked(row.volume, row.segmentation, row.class_name or None) for row in self.rows if row.ticked]
+        ticked, asked = scene_cases.ticked_cases(self.rows), self._asked()
         folder = places.new_folder("data")
         written = writing_scene_cases(ticked, folder)
 
@@ -165,14 +205,18 @@ class DataSection:
                 yield number / len(ticked), _("Writing {name} for the worker").format(name=name)
             return folder
 
-        panel.run_steps("gather", gather(), lambda result: result and self._plan(result))
+        panel.tasks.run_steps("gather", gather(), lambda folder: self._plan(folder, asked, then))
 
-    def _plan(self, folder: Path) -> None:
+    def _plan(self, folder: Path, asked: tuple, then: Callable[[], Any]) -> None:
         parameters = self.panel.parameters
         output = places.new_folder("plans").with_suffix(".json")
         arguments = ["plan", folder, "-o", output, "--device", DEVICES[parameters["device"]]]
-        if parameters["spacing"].strip():
-            arguments += ["--spacing", *parameters["spacing"].replace(",", " ").replace("×", " ").split()]
+        try:
+            spacing = spacing_of(parameters["spacing"])
+        except InputError as error:
+            self.panel.say(words_of(error), True)
+            return
+        arguments += ["--spacing", *spacing] if spacing else []
         if parameters["classColumn"].strip() and not parameters["fromScene"]:
             arguments += ["--class-column", parameters["classColumn"].strip()]
         try:
@@ -182,14 +226,20 @@ class DataSection:
                 _("{folder} cannot be made: {reason}.").format(folder=output.parent, reason=error.strerror), True
             )
             return
-        self.panel.run_job("plan", arguments, lambda: self._planned(folder, output), _("Reading the scans"))
+        self.panel.tasks.run_job(
+            "plan", arguments, lambda: self._planned(folder, output, asked, then), _("Reading the scans")
+        )
 
-    def _planned(self, folder: Path, output: Path) -> None:
+    def _planned(self, folder: Path, output: Path, asked: tuple, then: Callable[[], Any]) -> None:
         parameters = self.panel.parameters
+        if asked != self._asked():
+            self.panel.say(_("Data or settings were changed meanwhile; press Check and plan again."), True)
+            return
+        self._seen = asked
         parameters["checkedData"], parameters["plan"] = str(folder), str(output)
         self.show_plan()
         self.panel.say(_("The data can be used. Press Train when the plan suits you."))
-        self.panel.continue_tour()
+        then()
 
     def show_plan(self) -> None:
         """The plan in plain words."""
@@ -212,3 +262,21 @@ class DataSection:
             return
         self.ui.planText.setHtml("<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>")
         self.panel.paint()
+
+
+def spacing_of(text: str) -> list[float]:
+    """Voxel sizes in mm that a user wrote: nothing, one, or three, with a decimal point or comma.
+
+    :raises InputError: something else is written there.
+    """
+    words = [word.rstrip(",") for word in re.split(r"[\s×x*;]+|,\s+", text.strip()) if word.rstrip(",")]
+    try:
+        sizes = [float(word.replace(",", ".")) for word in words]
+    except ValueError:
+        sizes = [0.0]
+    if len(sizes) not in (0, 1, 3) or not all(0.01 <= size <= 100 for size in sizes):
+        raise InputError(
+            _('"{text}" is not a voxel size.').format(text=text.strip()),
+            _("Write one size in mm for all axes, or three with spaces between, as 1 1 2.5; or nothing."),
+        )
+    return sizes

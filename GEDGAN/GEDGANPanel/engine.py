@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from slicer.i18n import tr as _
 
+from GEDGANLib.errors import InputError
 
-class EngineUnavailable(Exception):
+from .synthesis_request import SynthesisRequest
+
+
+class EngineUnavailable(InputError):
     """The model cannot be used in this process; the message says why."""
 
 
@@ -43,35 +48,30 @@ class Engine:
         self.release()
         yield _("Starting PyTorch (once)…")
         try:
-            import torch
+            import torch  # noqa: F401
         except Exception as error:  # ImportError, OSError of a library that does not load
-            raise EngineUnavailable(_("PyTorch does not start in Slicer ({reason})").format(reason=error)) from error
+            raise EngineUnavailable(_("PyTorch does not start in Slicer ({reason}).").format(reason=error)) from error
         yield _("Loading the model…")
-        from GEDGANLib.device import choose_device
         from GEDGANLib.synthesis.model_file import load_model
 
-        try:
-            self.model = load_model(path, choose_device(device))
-        except (RuntimeError, MemoryError, torch.cuda.OutOfMemoryError) as error:
-            raise _unavailable(error) from error
+        with explained():
+            self.model = load_model(path, device)
         self._key = key
 
-    def making(self, form: dict, seed: int, count: int, class_name: str | None) -> Iterator[Any]:
-        """Yield the cases of a seed one by one.
+    def making(self, request: SynthesisRequest) -> Iterator[Any]:
+        """Yield the cases that are asked for, one by one.
 
-        :param form: ``truncation`` and ``original``.
         :raises EngineUnavailable: not enough memory.
         """
         from GEDGANLib.synthesis.output import original_grid
         from GEDGANLib.synthesis.synthesizer import Form, Synthesizer
 
-        grid = original_grid(self.model.plan) if form.get("original") else None
-        synthesizer = Synthesizer(self.model, Form(grid, None, form.get("truncation", 1.0)))
-        try:
-            for index in range(count):  # one at a time, so that Slicer answers in between
-                yield from synthesizer.cases(1, seed, index, class_name)
-        except (RuntimeError, MemoryError) as error:
-            raise _unavailable(error) from error
+        grid = original_grid(self.model.plan) if request.original else None
+        synthesizer = Synthesizer(self.model, Form(grid, None, request.truncation))
+        for index in range(request.count):  # one at a time, so that Slicer answers in between
+            with explained():
+                case = next(synthesizer.cases(1, request.seed, index, request.class_name))
+            yield case
 
     def release(self) -> None:
         """Forget the model and give back the GPU's memory."""
@@ -84,6 +84,13 @@ class Engine:
             torch.cuda.empty_cache()
 
 
-def _unavailable(error: BaseException) -> EngineUnavailable:
-    words = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return EngineUnavailable(_("the model does not run in Slicer ({reason})").format(reason=words))
+@contextmanager
+def explained() -> Iterator[None]:
+    """Around work of a model in this process: what PyTorch raises, above all for want of memory, becomes
+    :class:`EngineUnavailable`."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        words = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        text = _("The model does not run in Slicer ({reason}).").format(reason=words)
+        raise EngineUnavailable(text) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
+from GEDGANLib.errors import InputError
+
 from . import places
-from .engine import EngineUnavailable
+from .batches import growing_batch
+from .engine import EngineUnavailable, explained
 from .following import words_of
 from .views import colour_as_heat, show_case, show_over
 
@@ -30,16 +34,17 @@ class ExploreSection:
         self.panel, self.ui = panel, panel.ui
         self.explorer: Any | None = None
         self.nodes: Any | None = None
+        self._model_of_nodes: Path | None = None
         self.sliders: dict[str, Any] = {}
         self.slowest = 0.0
         self._setting = False
         qt.QFormLayout(self.ui.slidersFrame)
-        self.ui.exploreButton.connect("clicked()", panel.stop_or(self.onExplore))
+        self.ui.exploreButton.connect("clicked()", panel.tasks.stop_or(self.onExplore))
         self.ui.centreButton.connect("clicked()", self.onCentre)
         self.ui.keepButton.connect("clicked()", self.onKeep)
         self.ui.moreButton.connect("clicked()", self.onMore)
-        self.ui.seriesButton.connect("clicked()", panel.stop_or(self.onSeries))
-        self.ui.projectButton.connect("clicked()", panel.stop_or(self.onProject))
+        self.ui.seriesButton.connect("clicked()", panel.tasks.stop_or(self.onSeries))
+        self.ui.projectButton.connect("clicked()", panel.tasks.stop_or(self.onProject))
         self.ui.projectVolume.connect("currentNodeChanged(vtkMRMLNode*)", lambda: self.panel.paint())
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
@@ -79,27 +84,26 @@ class ExploreSection:
         :param latent: where to start from; the most typical case when not given.
         """
         section = self.panel.synthesize_section
-        steps = self.panel.logic.exploring(section.card.path, latent, section.class_name(), section.device)
-        self.panel.run_steps("explore", steps, self._begun, self._unavailable)
+        model = section.card.path
+        steps = self.panel.logic.exploring(model, latent, section.class_name(), section.device)
+        self.panel.tasks.run_steps("explore", steps, lambda explorer: self._begun(explorer, model), self._unavailable)
 
     def _unavailable(self, error: Exception) -> bool:
         if isinstance(error, EngineUnavailable):
-            self.panel.say(_("{reason}. Exploring needs it; Synthesize does without.").format(reason=error), True)
+            self.panel.say(_("{reason} Exploring needs it; Synthesize does without.").format(reason=error), True)
             return True
         return False
 
-    def _begun(self, explorer: Any | None) -> None:
-        if explorer is None:
-            return
-        from GEDGANLib.scene.nodes import add_case
-
+    def _begun(self, explorer: Any, model: Path) -> None:
         self.model_changed()
+        try:
+            with explained():
+                case = explorer.case({}, _("Explored case"))
+        except InputError as error:
+            self._unavailable(error)
+            return
         self.explorer = explorer
-        if self.nodes is None or not slicer.mrmlScene.IsNodePresent(self.nodes.volumes[0]):
-            self.nodes = add_case(explorer.case({}, _("Explored case")))
-            for node in (*self.nodes.volumes, self.nodes.segmentation):
-                if node is not None:
-                    node.SetAttribute("GEDGAN.synthetic", "True")
+        self._show(case, model)
         layout = self.ui.slidersFrame.layout()
         for direction in explorer.directions:
             slider = ctk.ctkSliderWidget()
@@ -111,10 +115,29 @@ class ExploreSection:
             self.sliders[direction.name] = slider
             self.ui.seriesCombo.addItem(direction.name)
         self.ui.seriesCombo.addItem(_("to the case of the random seed"))
-        self._move()
         show_case(self.nodes.volumes[0], self.nodes.segmentation)
         self.panel.say(_("Move the sliders; the case follows."))
         self.panel.paint()
+
+    def _show(self, case: Any, model: Path) -> None:
+        """Put the case into the scene; into the nodes of before where they are of this model.
+
+        Those of another model may have other channels and segments.
+        """
+        from GEDGANLib.scene.nodes import add_case, update_case
+
+        nodes = [] if self.nodes is None else [*self.nodes.volumes, self.nodes.segmentation]
+        nodes = [node for node in nodes if node is not None]
+        there = [node for node in nodes if slicer.mrmlScene.IsNodePresent(node)]
+        if nodes and there == nodes and model == self._model_of_nodes:
+            update_case(self.nodes, case)
+            return
+        for node in there:
+            slicer.mrmlScene.RemoveNode(node)
+        self.nodes, self._model_of_nodes = add_case(case), model
+        for node in (*self.nodes.volumes, self.nodes.segmentation):
+            if node is not None:
+                node.SetAttribute("GEDGAN.synthetic", "True")
 
     def values(self) -> dict[str, float]:
         return {name: float(slider.value) for name, slider in self.sliders.items()}
@@ -134,7 +157,9 @@ class ExploreSection:
             return
         begun = monotonic()
         try:
-            update_case(self.nodes, self.explorer.case(self.values(), _("Explored case")))
+            with explained():
+                case = self.explorer.case(self.values(), _("Explored case"))
+            update_case(self.nodes, case)
         except Exception as error:
             self.panel.say(words_of(error), True)
         self.slowest = max(self.slowest, monotonic() - begun)
@@ -149,7 +174,8 @@ class ExploreSection:
     # From the case as it is
 
     def onKeep(self) -> None:
-        self._grow(iter([self.explorer.case(self.values(), _("Kept case"))]), 1, _("Kept cases"))
+        explorer, values = self.explorer, self.values()
+        self._grow((explorer.case(values, name) for name in [_("Kept case")]), 1, _("Kept cases"))
 
     def onMore(self) -> None:
         from GEDGANLib.synthesis.explorer import near
@@ -167,15 +193,13 @@ class ExploreSection:
 
         self._grow(cases(), count, _("More like the explored case"))
 
-    def _grow(self, cases: Any, count: int, title: str) -> None:
-        from .synthesize_section import growing_batch
+    def _grow(self, cases: Iterator[Any], count: int, title: str) -> None:
+        begun = self.panel.synthesize_section.batches.begun
+        steps = growing_batch(_explained(cases), count, title, begun)
+        self.panel.tasks.run_steps("synthesize", steps, self._grown)
 
-        self.panel.run_steps("synthesize", growing_batch(cases, count, title), self._grown)
-
-    def _grown(self, batch: Any | None) -> None:
-        if batch is not None:
-            self.panel.synthesize_section.batch = batch
-            self.panel.say(_("{count} case(s) were added.").format(count=len(batch.cases)))
+    def _grown(self, batch: Any) -> None:
+        self.panel.say(_("{count} case(s) were added.").format(count=len(batch.cases)))
 
     def onSeries(self) -> None:
         panel = self.panel
@@ -198,16 +222,14 @@ class ExploreSection:
 
         def made():
             kept = []
-            for number, case in enumerate(cases, 1):
+            for number, case in enumerate(_explained(cases), 1):
                 kept.append(case)
                 yield number / frames, _("Frame {number} of {frames}").format(number=number, frames=frames)
             return zip(places_on, kept)
 
-        panel.run_steps("series", made(), lambda series: self._series_made(series, name, index_name, unit))
+        panel.tasks.run_steps("series", made(), lambda series: self._series_made(series, name, index_name, unit))
 
-    def _series_made(self, series: Any | None, name: str, index_name: str, unit: str) -> None:
-        if series is None:
-            return
+    def _series_made(self, series: Any, name: str, index_name: str, unit: str) -> None:
         from GEDGANLib.scene.sequences import add_sequence
 
         nodes = add_sequence(series, name, index_name, unit)
@@ -227,7 +249,7 @@ class ExploreSection:
         from GEDGANLib.scene.gather import write_scene_volume
 
         volume, folder = self.ui.projectVolume.currentNode(), places.new_folder("projections")
-        scan = folder.with_name(f"{folder.name}-scan.nii.gz")
+        scan = folder.with_name(f"{folder.name}-scan.nrrd")
         try:
             write_scene_volume(volume, scan)
         except Exception as error:
@@ -238,7 +260,13 @@ class ExploreSection:
         if panel.parameters.path("healthy"):
             arguments += ["--healthy", panel.parameters.path("healthy")]
         identifier = volume.GetID()
-        panel.run_job("project", arguments, lambda: self._projected(folder, identifier), _("Projecting"))
+        panel.tasks.run_job(
+            "project",
+            arguments,
+            lambda: self._projected(folder, identifier),
+            _("Projecting"),
+            ended=lambda: scan.unlink(missing_ok=True),  # a copy of a patient's scan is not left about
+        )
 
     def _projected(self, folder: Path, identifier: str) -> None:
         """Put the maps beside the volume; they lie where it lay when the projection began."""
@@ -260,3 +288,14 @@ class ExploreSection:
             )
         )
         self.begin(np.array(about["latent"], np.float32))
+
+
+def _explained(cases: Iterator[Any]) -> Iterator[Any]:
+    """The cases, as they are made; what goes wrong in making them is told in sentences."""
+    while True:
+        with explained():
+            try:
+                case = next(cases)
+            except StopIteration:
+                return
+        yield case

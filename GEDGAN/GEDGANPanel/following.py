@@ -17,6 +17,8 @@ from slicer.i18n import tr as _
 from GEDGANLib.errors import InputError
 from GEDGANLib.worker import RUNNING, Worker
 
+from . import places
+
 LOOK_MILLISECONDS = 200
 PATIENCE_SECONDS = 30.0
 """After a request to stop, before the user may end the process at once."""
@@ -88,7 +90,7 @@ class FollowedJob:
     def stop(self) -> None:
         """Ask it to end; where it was asked long ago, end it."""
         if self.can_be_ended():
-            self.worker.kill()
+            self.worker.kill(wait_seconds=0)  # the timer sees its end; Slicer need not stand still for it
         elif self._asked is None:
             self._asked = time.monotonic()
             self.worker.ask_to_stop()
@@ -101,7 +103,7 @@ class FollowedJob:
         end = time.monotonic() + seconds
         while not self._ended:
             if time.monotonic() > end:
-                raise InputError("The worker has not ended in time.", "Wait longer, or stop it.")
+                raise InputError(_("The worker has not ended in time."), _("Wait longer, or stop it."))
             self.look()
             slicer.app.processEvents()
             time.sleep(0.05)
@@ -110,6 +112,44 @@ class FollowedJob:
         """Follow no longer; the worker goes on."""
         self._ended = True
         self._timer.stop()
+
+
+def find_job(kind: str) -> Worker | None:
+    """A job that was started before, by this panel or another Slicer, and was not seen ending; a running one first.
+
+    :param kind: ``places.TRAININGS`` or ``places.REPORTS``.
+    """
+    found = []
+    for folder in places.jobs(kind):
+        worker = Worker.find(folder)
+        if worker is None:
+            places.forget_job(kind, folder)
+        else:
+            found.append(worker)
+    return next((worker for worker in found if worker.alive()), found[0] if found else None)
+
+
+def stage_words(event: dict) -> str:
+    """What a worker is doing, of a ``progress`` event."""
+    words = {
+        "reading": _("reading"),
+        "measuring a few steps": _("measuring a few steps"),
+        "bringing the cases to one grid": _("bringing the cases to one grid"),
+        "synthesizing": _("synthesizing"),
+        "finding directions": _("finding directions"),
+        "projecting": _("projecting"),
+        "projecting healthy cases": _("projecting healthy cases"),
+        "reading real cases": _("reading real cases"),
+        "measuring real cases": _("measuring real cases"),
+        "comparing": _("comparing"),
+        "looking for copies": _("looking for copies"),
+        "looking at random cases": _("looking at random cases"),
+        "training U-Nets": _("training U-Nets"),
+        "drawing": _("drawing"),
+        "writing": _("writing"),
+    }
+    stage = str(event.get("stage", ""))
+    return words.get(stage, stage)
 
 
 class Steps:

@@ -9,7 +9,11 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
+from GEDGANLib.errors import InputError
+from GEDGANLib.worker import DONE, Worker
+
 from . import places
+from .following import FollowedJob, find_job, stage_words, words_of
 
 KINDS = (("nnunet", ()), ("folder", ("--format", ".nii.gz")), ("folder", ("--format", ".nrrd")), ("monai-bundle", ()))
 """As the choices of the combo box: what ``--to`` gets, and what else."""
@@ -25,10 +29,11 @@ class JudgeSection:
         self.panel, self.ui = panel, panel.ui
         self.page: Path | None = None
         self._page_model: Path | None = None
-        self.ui.reportButton.connect("clicked()", panel.stop_or(self.onReport))
+        self.job: FollowedJob | None = None
+        self.ui.reportButton.connect("clicked()", self.onReport)
         self.ui.openReportButton.connect("clicked()", self.onOpen)
-        self.ui.exportButton.connect("clicked()", panel.stop_or(self.onExport))
-        self.ui.saveBatchButton.connect("clicked()", panel.stop_or(self.onSaveBatch))
+        self.ui.exportButton.connect("clicked()", panel.tasks.stop_or(self.onExport))
+        self.ui.saveBatchButton.connect("clicked()", panel.tasks.stop_or(self.onSaveBatch))
         self.ui.exportCombo.connect("currentIndexChanged(int)", lambda: self.panel.paint())
 
     def real_cases(self) -> Path | None:
@@ -41,18 +46,62 @@ class JudgeSection:
         return self.page is not None and card is not None and card.path == self._page_model and self.page.is_file()
 
     def onReport(self) -> None:
+        """Make one in a process of its own, as a training: the panel, and even Slicer, need not wait for it."""
         panel = self.panel
-        section, folder = panel.synthesize_section, places.new_folder("reports")
+        if self.job is not None:
+            self.job.stop()
+            panel.say(_("Stopping the report…"))
+            return
+        section, folder, job = panel.synthesize_section, places.new_folder("reports"), places.new_folder("jobs")
         arguments: list[Any] = ["evaluate", section.card.path, "--data", self.real_cases(), "-o", folder]
         arguments += ["-n", REPORT_CASES, "--updates", REPORT_UPDATES]
         arguments += ["--device", section.device, *(["--quick"] if panel.parameters["quick"] else [])]
-        model = section.card.path
-        panel.run_job("report", arguments, lambda: self._reported(folder / PAGE, model), _("Judging the model"))
+        notes = {"page": str(folder / PAGE), "model": str(section.card.path)}
+        try:
+            worker = panel.logic.startWorker(arguments, job, notes=notes)
+        except InputError as error:
+            panel.say(words_of(error), True)
+            return
+        places.remember_job(places.REPORTS, job)
+        self._follow(worker)
+        panel.say(_("Judging the model; everything else can be used meanwhile."))
+        panel.paint()
 
-    def _reported(self, page: Path, model: Path) -> None:
-        self.page, self._page_model = page, model
-        self.panel.synthesize_section.refresh()
-        self.panel.say(_("The report is there: press Open report. Read it before you trust what was made."))
+    def _follow(self, worker: Worker) -> None:
+        self.ui.reportBar.value = 0
+        self.job = FollowedJob(worker, self._heard, lambda state, why: self._ended(worker, state, why))
+
+    def find_again(self) -> None:
+        """A report that was begun before, by this panel or by an earlier Slicer."""
+        worker = None if self.job is not None else find_job(places.REPORTS)
+        if worker is not None:
+            self._follow(worker)
+
+    def leave(self) -> None:
+        """Follow no longer. The report goes on; it is found again."""
+        if self.job is not None:
+            self.job.leave()
+            self.job = None
+
+    def _heard(self, event: dict) -> None:
+        if event["event"] == "progress":
+            self.ui.reportBar.value = int(1000 * float(event.get("progress", 0)))
+            self.ui.reportBar.format = f"{stage_words(event)} %p%"
+        elif event["event"] == "warning":
+            self.panel.say(event.get("message", ""), True)
+
+    def _ended(self, worker: Worker, state: str, explanation: str) -> None:
+        asked, self.job = self.job.asked_to_stop, None
+        places.forget_job(places.REPORTS, worker.folder)
+        if state == DONE:
+            notes = worker.about.get("notes", {})
+            self.page, self._page_model = Path(notes.get("page", "")), Path(notes.get("model", ""))
+            self.panel.synthesize_section.refresh()
+            text = _("The report on {model} is there: press Open report. Read it before you trust what was made.")
+            self.panel.say(text.format(model=self._page_model))
+        else:
+            self.panel.say(_("The report was stopped.") if asked else explanation, not asked)
+        self.panel.paint()
 
     def onOpen(self) -> None:
         if not qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(self.page))):
@@ -65,21 +114,17 @@ class JudgeSection:
         folder = parameters.path("export") or places.new_folder("exports")
         arguments: list[Any] = ["export", section.card.path, "--to", kind, "-o", folder, *more]
         if kind != "monai-bundle":
-            arguments += ["-n", parameters["exportCount"], "--seed", parameters["seed"], "--device", section.device]
-            arguments += ["--truncation", parameters["truncation"]]
-            arguments += ["--class", section.class_name()] if section.class_name() else []
-            arguments += ["--original"] if parameters["original"] else []
+            arguments += section.request(parameters["exportCount"]).options()
         if kind == "nnunet" and parameters["withReal"]:
             real = self.real_cases()
             if real is None:
                 panel.say(_("Choose the folder with the real scans above; that of the training is not known."), True)
                 return
             arguments += ["--with-real", real]
-        panel.run_job("export", arguments, lambda: self._exported(folder), _("Exporting"))
+        panel.tasks.run_job("export", arguments, lambda: self._exported(folder), _("Exporting"))
 
     def _exported(self, folder: Path) -> None:
         self.panel.say(_("Exported to {folder}.").format(folder=folder))
-        self.panel.continue_tour()
 
     def onSaveBatch(self) -> None:
         """As the cases are in the scene now: corrected segmentations are written corrected."""
@@ -94,7 +139,7 @@ class JudgeSection:
                 None,
                 tuple(case.volumes[1:]),
             )
-            for case in panel.synthesize_section.batch.cases
+            for case in panel.synthesize_section.batches.last.cases
             if _in_scene(case.volumes[0])
         ]
         about = _("Synthesized cases from a scene of 3D Slicer; not patients")
@@ -105,7 +150,7 @@ class JudgeSection:
                 yield number / len(there), name
             return folder
 
-        panel.run_steps("save", saving(), lambda result: result and self._exported(result))
+        panel.tasks.run_steps("save", saving(), self._exported)
 
 
 def _in_scene(node: Any | None) -> bool:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import html
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from slicer.i18n import tr as _
 
-from GEDGANLib.judging import report_path
+from GEDGANLib.quality.summary import report_path
 from GEDGANLib.synthesis.model_file import read_header
 
 
@@ -28,13 +29,18 @@ class ModelCard:
         plan, about = read_header(path)
         return cls(Path(path), plan, about)
 
-    def training_data(self) -> Path | None:
-        """The folder it learned from, if the run it lies in still says so and the folder is there."""
+    @cached_property
+    def learned_from(self) -> Path | None:
+        """The folder it learned from, if the run it lies in says so."""
         try:
-            folder = Path(json.loads((self.path.parent / "run.json").read_text(encoding="utf-8"))["data"])
+            return Path(json.loads((self.path.parent / "run.json").read_text(encoding="utf-8"))["data"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return folder if folder.is_dir() else None
+
+    def training_data(self) -> Path | None:
+        """The folder it learned from, if it is known and there."""
+        folder = self.learned_from
+        return folder if folder is not None and folder.is_dir() else None
 
     def report(self) -> list[str]:
         """What the last report of this model came to, a sentence each; nothing where there is none."""

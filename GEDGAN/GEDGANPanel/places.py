@@ -1,4 +1,4 @@
-"""Where the panel keeps what outlives Slicer: folders of runs, recent models, the training that goes on."""
+"""Where the panel keeps what outlives Slicer: folders of runs, recent models, trainings and reports that go on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pathlib import Path
 import qt
 import slicer
 
-FOLDER, MODELS, TRAINING, DEVICES = "GEDGAN/folder", "GEDGAN/models", "GEDGAN/trainingJob", "GEDGAN/devices"
+FOLDER, MODELS, DEVICES = "GEDGAN/folder", "GEDGAN/models", "GEDGAN/devices"
+TRAININGS, REPORTS = "GEDGAN/trainingJobs", "GEDGAN/reportJobs"
+"""Lists of jobs; several, as several Slicers may run at once."""
 MOST_MODELS = 12
 
 
@@ -43,11 +45,7 @@ def new_folder(kind: str) -> Path:
 
 def recent_models() -> list[Path]:
     """Models used before that are still there, the latest first."""
-    try:
-        known = [Path(path) for path in json.loads(setting(MODELS, "[]"))]
-    except (ValueError, TypeError):
-        known = []
-    return [path for path in known if path.is_file()]
+    return [path for path in _paths(MODELS) if path.is_file()]
 
 
 def remember_model(path: Path) -> None:
@@ -56,11 +54,24 @@ def remember_model(path: Path) -> None:
     keep_setting(MODELS, json.dumps([str(path), *map(str, others)][:MOST_MODELS]))
 
 
-def training_job() -> Path | None:
-    """Folder of the job of the last training that was not seen ending."""
-    kept = setting(TRAINING)
-    return Path(kept) if kept else None
+def _paths(key: str) -> list[Path]:
+    try:
+        return [Path(path) for path in json.loads(setting(key, "[]"))]
+    except (ValueError, TypeError):
+        return []
 
 
-def remember_training(folder: Path | None) -> None:
-    keep_setting(TRAINING, "" if folder is None else str(folder))
+def jobs(kind: str) -> list[Path]:
+    """Folders of the jobs that were not seen ending, the latest first.
+
+    :param kind: :data:`TRAININGS` or :data:`REPORTS`.
+    """
+    return [path for path in _paths(kind) if path.is_dir()]
+
+
+def remember_job(kind: str, folder: Path) -> None:
+    keep_setting(kind, json.dumps([str(folder), *(str(known) for known in jobs(kind) if known != folder)]))
+
+
+def forget_job(kind: str, folder: Path) -> None:
+    keep_setting(kind, json.dumps([str(known) for known in jobs(kind) if known != folder]))

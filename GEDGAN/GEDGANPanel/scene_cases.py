@@ -1,17 +1,22 @@
-"""The scene's volumes as a table: what is ticked, with which segmentation, of which class, whether it can be used.
+"""The scene's volumes as a table: what is ticked, of which case, with which segmentation, whether it can be used.
 
 What the user decides is kept on the volume's node, so that it is saved with the scene and survives renaming.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import slicer
+import vtk
 from slicer.i18n import tr as _
 
-USE, CLASS, SEGMENTATION = "GEDGAN.use", "GEDGAN.class", "GEDGAN.segmentation"
+from GEDGANLib.scene.gather import Ticked
+
+USE, CASE, CLASS, SEGMENTATION = "GEDGAN.use", "GEDGAN.case", "GEDGAN.class", "GEDGAN.segmentation"
 OURS = ("GEDGAN.synthetic", "GEDGAN.preview", "GEDGAN.map")
 """Attributes of volumes that the panel made; learning from these is not offered."""
 
@@ -20,11 +25,13 @@ OURS = ("GEDGAN.synthetic", "GEDGAN.preview", "GEDGAN.map")
 class Row:
     """A volume that might be learned from.
 
+    :param case: name of the case that it is a channel of; volumes of one name are one case.
     :param status: in words.
     :param usable: it can be ticked.
     """
 
     volume: Any
+    case: str
     segmentation: Any | None
     class_name: str
     ticked: bool
@@ -39,12 +46,12 @@ def segmentations() -> list[Any]:
 
 def rows() -> list[Row]:
     """A row a scalar volume of the scene, in the scene's order."""
-    every = segmentations()
-    by_volume = {}
-    for node in every:
+    by_volume: dict[str, Any] = {}
+    for node in segmentations():
         reference = node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole())
-        if reference is not None:
-            by_volume.setdefault(reference.GetID(), node)
+        # One with segments is preferred: Slicer makes an empty one where the Segment Editor is opened.
+        if reference is not None and not _has_segments(by_volume.get(reference.GetID())):
+            by_volume[reference.GetID()] = node
     found = []
     for volume in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"):
         if volume.IsA("vtkMRMLVectorVolumeNode") or volume.IsA("vtkMRMLLabelMapVolumeNode") or _ours(volume):
@@ -56,6 +63,7 @@ def rows() -> list[Row]:
         found.append(
             Row(
                 volume,
+                volume.GetAttribute(CASE) or volume.GetName(),
                 segmentation,
                 volume.GetAttribute(CLASS) or "",
                 not fault and volume.GetAttribute(USE) == "yes",
@@ -63,7 +71,72 @@ def rows() -> list[Row]:
                 fault or _status(volume, segmentation),
             )
         )
-    return found
+    return [_as_channel(row, found) for row in found]
+
+
+def grouped(rows: Sequence[Row]) -> list[list[Row]]:
+    """The rows of each case. Volumes of one case are in the order of their names, which is alike in all cases.
+
+    Two volumes that happen to have one name are two cases; what makes them one is that a case was written beside one.
+    """
+    named = {row.volume.GetAttribute(CASE) for row in rows}
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.case if row.case in named else row.volume.GetID(), []).append(row)
+    return [sorted(group, key=lambda row: row.volume.GetName().casefold()) for group in groups.values()]
+
+
+def ticked_cases(rows: Sequence[Row]) -> list[Ticked]:
+    """What is ticked, for the library; class and segmentation of a case are the first that any of its volumes has."""
+    cases = []
+    for group in grouped([row for row in rows if row.ticked]):
+        segmentation = next((row.segmentation for row in group if _has_segments(row.segmentation)), None)
+        class_name = next((row.class_name for row in group if row.class_name), None)
+        first, *more = (row.volume for row in group)
+        cases.append(Ticked(first, segmentation, class_name, tuple(more), group[0].case))
+    return cases
+
+
+def fingerprint(cases: Sequence[Ticked]) -> tuple:
+    """Changes with whatever of these cases a training would see."""
+    return tuple(
+        (
+            *((_place(node), _age(node.GetImageData())) for node in (case.volume, *case.more)),
+            None if case.segmentation is None else (_place(case.segmentation), _segments(case.segmentation)),
+            case.class_name,
+            case.name,
+        )
+        for case in cases
+    )
+
+
+def _place(node: Any) -> tuple:
+    """Which node, whether it is in the scene, and where it lies there."""
+    numbers: list[float] = []
+    matrix = vtk.vtkMatrix4x4()
+    if node.IsA("vtkMRMLVolumeNode"):
+        node.GetIJKToRASMatrix(matrix)
+        numbers += [matrix.GetElement(row, column) for row in range(3) for column in range(4)]
+    parent = node.GetParentTransformNode()
+    if parent is not None:
+        parent.GetMatrixTransformToWorld(matrix)
+        numbers += [matrix.GetElement(row, column) for row in range(3) for column in range(4)]
+    return node.GetID(), bool(slicer.mrmlScene.IsNodePresent(node)), *numbers
+
+
+def _segments(node: Any) -> tuple:
+    """Names and ages of the segments of a segmentation node."""
+    segmentation = node.GetSegmentation()
+    source = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+    found = []
+    for position in range(segmentation.GetNumberOfSegments()):
+        segment = segmentation.GetNthSegment(position)
+        found.append((segment.GetName(), segment.GetLabelValue(), _age(segment.GetRepresentation(source))))
+    return tuple(found)
+
+
+def _age(data: Any | None) -> int:
+    return 0 if data is None else data.GetMTime()
 
 
 def tick(volume: Any, ticked: bool) -> None:
@@ -77,6 +150,15 @@ def choose_segmentation(volume: Any, segmentation: Any | None) -> None:
 
 def set_class(volume: Any, name: str) -> None:
     volume.SetAttribute(CLASS, name.strip() or None)
+
+
+def set_case(volume: Any, name: str) -> None:
+    """Make a volume a channel of a case.
+
+    :param name: of the case; empty or the volume's own: it is a case of its own.
+    """
+    name = name.strip()
+    volume.SetAttribute(CASE, None if name in ("", volume.GetName()) else name)
 
 
 def _ours(node: Any) -> bool:
@@ -98,6 +180,22 @@ def _fault(volume: Any) -> str:
     return ""
 
 
+def _as_channel(row: Row, rows: Sequence[Row]) -> Row:
+    """The row, its status saying which of several channels it is."""
+    if not row.usable or Counter(each.case for each in rows)[row.case] < 2:
+        return row
+    group = next(group for group in grouped([each for each in rows if each.usable]) if row in group)
+    if len(group) < 2:
+        return row
+    text = _("channel {number} of {count} of {case}; {status}")
+    number = group.index(row) + 1
+    return replace(row, status=text.format(number=number, count=len(group), case=row.case, status=row.status))
+
+
+def _has_segments(segmentation: Any | None) -> bool:
+    return segmentation is not None and segmentation.GetSegmentation().GetNumberOfSegments() > 0
+
+
 def _status(volume: Any, segmentation: Any | None) -> str:
     shape = "×".join(str(side) for side in volume.GetImageData().GetDimensions())
     moved = _(", moved by its transform") if volume.GetParentTransformNode() is not None else ""
@@ -105,5 +203,5 @@ def _status(volume: Any, segmentation: Any | None) -> str:
         return _("teaches the image alone{moved}; {shape}").format(shape=shape, moved=moved)
     count = segmentation.GetSegmentation().GetNumberOfSegments()
     if count == 0:
-        return _("its segmentation is empty{moved}; {shape}").format(shape=shape, moved=moved)
+        return _("its segmentation is empty: teaches the image alone{moved}; {shape}").format(shape=shape, moved=moved)
     return _("{count} segment(s){moved}; {shape}").format(shape=shape, count=count, moved=moved)

@@ -6,7 +6,7 @@ widget that cannot be used says what is missing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from slicer.i18n import tr as _
 
@@ -25,6 +25,7 @@ class Facts:
     :param can_end: the training was asked to stop long ago.
     :param resumable: the run folder holds a run to go on with.
     :param makes_labels: the model makes segmentations.
+    :param reporting: a report is being made.
     :param measured: real cases are known that the model can be compared with.
     :param batch: something synthesized by this panel is in the scene.
     :param exploring: a case answers the sliders.
@@ -47,6 +48,7 @@ class Facts:
     exploring: bool = False
     volume: bool = False
     report: bool = False
+    reporting: bool = False
     loaded: bool = False
     planned: bool = False
     export_kind: int = 0
@@ -70,6 +72,7 @@ def looks(facts: Facts) -> dict[str, Look]:
     set_up = (facts.ready, _("First press Set up at the top: packages are missing."))
     free = (not facts.task, _("Something else is being done; wait for it or stop it."))
     model = (facts.model, _("First choose a model, or train one."))
+    running = bool(facts.training) or facts.reporting
 
     def button(tip: str, *conditions: tuple[bool, str], task: str = "", text: str | None = None) -> Look:
         if task and facts.task == task:
@@ -78,9 +81,10 @@ def looks(facts: Facts) -> dict[str, Look]:
         return Look(not why, why or tip, text)
 
     found = {
-        "setUpButton": Look(
-            not facts.ready and not facts.task and not facts.training,
-            _("Install what is missing, after asking."),
+        "setUpButton": replace(
+            button(
+                _("Install what is missing, after asking."), free, (not running, _("Wait for training and report."))
+            ),
             visible=not facts.ready,
         ),
         "tryButton": button(
@@ -157,13 +161,13 @@ def looks(facts: Facts) -> dict[str, Look]:
             task="project",
             text=_("Project"),
         ),
-        "reportButton": button(
-            _("Compare the model with real cases: quality, privacy, use. Slicer stays usable meanwhile."),
+        "reportButton": Look(True, _("Stop making the report."), _("Stop"))
+        if facts.reporting
+        else button(
+            _("Compare the model with real cases: quality, privacy, use. Slicer stays usable, and may be closed."),
             set_up,
             model,
             (facts.measured, _("Choose the folder with the real scans; that of the training is not known or gone.")),
-            free,
-            task="report",
             text=_("Make report"),
         ),
         "openReportButton": button(
@@ -201,6 +205,7 @@ def looks(facts: Facts) -> dict[str, Look]:
         "exportCountSpin": Look(facts.export_kind != 3, _("Synthesized cases to write; a bundle holds none.")),
         "dataPath": Look(True, _("Folder with the scans to learn from."), visible=not facts.from_scene),
         "taskBar": Look(True, "", visible=bool(facts.task)),
+        "reportBar": Look(True, "", visible=facts.reporting),
         "trainBar": Look(True, "", visible=bool(facts.training)),
     }
     for name in ("casesTable", "tickAllButton", "tickNoneButton", "casesLabel"):

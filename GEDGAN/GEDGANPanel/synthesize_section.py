@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ from slicer.i18n import tr as _
 from GEDGANLib.errors import InputError
 
 from . import places
+from .batches import Batches
 from .data_section import DEVICES
 from .engine import EngineUnavailable
 from .following import words_of
 from .model_card import ModelCard
+from .synthesis_request import SynthesisRequest
 from .views import render_volume, show_case
 
 
@@ -26,12 +28,12 @@ class SynthesizeSection:
     def __init__(self, panel: Any) -> None:
         self.panel, self.ui = panel, panel.ui
         self.card: ModelCard | None = None
-        self.batch: Any | None = None
+        self.batches = Batches()
         self._paths: list[Path] = []
         self._filling = False
         self.ui.modelCombo.connect("currentIndexChanged(int)", self._chosen)
         self.ui.browseModelButton.connect("clicked()", self.onBrowse)
-        self.ui.synthesizeButton.connect("clicked()", panel.stop_or(self.onSynthesize))
+        self.ui.synthesizeButton.connect("clicked()", panel.tasks.stop_or(self.onSynthesize))
         self.ui.undoButton.connect("clicked()", self.onUndo)
         self.ui.releaseButton.connect("clicked()", self.onRelease)
 
@@ -58,6 +60,8 @@ class SynthesizeSection:
     def take_model(self, path: Path) -> None:
         """Choose a model file, and remember it."""
         places.remember_model(Path(path))
+        if self.panel.parameters.node is None:  # a training ended while another module is shown, in a new scene
+            self.panel.initializeParameterNode()
         self.panel.parameters["model"] = str(path)
         self.refresh()
 
@@ -105,53 +109,68 @@ class SynthesizeSection:
 
     # New cases
 
+    def request(self, count: int | None = None) -> SynthesisRequest:
+        """What the panel asks for.
+
+        :param count: instead of what the panel says.
+        """
+        parameters = self.panel.parameters
+        return SynthesisRequest(
+            self.card.path,
+            count or parameters["count"],
+            parameters["seed"],
+            parameters["truncation"],
+            parameters["original"],
+            self.class_name(),
+            self.device,
+        )
+
     def onSynthesize(self) -> None:
         panel = self.panel
         if panel.parameters["screen"] and self.card.training_data() is None:
             text = _("The folder of the training cases is not known or gone; nothing can be compared with them.")
             panel.say(text, True)
         elif panel.parameters["place"] == 1 or panel.parameters["screen"]:
-            self._by_worker()
+            self._by_worker(self.request())
         else:
             self.in_slicer()
 
-    def in_slicer(self, count: int | None = None) -> None:
+    def in_slicer(self, count: int | None = None, then: Callable[[], Any] = lambda: None) -> None:
         """Make cases in this process; where that is impossible, in a worker.
 
         :param count: instead of what the panel says.
+        :param then: called when they are in the scene.
         """
-        parameters = self.panel.parameters
-        form = {"truncation": parameters["truncation"], "original": parameters["original"]}
-        steps = self.panel.logic.synthesizing(
-            self.card.path, count or parameters["count"], parameters["seed"], form, self.class_name(), self.device
+        request = self.request(count)
+        steps = self.panel.logic.synthesizing(request, self.batches.begun)
+        self.panel.tasks.run_steps(
+            "synthesize",
+            steps,
+            lambda batch: self._made(batch, then),
+            lambda error: self._instead(error, request, then),
         )
-        self.panel.run_steps("synthesize", steps, self._made, self._not_in_slicer)
 
-    def _not_in_slicer(self, error: Exception) -> bool:
+    def _instead(self, error: Exception, request: SynthesisRequest, then: Callable[[], Any]) -> bool:
         """Whether another way was found."""
         if not isinstance(error, EngineUnavailable):
             return False
-        self.panel.say(_("{reason}: a separate process does it.").format(reason=error))
-        self._by_worker()
+        self.panel.say(_("{reason} A separate process does it.").format(reason=error))
+        self._by_worker(request, then)
         return True
 
-    def _by_worker(self) -> None:
-        parameters, card, folder = self.panel.parameters, self.card, places.new_folder("synthesized")
-        arguments: list[Any] = ["synthesize", card.path, "-n", parameters["count"], "--seed", parameters["seed"]]
-        arguments += ["-o", folder, "--truncation", parameters["truncation"], "--device", self.device]
-        arguments += ["--original"] if parameters["original"] else []
-        arguments += ["--class", self.class_name()] if self.class_name() else []
-        arguments += ["--screen", card.training_data()] if parameters["screen"] else []
-        self.panel.run_job("synthesize", arguments, lambda: self._load(folder, card.plan), _("Synthesizing"))
+    def _by_worker(self, request: SynthesisRequest, then: Callable[[], Any] = lambda: None) -> None:
+        folder, plan = places.new_folder("synthesized"), self.card.plan
+        screen = self.card.training_data() if self.panel.parameters["screen"] else None
+        self.panel.tasks.run_job(
+            "synthesize", request.command(folder, screen), lambda: self._load(folder, plan, then), _("Synthesizing")
+        )
 
-    def _load(self, folder: Path, plan: Any) -> None:
-        self.panel.run_steps("synthesize", self.panel.logic.loading(folder, plan), self._made)
+    def _load(self, folder: Path, plan: Any, then: Callable[[], Any]) -> None:
+        steps = self.panel.logic.loading(folder, plan, self.batches.begun)
+        self.panel.tasks.run_steps("synthesize", steps, lambda batch: self._made(batch, then))
 
-    def _made(self, batch: Any | None) -> None:
+    def _made(self, batch: Any, then: Callable[[], Any]) -> None:
         """Show what was made, the first case in the views."""
-        if batch is None or not batch.cases:
-            return
-        self.batch = batch
         first = batch.cases[0]
         show_case(first.volumes[0], first.segmentation)
         if self.panel.parameters["surfaces"]:
@@ -166,38 +185,14 @@ class SynthesizeSection:
             ).format(count=len(batch.cases))
         )
         self.panel.paint()
-        self.panel.continue_tour()
-
-    def has_batch(self) -> bool:
-        """Whether something that was made is still in the scene."""
-        if self.batch is None:
-            return False
-        return any(slicer.mrmlScene.IsNodePresent(node) for case in self.batch.cases for node in case.volumes)
+        then()
 
     def onUndo(self) -> None:
-        if self.batch is not None:
-            self.batch.remove()
-            self.batch = None
+        self.batches.remove_last()
         self.panel.paint()
-
-    def forget_batch(self) -> None:
-        """The scene was closed."""
-        self.batch = None
 
     def onRelease(self) -> None:
         self.panel.explore_section.model_changed()
         self.panel.logic.engine.release()
         self.panel.say(_("The memory is given back."))
         self.panel.paint()
-
-
-def growing_batch(cases: Iterator[Any], count: int | None, title: str) -> Iterator[Any]:
-    """Put cases into the scene as they come; yields (share done, words), returns the batch. What is there when it is
-    stopped stays."""
-    from GEDGANLib.scene.nodes import GrowingBatch
-
-    growing = GrowingBatch(title)
-    for number, case in enumerate(cases, 1):
-        growing.add(case)
-        yield (number / count if count else None), _("Case {number}").format(number=number)
-    return growing.batch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from GEDGANLib.worker import DONE, STOPPED_ON_REQUEST, Worker
 from . import places
 from .curves import Curves
 from .data_section import DEVICES
-from .following import FollowedJob, words_of
+from .following import FollowedJob, find_job, stage_words, words_of
 from .views import show_side_by_side
 
 DRAW_SECONDS = 1.0
@@ -31,6 +32,7 @@ class TrainSection:
         self.job: FollowedJob | None = None
         self.run: Path | None = None
         self.curves, self._drawn = Curves(), 0.0
+        self._then: Callable[[Path], Any] | None = None
         self.ui.trainButton.connect("clicked()", self.onTrain)
         self.ui.resumeButton.connect("clicked()", self.onResume)
         self.ui.previewButton.connect("clicked()", self.onPreview)
@@ -59,26 +61,36 @@ class TrainSection:
             self.ui.trainLabel.text = _("Stopping: saving what was learned…")
             self.panel.paint()
             return
-        self.start()
+        if not self.panel.data_section.checked():
+            self.panel.data_section.forget_plan()
+            self.panel.say(
+                _("Data or settings were changed since they were checked; press Check and plan again."), True
+            )
+            return
+        parameters = self.panel.parameters
+        minutes = None if parameters["steps"] else parameters["minutes"]
+        self.start(parameters.path("run"), parameters.path("startFrom"), minutes)
 
-    def start(self, minutes: int | None = None) -> None:
+    def start(
+        self,
+        run: Path | None = None,
+        start_from: Path | None = None,
+        minutes: int | None = None,
+        then: Callable[[Path], Any] | None = None,
+    ) -> None:
         """Train on the checked data.
 
-        :param minutes: instead of what the panel says.
+        :param run: folder of the run; a new one when not given.
+        :param start_from: a model to start from; the plan is its own then.
+        :param minutes: to train; the steps of the panel when not given.
+        :param then: called with the model when it is trained.
         """
-        parameters = self.panel.parameters
-        run = parameters.path("run") or places.new_folder("runs")
+        parameters, run = self.panel.parameters, run or places.new_folder("runs")
         arguments: list[Any] = ["train", parameters["checkedData"], "-o", run, "--seed", parameters["trainSeed"]]
         arguments += ["--device", DEVICES[parameters["device"]]]
-        if parameters.path("startFrom"):
-            arguments += ["--from", parameters.path("startFrom")]
-        else:
-            arguments += ["--plan", parameters["plan"]]
-        if parameters["steps"] and minutes is None:
-            arguments += ["--steps", parameters["steps"]]
-        else:
-            arguments += ["--minutes", minutes or parameters["minutes"]]
-        self._launch(arguments, run)
+        arguments += ["--plan", parameters["plan"]] if start_from is None else ["--from", start_from]
+        arguments += ["--steps", parameters["steps"]] if minutes is None else ["--minutes", minutes]
+        self._launch(arguments, run, then)
 
     def onResume(self) -> None:
         run, parameters = self._run_to_resume(), self.panel.parameters
@@ -96,14 +108,15 @@ class TrainSection:
             arguments += ["--minutes", parameters["minutes"]]
         self._launch(arguments, run)
 
-    def _launch(self, arguments: list[Any], run: Path) -> None:
+    def _launch(self, arguments: list[Any], run: Path, then: Callable[[Path], Any] | None = None) -> None:
         folder = places.new_folder("jobs")
         try:
             worker = self.panel.logic.startWorker(arguments, folder, run / "STOP")
         except InputError as error:
             self.panel.say(words_of(error), True)
             return
-        places.remember_training(folder)
+        places.remember_job(places.TRAININGS, folder)
+        self._then = then
         self.curves.clear()
         self._follow(worker, run)
         self.ui.trainLabel.text = _("Starting…")
@@ -112,13 +125,12 @@ class TrainSection:
     def _follow(self, worker: Worker, run: Path) -> None:
         self.run = run
         self.ui.trainBar.value = 0
-        self.job = FollowedJob(worker, self._heard, self._ended)
+        self.job = FollowedJob(worker, self._heard, lambda state, why: self._ended(worker.folder, state, why))
 
     def find_again(self) -> None:
         """A training that was started before, by this panel or by an earlier Slicer."""
-        folder = places.training_job()
-        worker = Worker.find(folder) if folder is not None else None
-        if worker is None or self.job is not None:
+        worker = None if self.job is not None else find_job(places.TRAININGS)
+        if worker is None:
             return
         run = Path(worker.about.get("stop_file") or "").parent
         self.curves.clear()
@@ -153,27 +165,28 @@ class TrainSection:
                 self.panel.paint()
         elif kind == "progress":
             self.ui.trainBar.value = int(1000 * float(event.get("progress", 0)))
-            self.ui.trainLabel.text = f"{event.get('stage', '')}: {event.get('step')} / {event.get('total')}"
+            self.ui.trainLabel.text = f"{stage_words(event)}: {event.get('step')} / {event.get('total')}"
         elif kind == "preview":
             self.panel.paint()
         elif kind == "warning":
             self.panel.say(event.get("message", ""), True)
 
-    def _ended(self, state: str, explanation: str) -> None:
-        asked, self.job = self.job is not None and self.job.asked_to_stop, None
-        places.remember_training(None)
+    def _ended(self, folder: Path, state: str, explanation: str) -> None:
+        asked, self.job, then, self._then = self.job.asked_to_stop, None, self._then, None
+        places.forget_job(places.TRAININGS, folder)
         if self.panel.parameters["plot"]:
             self.curves.draw(show=False)
         model = None if self.run is None else self.run / "model.safetensors"
-        there = model is not None and model.is_file()
-        if there:
-            self.panel.synthesize_section.take_model(model)
+        taken = model is not None and model.is_file() and self._take(model)
         if state == DONE:
             self.ui.trainBar.value = 1000
             self.ui.trainLabel.text = _("Trained: {model}").format(model=model)
-            self.panel.say(_("The training has ended; its model is chosen below."))
+            where = _("its model is chosen below") if taken else _("its model stands in the list of models")
+            self.panel.say(_("The training has ended; {where}.").format(where=where))
         elif state == STOPPED_ON_REQUEST:
             self.ui.trainLabel.text = _("Stopped; everything is saved in {run}. Resume goes on.").format(run=self.run)
+        elif asked and not self.resumable():
+            self.ui.trainLabel.text = _("Stopped before the training had begun; there is nothing to go on with.")
         elif asked:
             self.ui.trainLabel.text = _(
                 "Ended; what came after the last checkpoint is lost. Resume goes on from there."
@@ -183,7 +196,18 @@ class TrainSection:
             hint = _(" Resume goes on from the last checkpoint.") if self.resumable() else ""
             self.panel.say(explanation + hint, True)
         self.panel.paint()
-        self.panel.continue_tour(there and state == DONE)
+        if state == DONE and then is not None:
+            then(model)
+
+    def _take(self, model: Path) -> bool:
+        """Choose the model that was trained, unless another is in use; returns whether it was chosen."""
+        panel = self.panel
+        if panel.explore_section.exploring or panel.tasks.name:
+            places.remember_model(model)
+            panel.synthesize_section.refresh()
+            return False
+        panel.synthesize_section.take_model(model)
+        return True
 
     def onPreview(self) -> None:
         """The newest preview and a real case, side by side; brought up to date at every press."""

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .evaluation import Evaluation
+
+
+def report_path(model_path: Path) -> Path:
+    """Where the figures of a model's last report are kept: beside it."""
+    return model_path.with_name(f"{model_path.stem}.report.json")
 
 
 def summary_of(result: Evaluation) -> list[str]:

@@ -116,16 +116,18 @@ def read_header(path: Path) -> tuple[Plan, dict[str, Any]]:
 def load_model(path: Path, device: str = "cpu", with_critic: bool = False) -> Model:
     """Read a model file.
 
+    :param device: where it shall compute, as :func:`GEDGANLib.device.choose_device` takes it.
     :param with_critic: read the discriminator too.
-    :raises InputError: missing, cut off, a pickle, from a newer version, not a model at all.
+    :raises InputError: missing, cut off, a pickle, from a newer version, not a model at all; no such device.
     """
     path = Path(path)
     header, tensors = _read(path)
     plan, about = _understand(path, header)
 
+    from ..device import choose_device
     from ..networks.build import build_generator
 
-    generator = build_generator(plan)
+    device, generator = choose_device(device), build_generator(plan)
     of_critic = (DISCRIMINATOR, REALNESS)
     _fill(generator, {name: tensor for name, tensor in tensors.items() if not name.startswith(of_critic)}, path)
     critic = _load_critic(path, plan, about, tensors, device) if with_critic and REALNESS + "mean" in tensors else None

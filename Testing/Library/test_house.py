@@ -61,6 +61,14 @@ def test_walls(path):
         assert not above & set(FLOORS[FLOORS.index(floor) + 1 :]) - {"exchange"}
 
 
+def test_the_panel_knows_of_the_library_what_it_may():
+    """To a running training it talks through its process alone."""
+    allowed = {"errors", "plan", "jobs", "worker", "synthesis", "scene", "quality"}
+    for path in (ROOT / "GEDGAN").rglob("*.py"):
+        known = {name.split(".")[1] for name in imports_of(path) if name.startswith("GEDGANLib.")}
+        assert known <= allowed, path.name
+
+
 @pytest.mark.parametrize("folder", ["GEDGAN", "GEDGANLib"])
 def test_every_file_is_listed_for_the_package(folder):
     module = ROOT / folder

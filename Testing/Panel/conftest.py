@@ -10,7 +10,8 @@ import pytest
 pytest.importorskip("PySide6")
 
 import pythonqt
-from desktop import desktop, new_parent
+from acting import SMALL, script
+from desktop import desktop, open_module
 
 
 @pytest.fixture
@@ -40,8 +41,7 @@ def opened(slicer_desktop):
 
             Worker.start = classmethod(start)
             started.append((Worker, original))
-        panel = GEDGANWidget(new_parent())
-        panel.setup()
+        panel = open_module(GEDGANWidget)
         panels.append(panel)
         return panel
 
@@ -72,3 +72,43 @@ def model(panel, trained_model, tmp_path) -> Path:
     shutil.copytree(trained_model.parent, path.parent)
     panel.synthesize_section.take_model(path)
     return path
+
+
+@pytest.fixture
+def instead(panel, monkeypatch):
+    """Lets the panel start a script where it would start the library."""
+
+    original = type(panel.logic).startWorker
+
+    def use(code: str) -> None:
+        def start(self, arguments, folder, stopFile=None, launch=None, notes=None):
+            return original(self, arguments, folder, stopFile, script(code), notes)
+
+        monkeypatch.setattr(type(panel.logic), "startWorker", start)
+
+    return use
+
+
+@pytest.fixture
+def trainable(panel, cohort_folder, tmp_path):
+    """A panel whose data are checked, by a plan that was made already."""
+    from GEDGANLib.planning import make_plan
+    from GEDGANLib.volumes.dataset import find_dataset
+    from GEDGANLib.volumes.pipeline import check_dataset
+
+    plan = tmp_path / "plan.json"
+    make_plan(check_dataset(find_dataset(cohort_folder)), "cpu").save(plan)
+    panel.ui.dataPath.currentPath = str(cohort_folder)
+    panel.parameters["plan"], panel.parameters["checkedData"] = str(plan), str(cohort_folder)
+    panel.data_section.take_parameters()
+    return panel
+
+
+@pytest.fixture
+def small_sample(monkeypatch):
+    """The sample of "Try it" as small as the other brains of these tests."""
+    from GEDGANLib.scene import sample
+
+    monkeypatch.setattr(sample, "COUNT", 6)
+    monkeypatch.setattr(sample, "SHAPE", SMALL)
+    monkeypatch.setattr(sample, "SPACING", 9.0)

@@ -211,6 +211,8 @@ def _base_classes() -> types.ModuleType:
                 node.SetAttribute("ModuleName", self.moduleName)
                 node.SetName(slicer.mrmlScene.GenerateUniqueName(self.moduleName))
                 node = slicer.mrmlScene.AddNode(node)
+            elif node.GetAttribute("ModuleName") != self.moduleName:  # closing a scene keeps singletons, emptied
+                node.SetAttribute("ModuleName", self.moduleName)
             return node
 
     class ScriptedLoadableModuleTest(unittest.TestCase):
@@ -347,7 +349,17 @@ def new_parent() -> Any:
     """What Slicer gives a module's widget to live in."""
     parent = widgets.MRMLWidget()
     parent.setLayout(qt.QVBoxLayout())
+    parent.isEntered = False
     return parent
+
+
+def open_module(widget_class: Any) -> Any:
+    """A module's widget as Slicer makes it when its module is shown for the first time."""
+    panel = widget_class(new_parent())
+    panel.setup()
+    panel.parent.isEntered = True
+    panel.enter()
+    return panel
 
 
 def pump(condition: Any, seconds: float = 60.0) -> Any:

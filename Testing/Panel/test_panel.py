@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import slicer
+from acting import SMALL, idle, put_brains, tick_all
 from desktop import DesktopServices, FileDialog, picture, pump
 
 from GEDGANLib.volumes.cohort import make_case
-
-SMALL = (16, 24, 16)
 
 
 @pytest.fixture
@@ -20,17 +19,6 @@ def pictures(request, tmp_path):
     """Draws the panel into ``build/panel`` of the checkout, to be looked at."""
     folder = Path(__file__).resolve().parents[2] / "build" / "panel"
     return lambda panel, name: picture(panel, folder / f"{name}.png")
-
-
-def put_brains(count: int) -> list:
-    """Small variations of the average brain in the scene; their volume nodes."""
-    from GEDGANLib.scene.nodes import add_case
-
-    return [add_case(make_case(index, 0, SMALL, 9.0)) for index in range(count)]
-
-
-def idle(panel, seconds: float = 120.0) -> None:
-    pump(lambda: not panel.task, seconds)
 
 
 def test_opening_says_in_one_line_what_there_is(panel, pictures):
@@ -44,7 +32,7 @@ def test_the_devices_are_asked_of_a_worker_once(opened):
     import qt
 
     panel = opened()
-    pump(lambda: not panel.task)
+    pump(lambda: not panel.tasks.name)
     assert "No GPU" in panel.ui.setUpLabel.text or "GPU:" in panel.ui.setUpLabel.text
     assert str(qt.QSettings().value("GEDGAN/devices")) in panel.ui.setUpLabel.text
 
@@ -61,14 +49,14 @@ def test_volumes_of_the_scene_are_listed_with_their_segmentations_and_status(pan
     assert rows[0].segmentation is nodes[0].segmentation and "2 segment(s)" in rows[0].status
     assert rows[3].volume is empty and "no voxels" in rows[3].status
     panel.ui.tickAllButton.click()
-    pump(lambda: panel.ui.casesLabel.text.startswith("3 of 4 ticked, 3 with"))
-    panel.ui.casesTable.cellWidget(1, 1).setCurrentIndex(0)
-    panel.ui.casesTable.item(2, 2).setText("patient")
+    pump(lambda: panel.ui.casesLabel.text.startswith("3 of 4 ticked: 3 case(s), 3 with"))
+    panel.ui.casesTable.cellWidget(1, 2).setCurrentIndex(0)
+    panel.ui.casesTable.item(2, 3).setText("patient")
     nodes[0].segmentation.SetName("renamed")
-    pump(lambda: panel.ui.casesLabel.text.startswith("3 of 4 ticked, 2 with"))
+    pump(lambda: panel.ui.casesLabel.text.startswith("3 of 4 ticked: 3 case(s), 2 with"))
     rows = panel.data_section.rows
     assert rows[0].ticked and rows[1].segmentation is None and rows[2].class_name == "patient"
-    assert "image alone" in panel.ui.casesTable.item(1, 3).text()
+    assert "image alone" in panel.ui.casesTable.item(1, 4).text()
     pictures(panel, "2-scene")
 
 
@@ -77,7 +65,7 @@ def test_a_folder_is_checked_planned_trained_stopped_and_resumed(panel, cohort_f
     panel.ui.deviceCombo.setCurrentIndex(3)
     assert panel.ui.checkButton.isEnabled()
     panel.ui.checkButton.click()
-    assert panel.task == "plan" and panel.ui.checkButton.text == "Stop"
+    assert panel.tasks.name == "plan" and panel.ui.checkButton.text == "Stop"
     idle(panel)
     words = panel.ui.planText.toPlainText()
     assert "GB of memory" in words and "minutes for 1000 steps" in words
@@ -124,12 +112,9 @@ def test_changed_data_must_be_checked_again(panel, cohort_folder):
 
 def test_ticked_volumes_become_a_data_set_and_a_plan(panel):
     put_brains(4)
-    panel.ui.sceneRadio.checked = True
-    panel.data_section.refresh()
-    panel.ui.tickAllButton.click()
-    pump(lambda: panel.ui.checkButton.isEnabled())
+    tick_all(panel)
     panel.ui.checkButton.click()
-    assert panel.task == "gather"
+    assert panel.tasks.name == "gather"
     idle(panel)
     data = Path(panel.parameters["checkedData"])
     assert len(list((data / "imagesTr").iterdir())) == 4 and panel.ui.trainButton.isEnabled()
@@ -141,9 +126,9 @@ def test_cases_come_into_one_folder_of_the_scene_and_go_again(panel, model, pict
     ui.countSpin.value, ui.seedSpin.value = 3, 7
     ui.surfacesCheck.checked = ui.renderingCheck.checked = True
     ui.synthesizeButton.click()
-    assert panel.task == "synthesize" and ui.synthesizeButton.text == "Stop"
+    assert panel.tasks.name == "synthesize" and ui.synthesizeButton.text == "Stop"
     idle(panel)
-    batch = panel.synthesize_section.batch
+    batch = panel.synthesize_section.batches.last
     assert len(batch.cases) == 3
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
     items = [hierarchy.GetItemByDataNode(node) for case in batch.cases for node in (*case.volumes, case.segmentation)]
@@ -169,7 +154,7 @@ def test_the_worker_makes_the_same_cases_as_slicer_itself(panel, model):
         panel.ui.placeCombo.setCurrentIndex(place)
         panel.ui.synthesizeButton.click()
         idle(panel)
-        batch = panel.synthesize_section.batch
+        batch = panel.synthesize_section.batches.last
         assert len(batch.cases) == 2
         image = np.array(slicer.util.arrayFromVolume(batch.cases[1].volumes[0]))
         segmentation = batch.cases[1].segmentation
@@ -190,9 +175,9 @@ def test_where_pytorch_does_not_start_in_slicer_a_worker_does_it(panel, model, m
     monkeypatch.setattr(panel.logic.engine, "loading", broken)
     panel.ui.countSpin.value = 1
     panel.ui.synthesizeButton.click()
-    pump(lambda: panel.task == "synthesize" and panel._job is not None)
+    pump(lambda: panel.tasks.name == "synthesize" and panel.tasks.job is not None)
     idle(panel)
-    assert len(panel.synthesize_section.batch.cases) == 1
+    assert len(panel.synthesize_section.batches.last.cases) == 1
     assert len(panel.logic.synthesize(model, 1).cases) == 1  # scripts too
     panel.ui.exploreButton.click()
     idle(panel)
@@ -221,7 +206,7 @@ def test_sliders_move_the_case_in_place_and_more_like_it_is_made(panel, model, p
     ui.moreSpin.value = 2
     ui.moreButton.click()
     idle(panel)
-    assert len(panel.synthesize_section.batch.cases) == 2
+    assert len(panel.synthesize_section.batches.last.cases) == 2
     ui.keepButton.click()
     idle(panel)
     ui.framesSpin.value = 3
@@ -239,13 +224,17 @@ def test_a_scan_is_projected_and_its_maps_lie_on_it(panel, model):
     scan = put_brains(1)[0].volumes[0]
     panel.ui.projectVolume.setCurrentNode(scan)
     panel.ui.projectButton.click()
-    assert panel.task == "project"
+    assert panel.tasks.name == "project"
     idle(panel)
     maps = {node.GetAttribute("GEDGAN.map"): node for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")}
     assert {"nearest", "residual"} <= set(maps)
     assert maps["residual"].GetImageData().GetDimensions() == scan.GetImageData().GetDimensions()
     np.testing.assert_allclose(maps["nearest"].GetOrigin(), scan.GetOrigin(), atol=1e-4)
     assert panel.explore_section.exploring
+    from GEDGANPanel import places
+
+    kept = [path.name for path in (places.base_folder() / "projections").iterdir()]
+    assert len(kept) == 1 and "scan" not in kept[0]  # the copy of the patient's scan is gone
 
 
 def test_an_anomaly_map_is_coloured_and_laid_over_the_scan(panel, model, tmp_path):
@@ -279,7 +268,7 @@ def test_exports_and_the_batch_on_disk(panel, model, tmp_path):
     ui.synthesizeButton.click()
     idle(panel)
     # A correction in the scene is what is written.
-    case = panel.synthesize_section.batch.cases[0]
+    case = panel.synthesize_section.batches.last.cases[0]
     segment = case.segmentation.GetSegmentation().GetNthSegmentID(0)
     cleared = np.zeros_like(slicer.util.arrayFromVolume(case.volumes[0]), np.uint8)
     slicer.util.updateSegmentBinaryLabelmapFromArray(cleared, case.segmentation, segment, case.volumes[0])
@@ -294,7 +283,7 @@ def test_exports_and_the_batch_on_disk(panel, model, tmp_path):
     assert all(origin["synthetic"] and "latent" in origin for origin in origins.values())
 
 
-def test_a_report_is_made_and_opened_and_stands_on_the_card(panel, model, trained_folder, monkeypatch):
+def test_a_report_is_made_and_opened_and_stands_on_the_card(panel, opened, model, trained_folder, monkeypatch):
     import GEDGANPanel.judge_section as judge_section
 
     monkeypatch.setattr(judge_section, "REPORT_CASES", 12)
@@ -302,7 +291,14 @@ def test_a_report_is_made_and_opened_and_stands_on_the_card(panel, model, traine
     panel.ui.reportDataPath.currentPath = str(trained_folder)
     panel.ui.quickCheck.checked = True
     panel.ui.reportButton.click()
-    idle(panel, 240)
+    # It goes on without the panel, and keeps nothing else from being done.
+    assert panel.judge_section.job is not None and panel.ui.synthesizeButton.isEnabled()
+    panel.cleanup()
+    panel = opened()
+    panel.ui.judgeSection.collapsed = False
+    assert panel.ui.reportButton.text == "Stop" and not panel.ui.reportBar.isHidden()
+    pump(lambda: panel.judge_section.job is None, 240)
+    assert panel.synthesize_section.card.path == model
     assert panel.judge_section.has_report(), panel.ui.messageLabel.text
     panel.ui.openReportButton.click()
     assert DesktopServices.opened[-1] == str(panel.judge_section.page)

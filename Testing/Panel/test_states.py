@@ -15,20 +15,40 @@ def states(slicer_desktop):
     return states
 
 
-def test_what_cannot_be_pressed_says_why(states):
+def every_state(states):
+    """Facts with each two of the flags in each way, in each state of task and training."""
     flags = [each.name for each in fields(states.Facts) if each.type == "bool"]
-    for values in itertools.product((False, True), repeat=2):
-        for one, two in itertools.combinations(flags, 2):
-            for task, training in itertools.product(("", "plan", "synthesize"), ("", "running", "stopping")):
-                facts = replace(states.Facts(ready=True), **dict(zip((one, two), values)), task=task, training=training)
-                for name, look in states.looks(facts).items():
-                    if name.endswith("Button") and look.visible and name not in ("tickAllButton", "tickNoneButton"):
-                        assert look.tip, (name, facts)
+    for (one, two), values in itertools.product(
+        itertools.combinations(flags, 2), itertools.product((False, True), repeat=2)
+    ):
+        for task, training in itertools.product(("", "plan", "synthesize"), ("", "running", "stopping")):
+            for ready in (False, True):
+                named = {"ready": ready, **dict(zip((one, two), values))}
+                yield replace(states.Facts(**named), task=task, training=training)
+
+
+def test_what_cannot_be_pressed_says_why(states):
+    """And not what it would do."""
+    promises, excuses = {}, {}
+    for facts in every_state(states):
+        for name, look in states.looks(facts).items():
+            if name.endswith("Button") and look.visible and name not in ("tickAllButton", "tickNoneButton"):
+                assert look.tip, (name, facts)
+                (promises if look.enabled else excuses).setdefault(name, set()).add(look.tip)
+    able = states.Facts(
+        **{each.name: True for each in fields(states.Facts) if each.type == "bool" and each.name != "reporting"}
+    )
+    for name, look in states.looks(able).items():
+        if name.endswith("Button") and look.enabled:
+            promises.setdefault(name, set()).add(look.tip)
+    assert len(excuses) >= 14 and len(promises) >= 14
+    for name, tips in excuses.items():
+        assert not tips & promises.get(name, set()), name
 
 
 def test_nothing_that_needs_packages_can_be_pressed_before_they_are_there(states):
     everything = {each.name: True for each in fields(states.Facts) if each.type == "bool"}
-    looks = states.looks(states.Facts(**{**everything, "ready": False}))
+    looks = states.looks(states.Facts(**{**everything, "ready": False, "reporting": False}))
     for name in ("checkButton", "trainButton", "synthesizeButton", "exploreButton", "reportButton", "exportButton"):
         assert not looks[name].enabled and "Set up" in looks[name].tip
     assert looks["setUpButton"].enabled and looks["setUpButton"].visible and looks["tryButton"].enabled

@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from desktop import desktop, new_parent, picture, qt
+from desktop import desktop, open_module, picture, qt
 
 TICK = 0.01
 """Seconds between two looks at whether the panel answers."""
@@ -65,15 +65,16 @@ def session(out: Path, minutes: int, quick: bool) -> dict[str, float]:
     """Returns the longest time without an answer, in seconds, of each part."""
     watch = Stopwatch()
     with desktop(out / "home") as slicer_desktop:
+        from GEDGANPanel import tour
+
         import GEDGAN
 
-        panel = GEDGAN.GEDGANWidget(new_parent())
-        panel.setup()
+        panel = open_module(GEDGAN.GEDGANWidget)
         ui = panel.ui
-        watch.pump(lambda: not panel.task)
+        watch.pump(lambda: not panel.tasks.name)
         picture(panel, out / "1-opened.png")
 
-        GEDGAN.TOUR_MINUTES = minutes
+        tour.MINUTES = minutes
         watch.enter("sample and check")
         watch.press(ui.tryButton)
         watch.pump(lambda: panel.train_section.state == "running")
@@ -83,19 +84,19 @@ def session(out: Path, minutes: int, quick: bool) -> dict[str, float]:
         watch.press(ui.previewButton)
         watch.pump(lambda: not panel.train_section.state, 60.0 * minutes + 600)
         watch.enter("synthesis, PyTorch started")
-        watch.pump(lambda: panel.synthesize_section.has_batch() and not panel.task)
+        watch.pump(lambda: panel.synthesize_section.batches.last is not None and not panel.tasks.name)
         watch.enter("synthesis of 8 cases")
         watch.press(ui.undoButton)
         ui.countSpin.value = 8
         watch.press(ui.synthesizeButton)
-        watch.pump(lambda: not panel.task)
+        watch.pump(lambda: not panel.tasks.name)
         picture(panel, out / "3-synthesized.png")
-        first = panel.synthesize_section.batch.cases[0]
+        first = panel.synthesize_section.batches.last.cases[0]
 
         watch.enter("finding directions")
         ui.exploreSection.collapsed = False
         watch.press(ui.exploreButton)
-        watch.pump(lambda: not panel.task)
+        watch.pump(lambda: not panel.tasks.name)
         watch.enter("slider moves")
         for name in list(panel.explore_section.sliders)[:3]:
             for value in (-3.0, -1.5, 1.5, 3.0):
@@ -105,18 +106,18 @@ def session(out: Path, minutes: int, quick: bool) -> dict[str, float]:
         picture(panel, out / "4-exploring.png")
         watch.enter("series of 9 frames")
         watch.press(ui.seriesButton)
-        watch.pump(lambda: not panel.task)
+        watch.pump(lambda: not panel.tasks.name)
 
         ui.judgeSection.collapsed = False
         watch.enter("report")
         ui.quickCheck.checked = quick
         watch.press(ui.reportButton)
-        watch.pump(lambda: not panel.task, 1800)
+        watch.pump(lambda: panel.judge_section.job is None, 1800)
         assert panel.judge_section.has_report(), ui.messageLabel.text
         watch.enter("export")
         ui.exportCountSpin.value = 20
         watch.press(ui.exportButton)
-        watch.pump(lambda: not panel.task)
+        watch.pump(lambda: not panel.tasks.name)
         picture(panel, out / "5-judged.png")
         print(ui.messageLabel.text)
         # Last, as views that are there are drawn anew at every change.

@@ -1,0 +1,69 @@
+"""Batches of cases in the scene: they grow case by case, and the last one can be taken out again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import slicer
+from slicer.i18n import tr as _
+
+from .engine import EngineUnavailable
+
+
+class Batches:
+    """The batches that are in the scene, in the order they were begun."""
+
+    def __init__(self) -> None:
+        self._known: list[Any] = []
+
+    def begun(self, batch: Any) -> None:
+        """A batch has its first case; it may grow on."""
+        self._known.append(batch)
+
+    @property
+    def last(self) -> Any | None:
+        """The last batch of which something is in the scene."""
+        while self._known and not _in_scene(self._known[-1]):
+            self._known.pop()
+        return self._known[-1] if self._known else None
+
+    def remove_last(self) -> None:
+        """Take it out of the scene; the one before is the last then."""
+        if self.last is not None:
+            self._known.pop().remove()
+
+    def forget(self) -> None:
+        """The scene was closed."""
+        self._known.clear()
+
+
+def _in_scene(batch: Any) -> bool:
+    nodes = [node for case in batch.cases for node in (*case.volumes, case.segmentation) if node is not None]
+    return any(slicer.mrmlScene.IsNodePresent(node) for node in nodes)
+
+
+def growing_batch(
+    cases: Iterator[Any], count: int | None, title: str, begun: Callable[[Any], Any] = lambda batch: None
+) -> Iterator[tuple[float | None, str]]:
+    """Put cases into the scene as they come; yields (share done, words), returns the batch.
+
+    What is there when it is stopped stays; where the model cannot go on in this process nothing does, as a worker makes
+    all of it anew.
+
+    :param count: of the cases; None where it is not known.
+    :param begun: called with the batch when its first case is in the scene.
+    """
+    from GEDGANLib.scene.nodes import GrowingBatch
+
+    growing = GrowingBatch(title)
+    try:
+        for number, case in enumerate(cases, 1):
+            growing.add(case)
+            if number == 1:
+                begun(growing.batch)
+            yield (number / count if count else None), _("Case {number}").format(number=number)
+    except EngineUnavailable:
+        growing.batch.remove()
+        raise
+    return growing.batch

@@ -1,0 +1,143 @@
+"""What the panel does besides trainings and reports: one task at a time, with the bar at the bottom of the panel.
+
+A task is a command of the library in a process of its own, or a generator that goes on step by step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from slicer.i18n import tr as _
+
+from GEDGANLib.errors import InputError
+from GEDGANLib.worker import DONE, STOPPED_ON_REQUEST
+
+from . import places
+from .following import FollowedJob, Steps, stage_words, words_of
+
+
+def _nothing(*_: Any) -> None:
+    pass
+
+
+class Tasks:
+    """:param panel: the module's widget."""
+
+    def __init__(self, panel: Any) -> None:
+        self.panel, self.ui = panel, panel.ui
+        self.name = ""
+        """Of what is being done, as ``states.Facts.task`` has it."""
+        self.job: FollowedJob | None = None
+        self._steps: Steps | None = None
+
+    def run_job(
+        self,
+        name: str,
+        arguments: list[Any],
+        done: Callable[[], Any],
+        words: str,
+        ended: Callable[[], Any] = _nothing,
+        heard: Callable[[dict], Any] = _nothing,
+    ) -> None:
+        """Run a command of the library as the panel's task.
+
+        :param name: as ``states.Facts.task`` has it.
+        :param done: called when it has ended well.
+        :param ended: called when it has ended, well or not, before ``done``.
+        :param heard: called with each event.
+        """
+        try:
+            worker = self.panel.logic.startWorker(arguments, places.new_folder("jobs"))
+        except InputError as error:
+            ended()
+            self.panel.say(words_of(error), True)
+            return
+        self._begin(name, words)
+
+        def hear(event: dict) -> None:
+            self._show(event)
+            heard(event)
+
+        def end(state: str, explanation: str) -> None:
+            stopped = state == STOPPED_ON_REQUEST or (self.job is not None and self.job.asked_to_stop)
+            self.name, self.job = "", None
+            ended()
+            if state == DONE:
+                done()
+            else:
+                self.panel.say(_("Stopped.") if stopped else explanation, not stopped)
+            self.panel.paint()
+
+        self.job = FollowedJob(worker, hear, end)
+        self.panel.paint()
+
+    def _show(self, event: dict) -> None:
+        if event["event"] == "progress":
+            self.ui.taskBar.value = int(1000 * float(event.get("progress", 0)))
+            self.ui.messageLabel.text = f"{stage_words(event)} {event.get('name', '')}".strip()
+        elif event["event"] == "warning":
+            self.panel.say(event.get("message", ""), True)
+
+    def run_steps(
+        self,
+        name: str,
+        steps: Iterator[tuple[float | None, str]],
+        done: Callable[[Any], Any],
+        otherwise: Callable[[Exception], bool] = lambda error: False,
+    ) -> None:
+        """Go through a generator of (share done or None, words) as the panel's task, Slicer staying usable.
+
+        :param done: called with what the generator returns, unless it was stopped.
+        :param otherwise: called with an error; returns whether it found another way.
+        """
+        self._begin(name, "")
+
+        def end(error: Exception | None, result: Any) -> None:
+            stopped = error is None and self._stopping
+            self.name, self._steps = "", None
+            if stopped:
+                self.panel.say(_("Stopped."))
+            elif error is None:
+                done(result)
+            elif not otherwise(error):
+                self.panel.say(words_of(error), True)
+            self.panel.paint()
+
+        self._steps = Steps(steps, self._stepped, end)
+        self.panel.paint()
+
+    def _begin(self, name: str, words: str) -> None:
+        self.name, self._stopping = name, False
+        self.ui.taskBar.value = 0
+        if words:
+            self.panel.say(words)
+
+    def _stepped(self, said: tuple[float | None, str]) -> None:
+        share, words = said
+        if share is not None:
+            self.ui.taskBar.value = int(1000 * share)
+        self.ui.messageLabel.text = words
+
+    def stop_or(self, begin: Callable[[], Any]) -> Callable[[], Any]:
+        """What a button calls that begins a task and, while one is being done, stops it."""
+        return lambda: self.stop() if self.name else begin()
+
+    def stop(self) -> None:
+        """End it; what is there already stays."""
+        self._stopping = True
+        if self.job is not None:
+            self.job.stop()
+        if self._steps is not None:
+            self._steps.stop()
+
+    def quiet(self) -> bool:
+        """Whether nothing was heard of a command for long."""
+        return self.job is not None and self.job.quiet()
+
+    def leave(self) -> None:
+        """The panel goes away, and takes its task along."""
+        self.stop()
+        if self.job is not None:
+            self.job.leave()
+            self.job = None

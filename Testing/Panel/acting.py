@@ -1,0 +1,54 @@
+"""What a user does with the panel, for tests: each function goes on until the panel has come to rest."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+from desktop import pump
+
+from GEDGANLib.volumes.cohort import make_case
+
+SMALL = (16, 24, 16)
+"""Voxels of 9 mm of the brains that tests put into the scene."""
+
+
+def put_brains(count: int) -> list[Any]:
+    """Small variations of the average brain in the scene; the nodes of each."""
+    from GEDGANLib.scene.nodes import add_case
+
+    return [add_case(make_case(index, 0, SMALL, 9.0)) for index in range(count)]
+
+
+def tick_all(panel: Any) -> None:
+    """Choose the scene, and tick every volume in it."""
+    panel.ui.sceneRadio.checked = True
+    panel.data_section.refresh()
+    panel.ui.tickAllButton.click()
+    pump(lambda: panel.ui.checkButton.isEnabled())
+
+
+def idle(panel: Any, seconds: float = 120.0) -> None:
+    """Until no task is being done."""
+    pump(lambda: not panel.tasks.name, seconds)
+
+
+def start_training(panel: Any) -> None:
+    panel.ui.minutesSpin.value = 10
+    panel.ui.trainButton.click()
+    assert panel.train_section.state == "running", panel.ui.messageLabel.text
+
+
+def training_well_under_way(panel: Any) -> None:
+    start_training(panel)
+    pump(lambda: panel.ui.trainLabel.text.startswith("Step"), 120)
+
+
+def script(code: str) -> Any:
+    """A launch that runs ``code`` instead of the library."""
+
+    def launch(command, **options):
+        return subprocess.Popen([sys.executable, "-c", code], **options)
+
+    return launch
