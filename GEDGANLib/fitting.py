@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import time
+from bisect import bisect_left
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from .device import DEVICE_WORDS
@@ -140,16 +142,23 @@ def fitted(
         f"{' x '.join(map(str, plan.grid.shape))} voxels with batches of {smaller.training.batch}, and "
         f"{DEVICE_WORDS[device]} here has {available / 1e9:.1f} GB free."
     )
-    for attempt in range(1, 41):
+
+    @cache
+    def coarser(attempt: int) -> Plan:
         spacing = [float(f"{side * LARGER**attempt:.2g}") for side in plan.grid.spacing]
-        coarser = make_plan(fingerprint, device, spacing=spacing, method=plan.method)
-        if math.prod(coarser.grid.shape) < 8 ** len(plan.grid.shape):
-            break
-        least = with_batch(coarser, min(coarser.training.batch, SMALLEST_BATCH * processes), device, "")
-        if fits(least):
-            hint = (
-                f"The nearest plan that fits: --spacing {' '.join(f'{side:g}' for side in spacing)}, a grid of "
-                f"{' x '.join(map(str, coarser.grid.shape))} voxels, {need(least):.1f} GB."
-            )
-            raise InputError(message, hint)
-    raise InputError(message, "Close other programs, or use a machine with more memory.")
+        larger = make_plan(fingerprint, device, spacing=spacing, method=plan.method)
+        return with_batch(larger, min(larger.training.batch, SMALLEST_BATCH * processes), device, "")
+
+    def too_coarse(whole: Plan) -> bool:
+        return math.prod(whole.grid.shape) < 8 ** len(plan.grid.shape)
+
+    attempts = range(1, 41)
+    first = bisect_left(attempts, True, key=lambda attempt: fits(coarser(attempt)) or too_coarse(coarser(attempt)))
+    nearest = coarser(attempts[min(first, len(attempts) - 1)])
+    if too_coarse(nearest) or not fits(nearest):
+        raise InputError(message, "Close other programs, or use a machine with more memory.")
+    hint = (
+        f"The nearest plan that fits: --spacing {' '.join(f'{side:g}' for side in nearest.grid.spacing)}, a grid of "
+        f"{' x '.join(map(str, nearest.grid.shape))} voxels, {need(nearest):.1f} GB."
+    )
+    raise InputError(message, hint)

@@ -182,7 +182,7 @@ def _prepare(arguments: argparse.Namespace, device: str, events: Events, team, h
 
     from .fitting import check_memory
     from .plan import Plan
-    from .training.request import PREPARED, claim_run_folder, forget_old_stop
+    from .training.request import PREPARED, Request, claim_run_folder, forget_old_stop
     from .volumes.dataset import find_dataset
     from .volumes.prepared import prepare_cases
 
@@ -210,7 +210,9 @@ def _prepare(arguments: argparse.Namespace, device: str, events: Events, team, h
         else:
             plan = _make_plan(arguments, dataset, device, events, team.size)
     team.part(plan.training.batch)
-    if plan_path is not None and (words := check_memory(plan, device, team.size)):
+    # What runs on this kind of device already need not be asked whether it fits.
+    asked = plan_path is not None and not (arguments.resume and Request.load(run).device == device)
+    if asked and (words := check_memory(plan, device, team.size)):
         events.emit("warning", message=words)
     if len(dataset.cases) - plan.training.held_out < 2:
         raise InputError(

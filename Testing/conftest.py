@@ -12,6 +12,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 import numpy as np
 import pytest
 import torch
+from once import made_once
 
 from GEDGANLib.exchange.nnunet import write_dataset
 from GEDGANLib.plan import Plan
@@ -68,9 +69,12 @@ TRAINED_CASES = 18
 @pytest.fixture(scope="session")
 def trained_folder(tmp_path_factory) -> Path:
     """Cases of the cohort of which the model of ``trained_model`` learned from the first :data:`TRAINED_CASES`."""
-    folder = tmp_path_factory.mktemp("trained") / "all"
-    cases = (make_case(i, 5, SMALL_SHAPE, 9.0) for i in range(TRAINED_CASES + 10))
-    write_dataset(folder, cases, "test cohort", integer=True)
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "trained" / "all"
+    with made_once(folder) as there:
+        if not there:
+            cases = (make_case(i, 5, SMALL_SHAPE, 9.0) for i in range(TRAINED_CASES + 10))
+            write_dataset(folder, cases, "test cohort", integer=True)
     return folder
 
 
@@ -79,8 +83,10 @@ def trained_model(trained_folder) -> Path:
     """A model that was trained for some seconds, just enough that its cases resemble the cohort."""
     from GEDGANLib.cli import main
 
-    data = trained_folder.parent / "data"
-    write_dataset(data, (make_case(i, 5, SMALL_SHAPE, 9.0) for i in range(TRAINED_CASES)), "test cohort", integer=True)
-    run = trained_folder.parent / "run"
-    assert main(["train", str(data), "-o", str(run), "--steps", "250", "--device", "cpu"]) == 0
+    data, run = trained_folder.parent / "data", trained_folder.parent / "run"
+    with made_once(run) as there:
+        if not there:
+            cases = (make_case(i, 5, SMALL_SHAPE, 9.0) for i in range(TRAINED_CASES))
+            write_dataset(data, cases, "test cohort", integer=True)
+            assert main(["train", str(data), "-o", str(run), "--steps", "250", "--device", "cpu"]) == 0
     return run / "model.safetensors"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -52,8 +53,9 @@ def count(network: nn.Module, *inputs: torch.Tensor | None) -> tuple[float, floa
     return operations, kept
 
 
+@cache
 def convolution_rate() -> float:
-    """Operations a second of a plain 3D convolution on this CPU, forward and backward."""
+    """Operations a second of a plain 3D convolution on this CPU, forward and backward; measured once a process."""
     x = torch.randn(4, 16, 24, 24, 24).contiguous(memory_format=torch.channels_last_3d).requires_grad_()
     weight = torch.randn(16, 16, 3, 3, 3, requires_grad=True)
     best = float("inf")

@@ -12,6 +12,7 @@ pytest.importorskip("PySide6")
 import pythonqt
 from acting import SMALL, script
 from desktop import desktop, open_module
+from once import made_once
 
 
 @pytest.fixture
@@ -65,11 +66,25 @@ def panel(opened):
     return opened()
 
 
+@pytest.fixture(scope="session")
+def steerable_model(trained_model) -> Path:
+    """A trained model with its run, and with its directions beside it, as where it was explored before."""
+    from GEDGANLib.synthesis.directions import directions_of
+    from GEDGANLib.synthesis.model_file import load_model
+
+    folder = trained_model.parents[1] / "steerable"
+    with made_once(folder) as there:
+        if not there:
+            shutil.copytree(trained_model.parent, folder)
+            directions_of(load_model(folder / trained_model.name))
+    return folder / trained_model.name
+
+
 @pytest.fixture
-def model(panel, trained_model, tmp_path) -> Path:
+def model(panel, steerable_model, tmp_path) -> Path:
     """A trained model in the panel's list, with the folder it learned from beside it."""
     path = tmp_path / "runs" / "brains" / "model.safetensors"
-    shutil.copytree(trained_model.parent, path.parent)
+    shutil.copytree(steerable_model.parent, path.parent)
     panel.synthesize_section.take_model(path)
     return path
 

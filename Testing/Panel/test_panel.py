@@ -11,6 +11,7 @@ import slicer
 from acting import SMALL, idle, put_brains, tick_all
 from desktop import DesktopServices, FileDialog, picture, pump
 
+from GEDGANLib.synthesis.directions import directions_path
 from GEDGANLib.volumes.cohort import make_case
 
 
@@ -186,6 +187,7 @@ def test_where_pytorch_does_not_start_in_slicer_a_worker_does_it(panel, model, m
 
 def test_sliders_move_the_case_in_place_and_more_like_it_is_made(panel, model, pictures):
     ui, explore = panel.ui, panel.explore_section
+    directions_path(model).unlink()  # it was never explored before
     ui.exploreSection.collapsed = False
     ui.exploreButton.click()
     idle(panel)
