@@ -31,7 +31,7 @@ def run_synthesize(arguments: argparse.Namespace, events: Events) -> None:
     claim_scene(arguments.scene)
     claim_empty_folder(arguments.output)
     check_class(arguments, model)
-    integer = model.plan.whole_numbers and not arguments.float
+    whole_numbers = "" if arguments.float else model.plan.whole_numbers
     # A scene holds all cases at once anyway; without one they go to disk one by one.
     kept: list = []
     rejected: Counter[str] = Counter()
@@ -46,7 +46,7 @@ def run_synthesize(arguments: argparse.Namespace, events: Events) -> None:
 
     with events.bar("synthesizing") as show:
         cases = with_progress(made(), arguments.number, show)
-        write_dataset(arguments.output, cases, describe_origin(model), integer)
+        write_dataset(arguments.output, cases, describe_origin(model), whole_numbers)
     sheet = arguments.output / "contact-sheet.png"
     _write_contact_sheet(sheet, kept[:CONTACT_SHEET_CASES], model, beside, events)
     print(f"{arguments.number} case(s), each with its segmentation, are in {arguments.output} (an nnU-Net data set)."
@@ -265,7 +265,7 @@ def run_cohort(arguments: argparse.Namespace, events: Events) -> None:
     claim_empty_folder(arguments.output)
     cases = (make_case(i, arguments.seed, arguments.shape, arguments.spacing) for i in range(arguments.number))
     with events.bar("making variations") as show:
-        write_dataset(arguments.output, with_progress(cases, arguments.number, show), DATASET_DESCRIPTION, integer=True)
+        write_dataset(arguments.output, with_progress(cases, arguments.number, show), DATASET_DESCRIPTION, "int16")
     print(f"{arguments.number} variations of one average brain are in {arguments.output}.")
 
 

@@ -78,7 +78,7 @@ def plan_from_model(model_plan: Plan, fingerprint: Fingerprint, device: str, fro
         data_classes = {}
     fresh = [choose_mapping(fingerprint, index, reasons) for index in range(len(fingerprint.channel_names))]
     channels = tuple(
-        old if old.mapping == "window" else replace(old, typical=new.typical, integer=new.integer)
+        old if old.mapping == "window" else replace(old, typical=new.typical, integer=new.integer, kind=new.kind)
         for old, new in zip(model_plan.channels, fresh)
     )
     plan = replace(

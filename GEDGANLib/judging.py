@@ -100,11 +100,11 @@ def run_export(arguments: argparse.Namespace, events: Events) -> None:
         from .exchange.folder import write_folder
         from .synthesis.synthesizer import describe_origin
 
-        cases, rejected, integer = _made(arguments, model, events)
+        cases, rejected, whole_numbers = _made(arguments, model, events)
         claim_empty_folder(arguments.output)
         with events.bar("synthesizing") as show:
             write_folder(
-                arguments.output, with_progress(cases, arguments.number, show), describe_origin(model), integer,
+                arguments.output, with_progress(cases, arguments.number, show), describe_origin(model), whole_numbers,
                 arguments.format,
             )  # fmt: skip
         if rejected:
@@ -112,8 +112,8 @@ def run_export(arguments: argparse.Namespace, events: Events) -> None:
         print(f"{arguments.number} case(s) are in {arguments.output}.")
 
 
-def _made(arguments: argparse.Namespace, model: Any, events: Events) -> tuple[Any, Counter[str], bool]:
-    """The synthesized cases one after the other, why others were drawn again, and whether in whole numbers."""
+def _made(arguments: argparse.Namespace, model: Any, events: Events) -> tuple[Any, Counter[str], str]:
+    """The synthesized cases one after the other, why others were drawn again, and their type if whole numbers."""
     from .commands import check_class, form_of, screened
     from .synthesis.synthesizer import Synthesizer
 
@@ -123,8 +123,8 @@ def _made(arguments: argparse.Namespace, model: Any, events: Events) -> tuple[An
     cases = screened(arguments, synthesizer, rejected, events)
     if cases is None:
         cases = synthesizer.cases(arguments.number, arguments.seed, class_name=arguments.class_name)
-    integer = model.plan.whole_numbers and not arguments.float
-    return cases, rejected, integer
+    whole_numbers = "" if arguments.float else model.plan.whole_numbers
+    return cases, rejected, whole_numbers
 
 
 def _export_nnunet(arguments: argparse.Namespace, model: Any, events: Events) -> None:
@@ -149,7 +149,7 @@ def _export_nnunet(arguments: argparse.Namespace, model: Any, events: Events) ->
         if arguments.spacing is None and not arguments.original:
             # nnU-Net takes the median of all cases: it must not be that of the working grid.
             arguments.original = True
-    cases, rejected, integer = _made(arguments, model, events)
+    cases, rejected, whole_numbers = _made(arguments, model, events)
     claim_empty_folder(arguments.output)
     taken, names = {name for name, _ in real}, []
 
@@ -168,7 +168,9 @@ def _export_nnunet(arguments: argparse.Namespace, model: Any, events: Events) ->
     channels = [channel.name for channel in model.plan.channels]
     with events.bar("writing") as show:
         shown = with_progress(parts, total, show)
-        write_dataset(arguments.output, shown, description, integer, with_labels_alone=True, channel_names=channels)
+        write_dataset(
+            arguments.output, shown, description, whole_numbers, with_labels_alone=True, channel_names=channels
+        )
     if rejected:
         say_rejected(rejected)
     print(f"{total} case(s), {arguments.number} of them synthetic, are in {arguments.output}.")

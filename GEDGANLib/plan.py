@@ -60,12 +60,14 @@ class Channel:
     :param mapping: ``percentiles`` (each case by its own 0.5th and 99.5th) or ``window`` (all cases by ``typical``).
     :param typical: what -1 and 1 stand for in synthesized cases, in the units of the data.
     :param integer: the data are whole numbers, so synthesized cases are written as whole numbers too.
+    :param kind: type of these whole numbers, as numpy names it.
     """
 
     name: str
     mapping: str
     typical: tuple[float, float]
     integer: bool
+    kind: str = "int16"
 
     def range_of(self, voxels: np.ndarray) -> tuple[float, float]:
         """What -1 and 1 stand for in a case with these voxels."""
@@ -220,9 +222,11 @@ class Plan:
         return len(self.grid.shape)
 
     @property
-    def whole_numbers(self) -> bool:
-        """Whether the data, and so synthesized cases, are whole numbers in every channel."""
-        return all(channel.integer for channel in self.channels)
+    def whole_numbers(self) -> str:
+        """Type of the data, and so of synthesized cases, where they are whole numbers in every channel; else ""."""
+        if not all(channel.integer for channel in self.channels):
+            return ""
+        return np.result_type(*(channel.kind for channel in self.channels)).name
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain JSON types."""

@@ -338,7 +338,9 @@ def _medoid(matrices: list[np.ndarray]) -> int:
 def choose_mapping(fingerprint: Fingerprint, index: int, reasons: list[str]) -> Channel:
     name = fingerprint.channel_names[index]
     lows, highs = zip(*(case.percentiles[index] for case in fingerprint.cases))
-    integer = all(case.integer for case in fingerprint.cases)
+    kind = np.result_type(*{case.kind for case in fingerprint.cases})
+    integer = np.issubdtype(kind, np.integer)
+    name_of_kind = kind.name if integer and kind.itemsize <= 4 else "int32"
     is_ct = name.strip().lower() in ("ct", "computed tomography") or (
         integer and np.median([case.minima[index] for case in fingerprint.cases]) <= -900
     )
@@ -348,6 +350,7 @@ def choose_mapping(fingerprint: Fingerprint, index: int, reasons: list[str]) -> 
             f"Channel {name}: one window for all, {window[0]:g} to {window[1]:g}, since CT numbers are absolute."
         )
         # nnU-Net treats a channel of this name as absolute numbers too.
-        return Channel("CT", "window", window, integer)
+        return Channel("CT", "window", window, integer, name_of_kind)
     reasons.append(f"Channel {name}: each case by its own 0.5th and 99.5th percentile, since its scale is arbitrary.")
-    return Channel(name, "percentiles", (float(np.median(lows)), float(np.median(highs))), integer)
+    typical = (float(np.median(lows)), float(np.median(highs)))
+    return Channel(name, "percentiles", typical, integer, name_of_kind)

@@ -63,8 +63,8 @@ def run_vary(arguments: argparse.Namespace, events: Events) -> None:
     with events.bar("synthesizing") as show:
         frames = with_progress(explorer.series(direction, start, end, arguments.frames), arguments.frames, show)
         made = list(frames)
-    integer = model.plan.whole_numbers
-    write_dataset(arguments.output, made, describe_origin(model), integer)
+    whole_numbers = model.plan.whole_numbers
+    write_dataset(arguments.output, made, describe_origin(model), whole_numbers)
     sheet = arguments.output / "contact-sheet.png"
     shown = [made[i] for i in np.unique(np.linspace(0, len(made) - 1, min(len(made), 9)).round().astype(int))]
     contact_sheet(sheet, [(f"{start:g} to {end:g}", shown)], f"{direction.name}: {direction.meaning}"[:110])
@@ -142,8 +142,8 @@ def run_project(arguments: argparse.Namespace, events: Events) -> None:
         )
         folder = arguments.output / "more"
         claim_empty_folder(folder)
-        integer = model.plan.whole_numbers
-        write_dataset(folder, made, describe_origin(model), integer)
+        whole_numbers = model.plan.whole_numbers
+        write_dataset(folder, made, describe_origin(model), whole_numbers)
         print(f"{arguments.more} more like this one are in {folder}.")
     if arguments.scene is not None:
         from .scene.headless import headless_application, save_scene

@@ -34,7 +34,7 @@ SMALL_SHAPE = (16, 24, 16)
 def cohort_folder(tmp_path_factory) -> Path:
     """Six cases of the cohort as an nnU-Net data set, 16x24x16 voxels of 10 mm."""
     folder = tmp_path_factory.mktemp("cohort") / "data"
-    write_dataset(folder, (make_case(i, 0, SMALL_SHAPE, 9.0) for i in range(6)), "test cohort", integer=True)
+    write_dataset(folder, (make_case(i, 0, SMALL_SHAPE, 9.0) for i in range(6)), "test cohort", whole_numbers="int16")
     return folder
 
 
@@ -74,7 +74,7 @@ def trained_folder(tmp_path_factory) -> Path:
     with made_once(folder) as there:
         if not there:
             cases = (make_case(i, 5, SMALL_SHAPE, 9.0) for i in range(TRAINED_CASES + 10))
-            write_dataset(folder, cases, "test cohort", integer=True)
+            write_dataset(folder, cases, "test cohort", whole_numbers="int16")
     return folder
 
 
@@ -87,6 +87,6 @@ def trained_model(trained_folder) -> Path:
     with made_once(run) as there:
         if not there:
             cases = (make_case(i, 5, SMALL_SHAPE, 9.0) for i in range(TRAINED_CASES))
-            write_dataset(data, cases, "test cohort", integer=True)
+            write_dataset(data, cases, "test cohort", whole_numbers="int16")
             assert main(["train", str(data), "-o", str(run), "--steps", "250", "--device", "cpu"]) == 0
     return run / "model.safetensors"

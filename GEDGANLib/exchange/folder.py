@@ -16,11 +16,11 @@ from ..volumes.writing import explain_unwritable, write_bytes
 from .nnunet import voxels_to_write
 
 
-def write_folder(folder: Path, cases: Iterable[Case], description: str, integer: bool, ending: str) -> list[Path]:
+def write_folder(folder: Path, cases: Iterable[Case], description: str, whole_numbers: str, ending: str) -> list[Path]:
     """Write cases one by one and return the image files, one a channel.
 
     :param folder: claimed by :func:`GEDGANLib.volumes.writing.claim_empty_folder`.
-    :param integer: as for :func:`GEDGANLib.exchange.nnunet.write_dataset`.
+    :param whole_numbers: as for :func:`GEDGANLib.exchange.nnunet.write_dataset`.
     :param ending: ``.nii.gz`` or ``.nrrd``.
     :raises InputError: the disk is full.
     """
@@ -31,7 +31,7 @@ def write_folder(folder: Path, cases: Iterable[Case], description: str, integer:
         (folder / "images").mkdir(parents=True, exist_ok=True)
         try:
             for case in cases:
-                written += _write_case(folder, case, integer, ending)
+                written += _write_case(folder, case, whole_numbers, ending)
                 label_names = {label.name: label.index for label in case.label_table}
                 if case.provenance:
                     origins[case.name] = case.provenance
@@ -44,7 +44,7 @@ def write_folder(folder: Path, cases: Iterable[Case], description: str, integer:
     return written
 
 
-def _write_case(folder: Path, case: Case, integer: bool, ending: str) -> list[Path]:
+def _write_case(folder: Path, case: Case, whole_numbers: str, ending: str) -> list[Path]:
     """Write all files of a case, or none of them; returns those of its image."""
     many = len(case.image) > 1
     paths = [
@@ -52,7 +52,7 @@ def _write_case(folder: Path, case: Case, integer: bool, ending: str) -> list[Pa
     ]
     try:
         for path, channel in zip(paths, case.image):
-            write_volume(path, voxels_to_write(channel, integer), case.affine, case.description)
+            write_volume(path, voxels_to_write(channel, whole_numbers), case.affine, case.description)
         if case.labels is not None:
             (folder / "labels").mkdir(exist_ok=True)
             write_segmentation(folder / "labels", case, ending)

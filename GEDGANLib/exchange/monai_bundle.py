@@ -139,7 +139,6 @@ def inference(model: Model) -> dict[str, Any]:
     channels = len(plan.channels)
     lows = [channel.typical[0] for channel in plan.channels]
     highs = [channel.typical[1] for channel in plan.channels]
-    integer = plan.whole_numbers
     save = {
         "_target_": "SaveImage",
         "output_dir": "@output_dir",
@@ -179,7 +178,7 @@ def inference(model: Model) -> dict[str, Any]:
     view = "(-1," + " 1," * (plan.spatial_dims - 1) + " 1)"
     config["outputs"] = f"$[{network}[0].cpu() for i in range(@number)]"
     scale = f"(x[:{channels}] + 1) / 2 * (torch.tensor(@high) - torch.tensor(@low)).reshape{view}"
-    whole = integer and _fits(plan)
+    whole = plan.whole_numbers if plan.whole_numbers and _fits(plan) else ""
     shown = f"({scale} + torch.tensor(@low).reshape{view}){'.round()' if whole else ''}"
     config["images"] = (
         f"$[MetaTensor({shown}, affine=torch.tensor(@affine), "
@@ -188,7 +187,7 @@ def inference(model: Model) -> dict[str, Any]:
     config["save_image"] = {
         **save,
         "output_postfix": "image",
-        "output_dtype": "$numpy.int16" if whole else "$numpy.float32",
+        "output_dtype": f"$numpy.{whole or 'float32'}",
     }
     run = ["$[@save_image(x) for x in @images]"]
     if plan.labels:
@@ -203,7 +202,7 @@ def inference(model: Model) -> dict[str, Any]:
 
 
 def _fits(plan) -> bool:
-    limits = np.iinfo(np.int16)
+    limits = np.iinfo(plan.whole_numbers)
     return all(limits.min <= low and high <= limits.max for low, high in (each.typical for each in plan.channels))
 
 

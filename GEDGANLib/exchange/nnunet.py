@@ -20,20 +20,21 @@ def write_dataset(
     folder: Path,
     cases: Iterable[Case],
     description: str,
-    integer: bool,
+    whole_numbers: str,
     with_labels_alone: bool = False,
     channel_names: Sequence[str] | None = None,
 ) -> list[Path]:
     """Write cases one by one, so that memory does not grow with their number.
 
     :param folder: claimed by :func:`GEDGANLib.volumes.writing.claim_empty_folder`.
-    :param integer: intensities as whole numbers of 16 bits, or 32 where those are too few; else as 32-bit floats.
+    :param whole_numbers: intensities as whole numbers of this type (``uint8``, ``int16`` ...), or a larger one where it
+        is too small; as 32-bit floats when it is "".
     :param with_labels_alone: cases without a segmentation are left out, as nnU-Net takes none.
     :param channel_names: of the data set; those of the last case when not given.
     :returns: the image files, one a case (the first channel).
     :raises InputError: the disk is full.
     """
-    writer = DatasetWriter(folder, description, integer, channel_names)
+    writer = DatasetWriter(folder, description, whole_numbers, channel_names)
     try:
         for case in cases:
             if case.labels is not None or not with_labels_alone:
@@ -51,9 +52,10 @@ class DatasetWriter:
     """
 
     def __init__(
-        self, folder: Path, description: str, integer: bool, channel_names: Sequence[str] | None = None
+        self, folder: Path, description: str, whole_numbers: str, channel_names: Sequence[str] | None = None
     ) -> None:
-        self.folder, self.description, self.integer, self.channel_names = folder, description, integer, channel_names
+        self.folder, self.description = folder, description
+        self.whole_numbers, self.channel_names = whole_numbers, channel_names
         self.written: list[Path] = []
         self._provenance: dict[str, dict] = {}
         self._last: Case | None = None
@@ -66,7 +68,7 @@ class DatasetWriter:
         try:
             for part in ("imagesTr", "labelsTr"):
                 (self.folder / part).mkdir(parents=True, exist_ok=True)
-            self.written.append(_write_case(self.folder, case, self.integer))
+            self.written.append(_write_case(self.folder, case, self.whole_numbers))
         except OSError as error:
             raise explain_unwritable(self.folder, error) from error
         self._provenance[case.name] = case.provenance
@@ -86,10 +88,10 @@ class DatasetWriter:
             raise explain_unwritable(self.folder, error) from error
 
 
-def _write_case(folder: Path, case: Case, integer: bool) -> Path:
+def _write_case(folder: Path, case: Case, whole_numbers: str) -> Path:
     """Write all files of a case, or none of them; returns the first channel's."""
     paths = [folder / "imagesTr" / f"{case.name}_{index:04d}.nii.gz" for index in range(len(case.image))]
-    arrays = [voxels_to_write(channel, integer, bool(case.provenance)) for channel in case.image]
+    arrays = [voxels_to_write(channel, whole_numbers, bool(case.provenance)) for channel in case.image]
     if case.labels is not None:
         paths.append(folder / "labelsTr" / f"{case.name}.nii.gz")
         arrays.append(case.labels.astype(np.uint8))
@@ -125,17 +127,18 @@ def _describe(
         write_bytes(folder / "provenance.json", json.dumps(provenance, indent=1).encode("utf-8"))
 
 
-WHOLE_NUMBERS = (np.int16, np.uint16, np.int32)
+LARGER_WHOLE_NUMBERS = ("int16", "uint16", "int32")
 
 
-def voxels_to_write(channel: np.ndarray, integer: bool, rounded: bool = True) -> np.ndarray:
-    """The channel in the smallest type that holds it, of whole numbers if wanted.
+def voxels_to_write(channel: np.ndarray, whole_numbers: str, rounded: bool = True) -> np.ndarray:
+    """The channel in the type that is wanted, or the first larger one that holds it.
 
+    :param whole_numbers: as for :func:`write_dataset`.
     :param rounded: fractions may be rounded; else a channel that has some keeps them.
     """
     # Real scans beside synthesized ones may have fractions: those are never rounded away.
-    synthesized_or_whole = integer and (np.abs(channel - np.round(channel)).max() < 1e-6 or rounded)
-    for kind in WHOLE_NUMBERS if synthesized_or_whole else ():
+    synthesized_or_whole = whole_numbers and (np.abs(channel - np.round(channel)).max() < 1e-6 or rounded)
+    for kind in (whole_numbers, *LARGER_WHOLE_NUMBERS) if synthesized_or_whole else ():
         limits = np.iinfo(kind)
         if limits.min <= channel.min() and channel.max() <= limits.max:
             return np.round(channel).astype(kind)

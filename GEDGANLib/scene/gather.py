@@ -158,10 +158,13 @@ def writing_scene_cases(
     writer.close()
 
 
-def _whole_numbers(ticked: Sequence[Ticked]) -> bool:
-    """Whether all volumes hold whole numbers, by their type."""
-    images = [node.GetImageData() for case in ticked for node in (case.volume, *case.more)]
-    return all(image is not None and image.GetScalarTypeAsString() not in ("float", "double") for image in images)
+def _whole_numbers(ticked: Sequence[Ticked]) -> str:
+    """A type that holds the voxels of all volumes, if they are whole numbers; else ""."""
+    import slicer
+
+    nodes = [node for case in ticked for node in (case.volume, *case.more) if node.GetImageData() is not None]
+    kind = np.result_type(*{slicer.util.arrayFromVolume(node).dtype for node in nodes}) if nodes else np.dtype(float)
+    return kind.name if np.issubdtype(kind, np.integer) and kind.itemsize <= 4 else ""
 
 
 def _cases(

@@ -37,6 +37,7 @@ class CaseFacts:
     :param percentiles: per channel the 0.5th and the 99.5th percentile of the intensities; the ends where those are
         one, as in an image that is almost all air.
     :param minima: smallest intensity of each channel.
+    :param kind: type of the voxels in the files, as numpy names it.
     :param label_voxels: voxels of each label, by its name; empty without segmentation.
     :param label_reach: per axis, how far from the centre of the view labels reach, mm, their voxels included; zeros
         without.
@@ -49,7 +50,7 @@ class CaseFacts:
     centre: tuple[float, ...]
     percentiles: tuple[tuple[float, float], ...]
     minima: tuple[float, ...]
-    integer: bool
+    kind: str
     labelled: bool
     label_voxels: dict[str, int] = field(default_factory=dict)
     label_reach: tuple[float, ...] = (0.0, 0.0, 0.0)
@@ -146,7 +147,7 @@ def _facts(case: RawCase, table: LabelTable, class_name: str | None) -> CaseFact
         centre=tuple(float(x) for x in centre_of(affine, image.shape[1:])),
         percentiles=tuple(percentile_range(channel) for channel in image),
         minima=tuple(float(channel.min()) for channel in image),
-        integer=case.integer,
+        kind=case.kind,
         labelled=case.label_values is not None,
         label_voxels=voxels,
         label_reach=tuple(float(x) for x in reach),

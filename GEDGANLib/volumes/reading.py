@@ -21,6 +21,7 @@ class RawCase:
     """A case as the files have it, in their own order of axes, its labels not yet renumbered.
 
     :param label_values: (I, J, K) non-negative integers, or None.
+    :param kind: type of the voxels in the files, as numpy names it.
     :param segment_names: value -> (name, colour, terminology), where the segmentation file itself names them.
     """
 
@@ -29,7 +30,7 @@ class RawCase:
     label_values: np.ndarray | None
     segment_names: dict[int, tuple[str, tuple[float, float, float], str]]
     affine: np.ndarray
-    integer: bool
+    kind: str
 
 
 def read_case(files: CaseFiles, dataset: Dataset) -> RawCase:
@@ -55,8 +56,7 @@ def read_case(files: CaseFiles, dataset: Dataset) -> RawCase:
     labels, segment_names = None, {}
     if files.label is not None:
         labels, segment_names = _read_labels(files, first)
-    integer = bool(np.issubdtype(image.dtype, np.integer))
-    return RawCase(files.name, image.astype(np.float32), labels, segment_names, first.affine, integer)
+    return RawCase(files.name, image.astype(np.float32), labels, segment_names, first.affine, image.dtype.name)
 
 
 def _same_grid_or_fail(first: Volume, files: CaseFiles, other: Volume, index: int) -> np.ndarray:

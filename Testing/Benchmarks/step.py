@@ -56,7 +56,9 @@ def main() -> None:
         from GEDGANLib.exchange.nnunet import write_dataset
 
         arguments.data = Path(tempfile.mkdtemp()) / "cohort"
-        write_dataset(arguments.data, (make_case(i, 0, (24, 32, 24), 6.5) for i in range(16)), "cohort", integer=True)
+        write_dataset(
+            arguments.data, (make_case(i, 0, (24, 32, 24), 6.5) for i in range(16)), "cohort", whole_numbers="int16"
+        )
     dataset = find_dataset(arguments.data)
     plan = make_plan(check_dataset(dataset), device)
     trainer = Trainer(plan, list(load_working_cases(dataset, plan)), device, 0)

@@ -44,7 +44,7 @@ def plan_of(side: int, folder: Path) -> Plan:
     """A plan of ``side`` voxels along each axis, two labels, whole volumes."""
     data = folder / "data"
     if not data.exists():
-        write_dataset(data, (make_case(i, 0, (40, 48, 40), 4.0) for i in range(3)), "cohort", integer=True)
+        write_dataset(data, (make_case(i, 0, (40, 48, 40), 4.0) for i in range(3)), "cohort", whole_numbers="int16")
     plan = make_plan(check_dataset(find_dataset(data)), "cpu", spacing=[4.0] * 3)
     grid = Grid((side,) * 3, (2.0,) * 3, plan.grid.directions, plan.grid.origin)
     return replace(plan, grid=grid, training=replace(plan.training, volume="whole", part=()))

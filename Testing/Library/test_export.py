@@ -130,7 +130,7 @@ def test_an_interrupted_folder_says_where_its_cases_came_from(trained_model, tmp
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_folder(tmp_path, interrupted(), "made", True, ".nii.gz")
+        write_folder(tmp_path, interrupted(), "made", "int16", ".nii.gz")
     assert list(json.loads((tmp_path / "provenance.json").read_text())["cases"]) == ["synthetic_0_0000"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import nibabel
 import numpy as np
@@ -88,12 +89,13 @@ def test_the_command_writes_the_form_asked_for_and_where_it_came_from(trained_mo
 
 
 @pytest.mark.parametrize(
-    "values, integer, kind",
-    [([-1000, 3000], True, np.int16), ([0, 60000], True, np.uint16), ([-1, 1e6], True, np.int32),
-     ([0, 1e12], True, np.float32), ([0, 1], False, np.float32)],
+    "values, wanted, kind",
+    [([0, 255], "uint8", np.uint8), ([0, 256], "uint8", np.int16), ([-1000, 3000], "int16", np.int16),
+     ([0, 60000], "int16", np.uint16), ([-1, 1e6], "int16", np.int32), ([0, 1e12], "int16", np.float32),
+     ([0, 1], "uint16", np.uint16), ([0, 1], "", np.float32)],
 )  # fmt: skip
-def test_intensities_keep_a_type_that_holds_them(values, integer, kind):
-    written = voxels_to_write(np.array(values, np.float32), integer)
+def test_intensities_keep_their_type_or_one_that_holds_them(values, wanted, kind):
+    written = voxels_to_write(np.array(values, np.float32), wanted)
     assert written.dtype == kind
     np.testing.assert_allclose(written, values)
 
@@ -145,3 +147,21 @@ def test_a_header_says_what_a_model_is_without_reading_its_weights(trained_model
     for path in (tmp_path, tmp_path / "nothing"):
         with pytest.raises(InputError):
             read_header(path)
+
+
+def test_cases_have_the_type_of_the_scans(tmp_path):
+    import nibabel
+
+    from GEDGANLib.exchange.nnunet import write_dataset
+    from GEDGANLib.volumes.cohort import make_case
+
+    cases = [make_case(index, 0, (16, 24, 16), 9.0) for index in range(3)]
+    low, high = min(case.image.min() for case in cases), max(case.image.max() for case in cases)
+    cases = [replace(case, image=np.round((case.image - low) / (high - low) * 255)) for case in cases]
+    write_dataset(tmp_path / "data", cases, "scans of eight bits", "uint8")
+    run = tmp_path / "run"
+    assert main(["train", str(tmp_path / "data"), "-o", str(run), "--steps", "1", "--device", "cpu"]) == 0
+    assert main(["synthesize", str(run / "model.safetensors"), "-n", "1", "-o", str(tmp_path / "out")]) == 0
+    for folder in ("data", "out"):
+        image = nibabel.load(next((tmp_path / folder / "imagesTr").iterdir()))
+        assert image.get_data_dtype() == np.uint8

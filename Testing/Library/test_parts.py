@@ -80,7 +80,7 @@ def data_of_32(tmp_path_factory):
     from GEDGANLib.volumes.cohort import make_case
 
     folder = tmp_path_factory.mktemp("parts") / "data"
-    write_dataset(folder, (make_case(i, 0, (32, 40, 32), 5.0) for i in range(5)), "cohort of 32", integer=True)
+    write_dataset(folder, (make_case(i, 0, (32, 40, 32), 5.0) for i in range(5)), "cohort of 32", whole_numbers="int16")
     return folder
 
 

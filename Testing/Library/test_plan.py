@@ -15,7 +15,7 @@ from GEDGANLib.volumes.pipeline import CaseFacts, Fingerprint
 
 
 def facts(
-    shape=(40, 48, 40), spacing=(3.0, 3.0, 3.0), percentiles=(0.0, 900.0), minimum=0.0, integer=True, reach=(0, 0, 0)
+    shape=(40, 48, 40), spacing=(3.0, 3.0, 3.0), percentiles=(0.0, 900.0), minimum=0.0, kind="int16", reach=(0, 0, 0)
 ) -> CaseFacts:
     return CaseFacts(
         name="case",
@@ -25,7 +25,7 @@ def facts(
         centre=(0.0, -10.0, 20.0),
         percentiles=(percentiles,),
         minima=(minimum,),
-        integer=integer,
+        kind=kind,
         labelled=True,
         label_reach=reach,
     )

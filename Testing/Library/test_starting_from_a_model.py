@@ -30,7 +30,7 @@ def model(cohort_folder, tmp_path_factory):
 @pytest.fixture(scope="module")
 def other_data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("other") / "data"
-    write_dataset(folder, (make_case(i, 9, (20, 24, 18), 8.0) for i in range(4)), "four others", integer=True)
+    write_dataset(folder, (make_case(i, 9, (20, 24, 18), 8.0) for i in range(4)), "four others", whole_numbers="int16")
     return folder
 
 
