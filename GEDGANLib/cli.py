@@ -18,6 +18,7 @@ from pathlib import Path
 from . import __version__, commands, judging, learning, steering
 from .errors import InputError, StoppedOnRequest
 from .jobs import BAD_INPUT, DONE, FAULT, STOPPED, Events, JsonEvents, SaidAsEvents, SilentEvents, TerminalEvents
+from .worker import FOLLOWED
 
 METHODS = ("ged", "article")  # as in ``plan``, whose numpy would make every answer of this module wait
 
@@ -285,7 +286,7 @@ def _seed(text: str) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit status."""
-    begun = time.time()
+    begun = 0.0 if FOLLOWED in os.environ else time.time()
     # How long OpenMP's threads spin when they wait (300000 rounds if left alone): measured on two cores, a training
     # loses an eighth of its steps by this when it has the machine to itself, and doubles them when it has not.
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")

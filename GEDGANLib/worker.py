@@ -33,6 +33,13 @@ MOST_AT_ONCE = 1_000_000
 """Bytes that one look takes at most, so that it is quick whatever was written meanwhile."""
 TAIL_BYTES = 2000
 
+FOLLOWED = "GEDGAN_FOLLOWED"
+"""Set in the environment of a worker: an old STOP file was removed before it was started."""
+LOOK_SECONDS = 5.0
+"""How long it is believed that the number of a process that was found still belongs to it."""
+_started: dict[tuple[int, str], Any] = {}
+"""Processes that were started here, by number and birth: who finds one again here asks them."""
+
 Launch = Callable[..., Any]
 """As :class:`subprocess.Popen`: arguments, and the keywords ``stdout``, ``stderr``, ``env`` and so on."""
 
@@ -49,8 +56,8 @@ class Worker:
         self.noise: deque[str] = deque(maxlen=NOISE_LINES)
         self.last_event: dict[str, Any] | None = None
         self._position, self._heard = 0, time.monotonic()
-        self._stranger: bool | None = None
-        """Whether the number belongs to another process by now; None before that was looked at."""
+        self._known_until = -float("inf")
+        """When it has to be looked at again whether the number still belongs to this process."""
 
     @classmethod
     def start(
@@ -79,10 +86,12 @@ class Worker:
         library = str(Path(__file__).resolve().parents[1])
         base = os.environ if base_environment is None else base_environment
         path = os.pathsep.join(part for part in (library, base.get("PYTHONPATH", "")) if part)
-        variables = {**base, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
+        variables = {**base, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", FOLLOWED: "1"}
         command = [python or sys.executable, "-m", "GEDGANLib", *map(str, arguments), "--events", "-"]
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            if stop_file is not None:
+                Path(stop_file).unlink(missing_ok=True)  # of before: one that comes from now on is meant
             with open(folder / EVENTS, "wb") as events, open(folder / ERRORS, "wb") as errors:
                 process = launch(
                     command, stdin=subprocess.DEVNULL, stdout=events, stderr=errors,
@@ -97,6 +106,7 @@ class Worker:
             except OSError:
                 cls(folder, about, process).kill()  # nobody could find it again
                 raise
+            _started[process.pid, about["born"]] = process
         except OSError as error:
             raise InputError(
                 f"{command[0]} could not be started in {folder}: {error.strerror or error}.",
@@ -109,10 +119,10 @@ class Worker:
         """The worker of a job folder, running or not; None when there is none."""
         try:
             about = json.loads((Path(folder) / JOB).read_text(encoding="utf-8"))
-            int(about["pid"])
+            pid = int(about["pid"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return cls(folder, about, None)
+        return cls(folder, about, _started.get((pid, about.get("born"))))
 
     def poll(self) -> list[dict[str, Any]]:
         """The events since the last look; lines that are none go to :attr:`noise`. Never waits, never raises."""
@@ -150,9 +160,11 @@ class Worker:
         if (self.last_event or {}).get("event") in LAST:
             return False
         pid = int(self.about["pid"])
-        if self._stranger is None:
-            self._stranger = _birth(pid) != self.about.get("born")
-        return not self._stranger and _process_runs(pid)
+        if time.monotonic() > self._known_until:
+            if _birth(pid) != self.about.get("born"):
+                return False
+            self._known_until = time.monotonic() + LOOK_SECONDS
+        return _process_runs(pid)
 
     def state(self) -> str:
         """:data:`RUNNING`, :data:`DONE`, :data:`FAILED`, :data:`STOPPED_ON_REQUEST`, or :data:`LOST`: it ended without
@@ -163,7 +175,7 @@ class Worker:
         if said is not None:
             return said
         status = None if self.process is None else self.process.poll()
-        return {0: DONE, STOPPED: STOPPED_ON_REQUEST}.get(status, LOST)
+        return STOPPED_ON_REQUEST if status == STOPPED else LOST
 
     def silent_seconds(self) -> float:
         """Since the last event."""
@@ -181,21 +193,24 @@ class Worker:
         last = f" Its last words: {tail[-1]}" if tail else ""
         return f"The worker ended without saying why; it may have been killed, for want of memory for example.{last}"
 
-    def ask_to_stop(self) -> None:
-        """Ask it to end with everything saved; a command that knows no STOP file is ended."""
+    def ask_to_stop(self, wait_seconds: float = 5.0) -> None:
+        """Ask it to end with everything saved; a command that knows no STOP file is ended.
+
+        :param wait_seconds: for the end of such a command, at most.
+        """
         stop_file = self.about.get("stop_file")
         if stop_file and Path(stop_file).parent.is_dir():
             with suppress(OSError):
                 Path(stop_file).touch()
                 return
-        self.kill()
+        self.kill(wait_seconds)
 
     def kill(self, wait_seconds: float = 5.0) -> None:
         """End it and what it started, at once.
 
         :param wait_seconds: for its end, at most.
         """
-        pid, self._stranger = int(self.about["pid"]), None
+        pid, self._known_until = int(self.about["pid"]), -float("inf")
         if not self.alive():
             return
         if sys.platform == "win32":
@@ -220,13 +235,17 @@ def _apart() -> dict[str, Any]:
 def _process_runs(pid: int) -> bool:
     if sys.platform == "win32":
         return _of_windows(pid)[0]
-    with suppress(ChildProcessError):  # a child that ended looks alive until somebody waits for it
-        os.waitpid(pid, os.WNOHANG)
+    if not any(pid == number for number, _ in _started):
+        with suppress(ChildProcessError):  # a child that ended looks alive until somebody waits for it
+            os.waitpid(pid, os.WNOHANG)
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, PermissionError):  # somebody else's: the number was given anew
         return False
-    return True
+    try:  # its parent may be another Slicer
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (OSError, IndexError):
+        return True
 
 
 def _birth(pid: int) -> str:
@@ -239,8 +258,9 @@ def _birth(pid: int) -> str:
     except (OSError, IndexError):
         pass
     command = ["ps", "-o", "lstart=", "-p", str(pid)]  # macOS
+    fixed = {**os.environ, "LC_ALL": "C", "TZ": "UTC"}
     try:
-        said = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"})
+        said = subprocess.run(command, capture_output=True, text=True, check=False, env=fixed)
     except OSError:
         return ""
     return " ".join(said.stdout.split())
@@ -250,7 +270,7 @@ def _of_windows(pid: int) -> tuple[bool, str]:
     """Whether a process runs, and when it was made."""
     import ctypes
 
-    kernel = ctypes.windll.kernel32
+    kernel = ctypes.WinDLL("kernel32")
     kernel.OpenProcess.restype = ctypes.c_void_p
     handle = ctypes.c_void_p(kernel.OpenProcess(0x1000, False, pid))  # PROCESS_QUERY_LIMITED_INFORMATION
     if not handle:

@@ -181,8 +181,12 @@ def _fidelity(
     settings: Settings,
     show: Progress,
 ) -> None:
-    show(0, 3, "features")
-    encoder, kind = encoder_for(training, len(plan.labels), settings.steps, settings.seed, settings.device)
+
+    def learning(step: int, steps: int, _: str) -> None:
+        show(step, 3 * steps, "features")
+
+    learning(0, 1, "")
+    encoder, kind = encoder_for(training, len(plan.labels), settings.steps, settings.seed, settings.device, learning)
     result.about["features"] = kind
     features = {name: encoder(array) for name, array in images.items()}
     show(1, 3, "distances")

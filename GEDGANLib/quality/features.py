@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..volumes.pipeline import WorkingCase
+from ..volumes.pipeline import Progress, WorkingCase, _quiet
 from .segmentation import Pairs, coarsened, pairs_of, train_segmenter
 
 COMPONENTS = 32
@@ -42,9 +42,17 @@ class Encoder:
         self._components = components[:kept].T / np.sqrt((values[:kept] ** 2).mean() / len(reference))
 
     @classmethod
-    def train(cls, pairs: Pairs, label_count: int, steps: int = 400, seed: int = 0, device: str = "cpu") -> Encoder:
+    def train(
+        cls,
+        pairs: Pairs,
+        label_count: int,
+        steps: int = 400,
+        seed: int = 0,
+        device: str = "cpu",
+        progress: Progress = _quiet,
+    ) -> Encoder:
         """Train the encoder on real training cases."""
-        network = train_segmenter(pairs, label_count, steps, seed, device, normalisation="batch")
+        network = train_segmenter(pairs, label_count, steps, seed, device, normalisation="batch", progress=progress)
         return cls(network, pairs.images)
 
     def __call__(self, images: Tensor) -> np.ndarray:
@@ -75,7 +83,7 @@ Encode = Callable[[np.ndarray], np.ndarray]
 
 
 def encoder_for(
-    training: Sequence[WorkingCase], label_count: int, steps: int, seed: int, device: str
+    training: Sequence[WorkingCase], label_count: int, steps: int, seed: int, device: str, progress: Progress = _quiet
 ) -> tuple[Encode, str]:
     """An encoder that was trained on the training cases, and its kind in words."""
     labelled = [case for case in training if case.labels is not None and label_count]
@@ -93,7 +101,7 @@ def encoder_for(
             "the training cases, which have no segmentations: weaker than one of anatomy"
         )
     pairs, block = coarsened(pairs, classes, device)
-    encoder = Encoder.train(pairs, classes, steps, seed, device)
+    encoder = Encoder.train(pairs, classes, steps, seed, device, progress)
 
     def encode(images: np.ndarray) -> np.ndarray:
         group = torch.from_numpy(images)

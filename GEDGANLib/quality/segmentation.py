@@ -15,11 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..volumes.pipeline import WorkingCase
+from ..volumes.pipeline import Progress, WorkingCase, _quiet
 
 WIDTHS = (8, 16, 32)
 BATCH = 8
 LEARNING_RATE = 5e-3
+TELLING = 10
+"""Steps between two reports of a training."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,7 @@ def train_segmenter(
     device: str = "cpu",
     normalisation: str = "instance",
     shares: Tensor | None = None,
+    progress: Progress = _quiet,
 ) -> nn.Module:
     """Train a U-Net on ``pairs`` with cross-entropy and soft Dice, its rate falling along a cosine.
 
@@ -160,7 +163,9 @@ def train_segmenter(
     optimizer = torch.optim.AdamW(network.parameters(), LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     network.train()
-    for _ in range(steps):
+    for step in range(steps):
+        if step % TELLING == 0:
+            progress(step, steps, "")
         if shares is None:
             chosen = torch.randint(len(pairs), (BATCH,), generator=random)
         else:

@@ -91,11 +91,14 @@ def measure_utility(
     sets = dict(zip(ARMS, (real, made, join(real, made))))
     scores = {}
     for index, (name, pairs) in enumerate(sets.items()):
-        progress(index, len(sets), f"U-Net on {name}")
+
+        def show(step: int, total: int, _: str, index: int = index, name: str = name) -> None:
+            progress(index * total + step, len(sets) * total, f"on {name}")
+
         shares = None
         if name == ARMS[2]:
             shares = torch.cat([torch.full((len(group),), 1 / len(group)) for group in (real, made)])
-        network = train_segmenter(pairs, label_count, steps, seed, device, shares=shares)
+        network = train_segmenter(pairs, label_count, steps, seed, device, shares=shares, progress=show)
         scores[name] = case_dice(network, unseen, label_count)
     progress(len(sets), len(sets), "")
     return Utility(scores, {name: len(pairs) for name, pairs in sets.items()}, len(unseen), steps, block)

@@ -34,6 +34,7 @@ class Ticked:
     :param class_name: kind of case; None where it does not matter.
     :param more: volume nodes of further channels.
     :param name: of the case; that of the volume when empty.
+    :param channels: what the channels are called; found out from the names of the volumes when not given.
     """
 
     volume: Any
@@ -41,8 +42,9 @@ class Ticked:
     class_name: str | None = None
     more: tuple[Any, ...] = ()
     name: str = ""
+    channels: tuple[str, ...] = ()
 
-    def segments(self) -> Any | None:
+    def segmentation_with_segments(self) -> Any | None:
         """The segmentation, if there is anything in it."""
         if self.segmentation is None or not self.segmentation.GetSegmentation().GetNumberOfSegments():
             return None
@@ -67,7 +69,7 @@ def labels_of(ticked: Sequence[Ticked]) -> tuple[Label, ...]:
     :raises InputError: more than 255 names.
     """
     table: dict[str, Label] = {}
-    for node in filter(None, (case.segments() for case in ticked)):
+    for node in filter(None, (case.segmentation_with_segments() for case in ticked)):
         segmentation = node.GetSegmentation()
         for position in range(segmentation.GetNumberOfSegments()):
             segment = segmentation.GetNthSegment(position)
@@ -90,7 +92,9 @@ def channels_of(ticked: Sequence[Ticked]) -> tuple[str, ...]:
     :raises InputError: the cases differ in it.
     """
     hint = 'Give each case the same, and name the volumes alike, as "anna T1", "anna T2", "bert T1", "bert T2".'
-    found = [_parts_that_differ([node.GetName() for node in (case.volume, *case.more)]) for case in ticked]
+    found = [
+        case.channels or _parts_that_differ([node.GetName() for node in (case.volume, *case.more)]) for case in ticked
+    ]
     names = found[0] if len(found[0]) > 1 else ("image",)
     for case, own in zip(ticked, found):
         called = case.name or case.volume.GetName()
@@ -149,13 +153,16 @@ def writing_scene_cases(
     claim_empty_folder(folder)
     writer = DatasetWriter(folder, description, _whole_numbers(ticked))
     classes = ["participant_id\tclass"]
-    for case, each in zip(_cases(ticked, table, channels, progress), ticked):
-        writer.add(case)
-        classes.append(f"{case.name}\t{each.class_name or 'n/a'}")
-        yield case.name
-    if any(case.class_name for case in ticked):
-        write_bytes(folder / "participants.tsv", ("\n".join(classes) + "\n").encode("utf-8"))
-    writer.close()
+    try:
+        for case, each in zip(_cases(ticked, table, channels, progress), ticked):
+            writer.add(case)
+            classes.append(f"{case.name}\t{each.class_name or 'n/a'}")
+            yield case.name
+    finally:
+        # Also when it is stopped: what is there so far is a whole data set.
+        if any(case.class_name for case in ticked) and writer.written:
+            write_bytes(folder / "participants.tsv", ("\n".join(classes) + "\n").encode("utf-8"))
+        writer.close()
 
 
 def _whole_numbers(ticked: Sequence[Ticked]) -> str:
@@ -173,7 +180,7 @@ def _cases(
     index_of = {label.name: label.index for label in table}
     taken: set[str] = set()
     for position, each in enumerate(ticked):
-        case = case_from_scene([each.volume, *each.more], each.segments(), each.class_name)
+        case = case_from_scene([each.volume, *each.more], each.segmentation_with_segments(), each.class_name)
         labels = case.labels
         if labels is not None:
             numbers = np.zeros(len(case.label_table) + 1, np.uint8)

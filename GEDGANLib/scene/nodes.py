@@ -17,11 +17,17 @@ ATTRIBUTE = "GEDGAN."
 
 @dataclass
 class CaseNodes:
-    """The nodes of one case in the scene; ``segmentation`` is None where the case has no labels."""
+    """The nodes of one case in the scene; ``segmentation`` is None where the case has no labels.
+
+    :param channels: what the channels are called.
+    :param class_name: kind of case; None where there is none.
+    """
 
     name: str
     volumes: list[Any]
     segmentation: Any | None
+    channels: tuple[str, ...] = ()
+    class_name: str | None = None
 
 
 @dataclass
@@ -119,7 +125,7 @@ def add_case(case: Case) -> CaseNodes:
     names = [case.name] if len(case.image) == 1 else [f"{case.name} {channel}" for channel in case.channel_names]
     volumes = [_add_volume(case, name, channel) for name, channel in zip(names, case.image)]
     segmentation = _add_segmentation(case, volumes[0]) if case.labels is not None else None
-    return CaseNodes(case.name, volumes, segmentation)
+    return CaseNodes(case.name, volumes, segmentation, tuple(case.channel_names), case.class_name)
 
 
 def _put_into_folder(hierarchy: Any, folder: int, node: Any) -> None:

@@ -47,10 +47,15 @@ class Model:
     @cached_property
     def digest(self) -> str:
         """A short text that changes with the file."""
-        try:
-            return hashlib.sha256(self.path.read_bytes()).hexdigest()[:16]
-        except OSError:  # moved away meanwhile
-            return "unknown"
+        return digest_of(self.path)
+
+
+def digest_of(path: Path) -> str:
+    """A short text that changes with a model file."""
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+    except OSError:  # moved away meanwhile
+        return "unknown"
 
 
 def save_model(path: Path, generator, plan: Plan, about: dict[str, Any], critic: Critic | None = None) -> None:

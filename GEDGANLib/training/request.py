@@ -74,7 +74,7 @@ def _is_left_of_preparing(path: Path) -> bool:
 def forget_old_stop(run: Path, begun: float) -> None:
     """Remove a STOP file that is meant for an earlier training in this folder.
 
-    :param begun: when this training was asked for, in seconds of the epoch; a younger file stays.
+    :param begun: when this training was asked for, in seconds of the epoch; a younger file stays, and every one at 0.
     """
     stop = run / STOP
     with suppress(OSError):

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from GEDGANLib import worker
 from GEDGANLib.cli import main
 from GEDGANLib.errors import InputError
 from GEDGANLib.worker import DONE, EVENTS, FAILED, JOB, LOST, RUNNING, STOPPED_ON_REQUEST, Worker
@@ -33,16 +34,16 @@ def script(code: str):
     return launch
 
 
-def finish(worker: Worker) -> list[dict]:
+def finish(job: Worker) -> list[dict]:
     events = []
 
     def over() -> bool:
-        running = worker.alive()
-        events.extend(worker.poll())
+        running = job.alive()
+        events.extend(job.poll())
         return not running
 
     until(over)
-    events.extend(worker.poll())
+    events.extend(job.poll())
     return events
 
 
@@ -56,15 +57,39 @@ def started(tmp_path):
         return workers[-1]
 
     yield start
-    for worker in workers:
-        worker.kill()
+    for job in workers:
+        job.kill()
+
+
+def found_elsewhere(folder) -> Worker:
+    """As a process finds a worker that did not start it."""
+    mine, worker._started = worker._started, {}
+    try:
+        return Worker.find(folder)
+    finally:
+        worker._started = mine
+
+
+def test_who_finds_a_worker_where_it_was_started_takes_nothing_from_its_starter(started, tmp_path):
+    mine = started(["train"], launch=script("import time; time.sleep(600)"))
+    found = Worker.find(tmp_path / "job")
+    found.kill()
+    until(lambda: not found.alive(), 5)
+    assert mine.state() == found.state() == LOST and mine.process.returncode == -9
+
+
+def test_a_stop_file_of_before_is_gone_when_a_command_is_started(started, tmp_path):
+    stop = tmp_path / "STOP"
+    stop.touch()
+    started(["train"], launch=script("import time; time.sleep(600)"), stop_file=stop)
+    assert not stop.exists()
 
 
 def test_a_real_command_tells_of_itself_and_ends(started, tmp_path):
     out = tmp_path / "cohort"
-    worker = started(["cohort", "-n", "3", "-o", out, "--shape", "16", "24", "16", "--spacing", "9"])
-    events = finish(worker)
-    assert worker.state() == DONE and not worker.noise
+    job = started(["cohort", "-n", "3", "-o", out, "--shape", "16", "24", "16", "--spacing", "9"])
+    events = finish(job)
+    assert job.state() == DONE and not job.noise
     assert [event["step"] for event in events if event["event"] == "progress"] == [1, 2, 3]
     assert any("variations of one average brain" in event["message"] for event in events if event["event"] == "said")
     assert events[-1] == {"event": "finished", "output": str(out)}
@@ -72,31 +97,31 @@ def test_a_real_command_tells_of_itself_and_ends(started, tmp_path):
 
 
 def test_bad_input_is_explained_in_its_own_words(started, tmp_path):
-    worker = started(["check", tmp_path / "nowhere"])
-    finish(worker)
-    assert worker.state() == FAILED
-    assert "There is no folder" in worker.explanation() and "Check the path" in worker.explanation()
+    job = started(["check", tmp_path / "nowhere"])
+    finish(job)
+    assert job.state() == FAILED
+    assert "There is no folder" in job.explanation() and "Check the path" in job.explanation()
 
 
 def test_a_training_is_stopped_by_its_file_and_found_again(started, data, tmp_path):
     run = tmp_path / "run"
-    worker = started(["train", data, "-o", run, "--minutes", "30", "--device", "cpu"], stop_file=run / "STOP")
-    until(lambda: any(event["event"] == "progress" and "losses" in event for event in worker.poll()), 120)
-    assert worker.state() == RUNNING
-    again = Worker.find(tmp_path / "job")  # as a panel that was closed and opened
+    job = started(["train", data, "-o", run, "--minutes", "30", "--device", "cpu"], stop_file=run / "STOP")
+    until(lambda: any(event["event"] == "progress" and "losses" in event for event in job.poll()), 120)
+    assert job.state() == RUNNING
+    again = found_elsewhere(tmp_path / "job")  # as a panel that was closed and opened
     assert again.process is None and again.alive() and again.state() == RUNNING
     assert any(event["event"] == "started" for event in again.poll())
     again.ask_to_stop()
-    finish(worker)
+    finish(job)
     again.poll()
-    assert worker.state() == again.state() == STOPPED_ON_REQUEST
+    assert job.state() == again.state() == STOPPED_ON_REQUEST
     assert (run / "model.safetensors").exists()
     assert Worker.find(tmp_path / "elsewhere") is None
 
 
 def test_whoever_got_the_number_of_a_worker_that_is_gone_is_left_alone(started, tmp_path):
-    worker = started(["train"], launch=script("pass"))
-    finish(worker)
+    job = started(["train"], launch=script("pass"))
+    finish(job)
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True) as stranger:
         about = json.loads((tmp_path / "job" / JOB).read_text())
         (tmp_path / "job" / JOB).write_text(json.dumps({**about, "pid": stranger.pid}))
@@ -110,7 +135,7 @@ def test_whoever_got_the_number_of_a_worker_that_is_gone_is_left_alone(started, 
 def test_a_found_worker_that_died_is_not_taken_for_running(started, tmp_path):
     """Its starter, this process, has not waited for it: it is a zombie."""
     started(["train"], launch=script("import time; time.sleep(600)"), notes={"page": "report.html"})
-    found = Worker.find(tmp_path / "job")
+    found = found_elsewhere(tmp_path / "job")
     assert found.alive() and found.about["notes"] == {"page": "report.html"}
     found.kill()
     until(lambda: not found.alive(), 5)
@@ -139,11 +164,11 @@ time.sleep(60)
 
 
 def test_a_killed_worker_is_lost_and_says_its_last_words(started):
-    worker = started(["train"], launch=script(SAYING_ONE_THING))
-    until(worker.poll)
-    worker.kill()
-    assert not worker.alive() and worker.state() == LOST
-    assert "may have been killed" in worker.explanation() and worker.explanation().endswith("oh")
+    job = started(["train"], launch=script(SAYING_ONE_THING))
+    until(job.poll)
+    job.kill()
+    assert not job.alive() and job.state() == LOST
+    assert "may have been killed" in job.explanation() and job.explanation().endswith("oh")
 
 
 def test_it_takes_its_own_children_along(started, tmp_path):
@@ -151,9 +176,9 @@ def test_it_takes_its_own_children_along(started, tmp_path):
     marker = tmp_path / "alive"
     child = f"import time, pathlib\nwhile True: pathlib.Path({str(marker)!r}).touch(); time.sleep(0.1)"
     code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
-    worker = started(["train"], launch=script(code))
+    job = started(["train"], launch=script(code))
     until(marker.exists)
-    worker.kill()
+    job.kill()
     time.sleep(0.3)
     marker.unlink()
     time.sleep(0.5)
@@ -169,21 +194,21 @@ sys.stdout.buffer.write(bytes([10]).join(lines))
 
 
 def test_garbage_is_kept_apart(started):
-    worker = started(["train"], launch=script(GARBAGE))
-    events = finish(worker)
+    job = started(["train"], launch=script(GARBAGE))
+    events = finish(job)
     for _ in range(5):  # it takes a million bytes at a time
-        events += worker.poll()
+        events += job.poll()
     assert [event.get("step") for event in events if event["event"] == "progress"] == [1, 2]
-    assert events[-1]["event"] == "finished" and worker.state() == DONE
-    assert "Traceback, oh" in worker.noise and len(worker.noise) <= 20
+    assert events[-1]["event"] == "finished" and job.state() == DONE
+    assert "Traceback, oh" in job.noise and len(job.noise) <= 20
 
 
 def test_a_silent_worker_is_seen_to_be_silent(started):
-    worker = started(["train"], launch=script("import time; time.sleep(30)"))
+    job = started(["train"], launch=script("import time; time.sleep(30)"))
     time.sleep(0.3)
-    assert worker.poll() == [] and worker.state() == RUNNING and worker.silent_seconds() >= 0.3
-    worker.ask_to_stop()  # it knows no STOP file
-    assert worker.state() == LOST
+    assert job.poll() == [] and job.state() == RUNNING and job.silent_seconds() >= 0.3
+    job.ask_to_stop()  # it knows no STOP file
+    assert job.state() == LOST
 
 
 def test_what_cannot_be_started_or_written_is_said(tmp_path):
