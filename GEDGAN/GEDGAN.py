@@ -125,6 +125,7 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.judge_section.find_again()
         self.set_up.ask_for_devices()
         self.set_up.go_on()
+        self.explore_section.tidy_up()
 
     def _makePathsBrowse(self):
         import ctk
@@ -151,15 +152,17 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.parameters.use(None)
 
     def enter(self):
-        self.initializeParameterNode()
         self.set_up.look()
+        self.initializeParameterNode()
+        self.set_up.ask_for_devices()
 
     def exit(self):
         pass
 
     def onReload(self):
         """Reload the library with the module."""
-        self.logic.engine.release()
+        if self.logic is not None:
+            self.logic.engine.release()
         for name in [name for name in sys.modules if name.split(".")[0] in PACKAGES]:
             del sys.modules[name]
         ScriptedLoadableModuleWidget.onReload(self)
@@ -175,7 +178,8 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._takeParameterNode()
 
     def onSceneEndImport(self, caller, event):
-        """What was added may bring parameters along; what was there is there still."""
+        """What was added may bring parameters along, which come into the node that is there already."""
+        self.parameters.use(None)
         self._takeParameterNode()
 
     def _takeParameterNode(self):
@@ -204,18 +208,22 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onParameterChanged(self, name):
         from GEDGANPanel.data_section import PLAN_DEPENDS_ON
 
+        if name == "fromScene":
+            self.data_section.refresh_soon()
         if name in PLAN_DEPENDS_ON:
             self.data_section.forget_plan()
         self.paint()
 
     def onClock(self):
         """While something runs: has it fallen silent, may it be ended by now?"""
-        silent = _("Nothing was heard from it for minutes. It may be stuck; Stop ends it.")
-        training, report = self.train_section.job, self.judge_section.job
-        if self.tasks.quiet() or (report is not None and report.quiet()):
-            self.say(silent, True)
-        if training is not None and training.quiet():
-            self.ui.trainLabel.text = silent
+        if self.tasks.quiet():
+            self.say(_("Nothing was heard from the worker for minutes. It may be stuck; Stop ends it."), True)
+        if self.judge_section.job is not None and self.judge_section.job.quiet():
+            self.ui.reportBar.format = _("nothing heard for minutes; it may be stuck")
+        if self.train_section.job is not None and self.train_section.job.quiet():
+            self.ui.trainLabel.text = _(
+                "Nothing was heard from the training for minutes. It may be stuck; Stop ends it."
+            )
         self.paint()
 
     # What sections share
@@ -242,7 +250,7 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             batch=self.synthesize_section.batches.last is not None,
             exploring=self.explore_section.exploring,
             volume=self.ui.projectVolume.currentNode() is not None,
-            report=self.judge_section.has_report(),
+            report=self.judge_section.page is not None,
             reporting=self.judge_section.job is not None,
             loaded=self.logic.engine.loaded,
             planned=bool(self.ui.planText.toPlainText()),
@@ -399,12 +407,24 @@ class GEDGANLogic(ScriptedLoadableModuleLogic):
         :raises EngineUnavailable: not in this process; nothing of the batch is in the scene.
         """
         from GEDGANPanel.batches import growing_batch
+        from GEDGANPanel.engine import EngineUnavailable
 
         for words in self.engine.loading(request.model, request.device):
             yield None, words
         name, seed = Path(request.model).parent.name, request.seed
         title = _("Synthesized by {name}, seed {seed}").format(name=name, seed=seed)
-        return (yield from growing_batch(self.engine.making(request), request.count, title, begun))
+        made = []
+
+        def note(batch):
+            made.append(batch)
+            begun(batch)
+
+        try:
+            return (yield from growing_batch(self.engine.making(request), request.count, title, note))
+        except EngineUnavailable:
+            for batch in made:  # a worker makes all of it anew
+                batch.remove()
+            raise
 
     def loading(self, folder, plan, begun=lambda batch: None):
         """Put what a worker synthesized into the scene, in steps; returns the batch.

@@ -8,8 +8,6 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
-from .engine import EngineUnavailable
-
 
 class Batches:
     """The batches that are in the scene, in the order they were begun."""
@@ -24,7 +22,7 @@ class Batches:
     @property
     def last(self) -> Any | None:
         """The last batch of which something is in the scene."""
-        while self._known and not _in_scene(self._known[-1]):
+        while self._known and not any(map(in_scene, _nodes_of(self._known[-1]))):
             self._known.pop()
         return self._known[-1] if self._known else None
 
@@ -38,18 +36,20 @@ class Batches:
         self._known.clear()
 
 
-def _in_scene(batch: Any) -> bool:
-    nodes = [node for case in batch.cases for node in (*case.volumes, case.segmentation) if node is not None]
-    return any(slicer.mrmlScene.IsNodePresent(node) for node in nodes)
+def in_scene(node: Any | None) -> bool:
+    """Whether a node is there still."""
+    return node is not None and bool(slicer.mrmlScene.IsNodePresent(node))
+
+
+def _nodes_of(batch: Any) -> list[Any]:
+    return [node for case in batch.cases for node in (*case.volumes, case.segmentation)]
 
 
 def growing_batch(
     cases: Iterator[Any], count: int | None, title: str, begun: Callable[[Any], Any] = lambda batch: None
 ) -> Iterator[tuple[float | None, str]]:
-    """Put cases into the scene as they come; yields (share done, words), returns the batch.
-
-    What is there when it is stopped stays; where the model cannot go on in this process nothing does, as a worker makes
-    all of it anew.
+    """Put cases into the scene as they come; yields (share done, words), returns the batch. What is there when it is
+    stopped, or cannot go on, stays.
 
     :param count: of the cases; None where it is not known.
     :param begun: called with the batch when its first case is in the scene.
@@ -57,13 +57,9 @@ def growing_batch(
     from GEDGANLib.scene.nodes import GrowingBatch
 
     growing = GrowingBatch(title)
-    try:
-        for number, case in enumerate(cases, 1):
-            growing.add(case)
-            if number == 1:
-                begun(growing.batch)
-            yield (number / count if count else None), _("Case {number}").format(number=number)
-    except EngineUnavailable:
-        growing.batch.remove()
-        raise
+    for number, case in enumerate(cases, 1):
+        growing.add(case)
+        if number == 1:
+            begun(growing.batch)
+        yield (number / count if count else None), _("Case {number}").format(number=number)
     return growing.batch

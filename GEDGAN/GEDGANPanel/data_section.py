@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,8 +40,10 @@ class DataSection:
         self.panel, self.ui = panel, panel.ui
         self.rows: list[scene_cases.Row] = []
         self._filling = False
+        self._filled: tuple = ()
+        """What the table shows: rows, and the names of the segmentations to choose from."""
         self._seen: tuple | None = None
-        """What was checked, see :meth:`_asked`; None for a plan that came with the scene."""
+        """What was checked, see :meth:`_asked`."""
         table = self.ui.casesTable
         table.setColumnCount(len(COLUMN_WIDTHS) + 1)
         table.setHorizontalHeaderLabels([_("Case"), _("Volume"), _("Segmentation"), _("Class"), _("Status")])
@@ -59,7 +63,8 @@ class DataSection:
 
     def refresh_soon(self) -> None:
         """After the scene has come to rest: loading a hundred volumes is one change."""
-        self._timer.start()
+        if self.panel.parameters["fromScene"]:
+            self._timer.start()
 
     def leave(self) -> None:
         """The panel goes away."""
@@ -68,19 +73,23 @@ class DataSection:
     def refresh(self) -> None:
         """Bring the table up to the scene."""
         self._timer.stop()
-        self.rows = scene_cases.rows()
-        table = self.ui.casesTable
-        self._filling = True
-        try:
-            table.setRowCount(len(self.rows))
-            for number, row in enumerate(self.rows):
-                self._fill(number, row)
-        finally:
-            self._filling = False
+        self.rows, choices = scene_cases.rows(), [node.GetName() for node in scene_cases.segmentations()]
+        if (self.rows, choices) != self._filled:  # what somebody is typing is not taken away without need
+            self._fill_all()
+            self._filled = list(self.rows), choices
         self._count()
         if self.panel.parameters["plan"] and not self._up_to_date():
             self.forget_plan()
         self.panel.paint()
+
+    def _fill_all(self) -> None:
+        self._filling = True
+        try:
+            self.ui.casesTable.setRowCount(len(self.rows))
+            for number, row in enumerate(self.rows):
+                self._fill(number, row)
+        finally:
+            self._filling = False
 
     def _fill(self, number: int, row: scene_cases.Row) -> None:
         table = self.ui.casesTable
@@ -162,21 +171,33 @@ class DataSection:
         plan, data = self.panel.parameters["plan"], self.panel.parameters["checkedData"]
         return bool(plan) and Path(plan).is_file() and Path(data).is_dir() and self._up_to_date()
 
-    def _asked(self) -> tuple:
-        """All that a plan depends on, as it is now."""
+    def _asked(self, of_data: Callable[[Any | None], Any] | None = None) -> tuple:
+        """All that a plan depends on, as it is now.
+
+        :param of_data: as for ``scene_cases.fingerprint``.
+        """
         parameters = self.panel.parameters
         from_scene = parameters["fromScene"]
-        cases = scene_cases.fingerprint(scene_cases.ticked_cases(self.rows)) if from_scene else None
+        cases = scene_cases.fingerprint(scene_cases.ticked_cases(self.rows), of_data) if from_scene else None
         return cases, *(parameters[name] for name in PLAN_DEPENDS_ON if not from_scene or name not in OF_FOLDERS)
+
+    def _lasting(self) -> str:
+        """The same as a text that can be kept with the scene."""
+        return hashlib.sha256(repr(self._asked(scene_cases.checksum)).encode("utf-8")).hexdigest()[:16]
 
     def _up_to_date(self) -> bool:
         return self._seen is None or self._seen == self._asked()
 
     def take_parameters(self) -> None:
-        """Of a scene that was loaded, or of a new one: its plan was made for its data as they are."""
+        """Of a scene that was loaded, or of a new one. A plan in it is good for the data it was made of."""
         self._seen = None
         self.refresh()
-        self._seen = self._asked()
+        if self.panel.parameters["plan"]:
+            if self.panel.parameters["checkedAs"] == self._lasting():
+                self._seen = self._asked()
+            else:
+                self.forget_plan()
+                return
         self.show_plan()
 
     def forget_plan(self) -> None:
@@ -201,8 +222,15 @@ class DataSection:
         written = writing_scene_cases(ticked, folder)
 
         def gather():
-            for number, name in enumerate(written, 1):
-                yield number / len(ticked), _("Writing {name} for the worker").format(name=name)
+            complete = False
+            try:
+                for number, name in enumerate(written, 1):
+                    yield number / len(ticked), _("Writing {name} for the worker").format(name=name)
+                complete = True
+            finally:
+                written.close()
+                if not complete:
+                    _remove_copy(folder)
             return folder
 
         panel.tasks.run_steps("gather", gather(), lambda folder: self._plan(folder, asked, then))
@@ -226,8 +254,14 @@ class DataSection:
                 _("{folder} cannot be made: {reason}.").format(folder=output.parent, reason=error.strerror), True
             )
             return
+        from_scene, words = parameters["fromScene"], _("Reading the scans")
+
+        def ended() -> None:
+            if from_scene and (not output.is_file() or asked != self._asked()):
+                _remove_copy(folder)
+
         self.panel.tasks.run_job(
-            "plan", arguments, lambda: self._planned(folder, output, asked, then), _("Reading the scans")
+            "plan", arguments, lambda: self._planned(folder, output, asked, then), words, ended=ended
         )
 
     def _planned(self, folder: Path, output: Path, asked: tuple, then: Callable[[], Any]) -> None:
@@ -237,6 +271,7 @@ class DataSection:
             return
         self._seen = asked
         parameters["checkedData"], parameters["plan"] = str(folder), str(output)
+        parameters["checkedAs"] = self._lasting()
         self.show_plan()
         self.panel.say(_("The data can be used. Press Train when the plan suits you."))
         then()
@@ -258,10 +293,16 @@ class DataSection:
             )
             lines.append(_("All of it stands in {path}; what you change there is what is trained.").format(path=path))
         except (OSError, ValueError, KeyError, TypeError):
+            self.ui.planText.setHtml("")
             self.panel.say(_("The plan {path} cannot be read; press Check and plan again.").format(path=path), True)
             return
         self.ui.planText.setHtml("<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>")
         self.panel.paint()
+
+
+def _remove_copy(folder: Path) -> None:
+    """Of scans that were written for a worker, and that nobody will learn from."""
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def spacing_of(text: str) -> list[float]:

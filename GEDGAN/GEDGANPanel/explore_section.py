@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,15 @@ from . import places
 from .batches import growing_batch
 from .engine import EngineUnavailable, explained
 from .following import words_of
+from .scene_cases import MAP, SYNTHETIC
 from .views import colour_as_heat, show_case, show_over
 
+COPY, COPY_SECONDS = "-scan.nrrd", 86400.0
+"""How the name of a scan's copy ends that is written for a worker, and after what time nobody needs it any more."""
 MOVE_MILLISECONDS = 1
 """Between a slider's move and the new case; moves in between are taken together."""
 DIFFERENCE = 0.3
 """Of "more like this", as a share of what two cases usually differ by."""
-MAP = "GEDGAN.map"
 
 
 class ExploreSection:
@@ -95,6 +99,8 @@ class ExploreSection:
         return False
 
     def _begun(self, explorer: Any, model: Path) -> None:
+        if not self._chosen(model):
+            return
         self.model_changed()
         try:
             with explained():
@@ -137,7 +143,12 @@ class ExploreSection:
         self.nodes, self._model_of_nodes = add_case(case), model
         for node in (*self.nodes.volumes, self.nodes.segmentation):
             if node is not None:
-                node.SetAttribute("GEDGAN.synthetic", "True")
+                node.SetAttribute(SYNTHETIC, "True")
+
+    def _chosen(self, model: Path) -> bool:
+        """Whether the model is still the one that is chosen; what another made means nothing beside it."""
+        card = self.panel.synthesize_section.card
+        return card is not None and card.path == model
 
     def values(self) -> dict[str, float]:
         return {name: float(slider.value) for name, slider in self.sliders.items()}
@@ -148,21 +159,19 @@ class ExploreSection:
 
     def _move(self) -> None:
         """Bring the case to where the sliders are."""
-        from time import monotonic
-
         from GEDGANLib.scene.nodes import update_case
 
         if not self.exploring:
             self.panel.paint()
             return
-        begun = monotonic()
+        begun = time.monotonic()
         try:
             with explained():
                 case = self.explorer.case(self.values(), _("Explored case"))
             update_case(self.nodes, case)
         except Exception as error:
             self.panel.say(words_of(error), True)
-        self.slowest = max(self.slowest, monotonic() - begun)
+        self.slowest = max(self.slowest, time.monotonic() - begun)
 
     def onCentre(self) -> None:
         self._setting = True
@@ -235,7 +244,7 @@ class ExploreSection:
         nodes = add_sequence(series, name, index_name, unit)
         proxies = nodes.proxies()
         for node in (*nodes.sequences, *proxies):
-            node.SetAttribute("GEDGAN.synthetic", "True")
+            node.SetAttribute(SYNTHETIC, "True")
         if slicer.util.mainWindow() is not None:  # the toolbar takes a browser of a script only when it is told to
             slicer.modules.sequences.showSequenceBrowser(nodes.browser)
         segmented = proxies[-1].IsA("vtkMRMLSegmentationNode")
@@ -249,26 +258,28 @@ class ExploreSection:
         from GEDGANLib.scene.gather import write_scene_volume
 
         volume, folder = self.ui.projectVolume.currentNode(), places.new_folder("projections")
-        scan = folder.with_name(f"{folder.name}-scan.nrrd")
+        scan = folder.with_name(f"{folder.name}{COPY}")
         try:
             write_scene_volume(volume, scan)
         except Exception as error:
+            _remove(scan)
             panel.say(words_of(error), True)
             return
         section = panel.synthesize_section
-        arguments: list[Any] = ["project", section.card.path, scan, "-o", folder, "--device", section.device]
+        model = section.card.path
+        arguments: list[Any] = ["project", model, scan, "-o", folder, "--device", section.device]
         if panel.parameters.path("healthy"):
             arguments += ["--healthy", panel.parameters.path("healthy")]
         identifier = volume.GetID()
         panel.tasks.run_job(
             "project",
             arguments,
-            lambda: self._projected(folder, identifier),
+            lambda: self._projected(folder, identifier, model),
             _("Projecting"),
-            ended=lambda: scan.unlink(missing_ok=True),  # a copy of a patient's scan is not left about
+            ended=lambda: _remove(scan),
         )
 
-    def _projected(self, folder: Path, identifier: str) -> None:
+    def _projected(self, folder: Path, identifier: str, model: Path) -> None:
         """Put the maps beside the volume; they lie where it lay when the projection began."""
         from GEDGANLib.scene.worker_output import add_projection
 
@@ -287,7 +298,21 @@ class ExploreSection:
                 share=about["explained"], name=name
             )
         )
-        self.begin(np.array(about["latent"], np.float32))
+        if self._chosen(model):
+            self.begin(np.array(about["latent"], np.float32))
+
+    def tidy_up(self) -> None:
+        """Remove copies of scans that a Slicer left behind that did not end by itself."""
+        for copy in (places.base_folder() / "projections").glob(f"*{COPY}"):
+            with suppress(OSError):
+                if time.time() - copy.stat().st_mtime > COPY_SECONDS:
+                    _remove(copy)
+
+
+def _remove(copy: Path) -> None:
+    """A copy of a patient's scan is not left about; where the system still holds it, it is removed another time."""
+    with suppress(OSError):
+        copy.unlink(missing_ok=True)
 
 
 def _explained(cases: Iterator[Any]) -> Iterator[Any]:

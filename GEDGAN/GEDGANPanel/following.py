@@ -93,7 +93,7 @@ class FollowedJob:
             self.worker.kill(wait_seconds=0)  # the timer sees its end; Slicer need not stand still for it
         elif self._asked is None:
             self._asked = time.monotonic()
-            self.worker.ask_to_stop()
+            self.worker.ask_to_stop(wait_seconds=0)
 
     def wait(self, seconds: float = float("inf")) -> None:
         """Until it has ended, for scripts; Slicer's events are served meanwhile.

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import qt
-import slicer
 from slicer.i18n import tr as _
 
 from GEDGANLib.errors import InputError
 from GEDGANLib.worker import DONE, Worker
 
 from . import places
+from .batches import in_scene
 from .following import FollowedJob, find_job, stage_words, words_of
 
 KINDS = (("nnunet", ()), ("folder", ("--format", ".nii.gz")), ("folder", ("--format", ".nrrd")), ("monai-bundle", ()))
@@ -27,8 +27,6 @@ class JudgeSection:
 
     def __init__(self, panel: Any) -> None:
         self.panel, self.ui = panel, panel.ui
-        self.page: Path | None = None
-        self._page_model: Path | None = None
         self.job: FollowedJob | None = None
         self.ui.reportButton.connect("clicked()", self.onReport)
         self.ui.openReportButton.connect("clicked()", self.onOpen)
@@ -41,9 +39,12 @@ class JudgeSection:
         card = self.panel.synthesize_section.card
         return self.panel.parameters.path("reportData") or (None if card is None else card.training_data())
 
-    def has_report(self) -> bool:
+    @property
+    def page(self) -> Path | None:
+        """The page of the last report on the model that is chosen, if it is there."""
         card = self.panel.synthesize_section.card
-        return self.page is not None and card is not None and card.path == self._page_model and self.page.is_file()
+        page = None if card is None else places.report_page(card.path)
+        return page if page is not None and page.is_file() else None
 
     def onReport(self) -> None:
         """Make one in a process of its own, as a training: the panel, and even Slicer, need not wait for it."""
@@ -95,10 +96,10 @@ class JudgeSection:
         places.forget_job(places.REPORTS, worker.folder)
         if state == DONE:
             notes = worker.about.get("notes", {})
-            self.page, self._page_model = Path(notes.get("page", "")), Path(notes.get("model", ""))
+            places.remember_report(Path(notes.get("model", "")), Path(notes.get("page", "")))
             self.panel.synthesize_section.refresh()
             text = _("The report on {model} is there: press Open report. Read it before you trust what was made.")
-            self.panel.say(text.format(model=self._page_model))
+            self.panel.say(text.format(model=notes.get("model", "")))
         else:
             self.panel.say(_("The report was stopped.") if asked else explanation, not asked)
         self.panel.paint()
@@ -121,7 +122,7 @@ class JudgeSection:
                 panel.say(_("Choose the folder with the real scans above; that of the training is not known."), True)
                 return
             arguments += ["--with-real", real]
-        panel.tasks.run_job("export", arguments, lambda: self._exported(folder), _("Exporting"))
+        panel.tasks.run_job("export", arguments, lambda: self._exported(folder), _("Exporting"), lasting=True)
 
     def _exported(self, folder: Path) -> None:
         self.panel.say(_("Exported to {folder}.").format(folder=folder))
@@ -132,16 +133,22 @@ class JudgeSection:
         from GEDGANLib.scene.gather import Ticked, writing_scene_cases
 
         folder = panel.parameters.path("export") or places.new_folder("exports")
+        cases = panel.synthesize_section.batches.last.cases
         there = [
             Ticked(
                 case.volumes[0],
-                case.segmentation if _in_scene(case.segmentation) else None,
-                None,
+                case.segmentation if in_scene(case.segmentation) else None,
+                case.class_name,
                 tuple(case.volumes[1:]),
+                case.name,
+                case.channels,
             )
-            for case in panel.synthesize_section.batches.last.cases
-            if _in_scene(case.volumes[0])
+            for case in cases
+            if all(map(in_scene, case.volumes))
         ]
+        if not there:
+            panel.say(_("The volumes of the last batch are no longer in the scene."), True)
+            return
         about = _("Synthesized cases from a scene of 3D Slicer; not patients")
         written = writing_scene_cases(there, folder, description=about)
 
@@ -150,8 +157,8 @@ class JudgeSection:
                 yield number / len(there), name
             return folder
 
-        panel.tasks.run_steps("save", saving(), self._exported)
+        panel.tasks.run_steps("save", saving(), lambda folder: self._saved(folder, len(there), len(cases)))
 
-
-def _in_scene(node: Any | None) -> bool:
-    return node is not None and bool(slicer.mrmlScene.IsNodePresent(node))
+    def _saved(self, folder: Path, written: int, made: int) -> None:
+        text = _("{written} of {made} case(s) were written to {folder}.")
+        self.panel.say(text.format(written=written, made=made, folder=folder))

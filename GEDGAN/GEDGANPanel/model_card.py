@@ -12,7 +12,7 @@ from typing import Any
 from slicer.i18n import tr as _
 
 from GEDGANLib.quality.summary import report_path
-from GEDGANLib.synthesis.model_file import read_header
+from GEDGANLib.synthesis.model_file import digest_of, read_header
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,12 @@ class ModelCard:
         return folder if folder is not None and folder.is_dir() else None
 
     def report(self) -> list[str]:
-        """What the last report of this model came to, a sentence each; nothing where there is none."""
+        """What the last report of this very model came to, a sentence each; nothing where there is none."""
         try:
-            summary = json.loads(report_path(self.path).read_text(encoding="utf-8"))["summary"]
-            return [str(line) for line in summary]
+            found = json.loads(report_path(self.path).read_text(encoding="utf-8"))
+            if found["about"]["model_digest"] != digest_of(self.path):  # it has learned on since
+                return []
+            return [str(line) for line in found["summary"]]
         except (OSError, ValueError, KeyError, TypeError):
             return []
 

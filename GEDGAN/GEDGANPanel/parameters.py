@@ -76,8 +76,9 @@ PARAMETERS: dict[str, Parameter] = {
     "withReal": _yes("withRealCheck"),
     "export": _path("exportPath"),
 }
-WITHOUT_WIDGET = {"model": "", "checkedData": "", "plan": ""}
-"""Values that no single widget shows, and their defaults: paths of the model, the checked data set, its plan."""
+WITHOUT_WIDGET = {"model": "", "checkedData": "", "plan": "", "checkedAs": ""}
+"""Values that no single widget shows, and their defaults: paths of the model, the checked data set, its plan, and what
+tells the data that were checked from others."""
 
 
 def to_text(value: Any) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import qt
 import slicer
 
-FOLDER, MODELS, DEVICES = "GEDGAN/folder", "GEDGAN/models", "GEDGAN/devices"
+FOLDER, MODELS, PAGES, DEVICES = "GEDGAN/folder", "GEDGAN/models", "GEDGAN/reportPages", "GEDGAN/devices"
 TRAININGS, REPORTS = "GEDGAN/trainingJobs", "GEDGAN/reportJobs"
 """Lists of jobs; several, as several Slicers may run at once."""
 MOST_MODELS = 12
@@ -59,6 +59,24 @@ def _paths(key: str) -> list[Path]:
         return [Path(path) for path in json.loads(setting(key, "[]"))]
     except (ValueError, TypeError):
         return []
+
+
+def report_page(model: Path) -> Path | None:
+    """The page of the last report on a model."""
+    page = _pages().get(str(model))
+    return Path(page) if page else None
+
+
+def remember_report(model: Path, page: Path) -> None:
+    others = [each for each in _pages().items() if each[0] != str(model)]
+    keep_setting(PAGES, json.dumps(dict([(str(model), str(page)), *others][:MOST_MODELS])))
+
+
+def _pages() -> dict[str, str]:
+    try:
+        return dict(json.loads(setting(PAGES, "{}")))
+    except (ValueError, TypeError):
+        return {}
 
 
 def jobs(kind: str) -> list[Path]:

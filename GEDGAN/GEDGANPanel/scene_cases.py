@@ -5,20 +5,26 @@ What the user decides is kept on the volume's node, so that it is saved with the
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import slicer
 import vtk
 from slicer.i18n import tr as _
+from vtk.util.numpy_support import vtk_to_numpy
 
 from GEDGANLib.scene.gather import Ticked
 
-USE, CASE, CLASS, SEGMENTATION = "GEDGAN.use", "GEDGAN.case", "GEDGAN.class", "GEDGAN.segmentation"
-OURS = ("GEDGAN.synthetic", "GEDGAN.preview", "GEDGAN.map")
+USE, CASE, CLASS, SEGMENTATION = (f"GEDGANPanel.{name}" for name in ("use", "case", "class", "segmentation"))
+"""Attributes of volumes; those that begin with ``GEDGAN.`` say where a synthesized case came from."""
+SYNTHETIC, PREVIEW, MAP = "GEDGAN.synthetic", "GEDGANPanel.preview", "GEDGANPanel.map"
 """Attributes of volumes that the panel made; learning from these is not offered."""
+MOST_BYTES = 2_000_000
+"""Of an array that are looked at to tell it from another; of a larger one every third, fifth ... byte."""
 
 
 @dataclass(frozen=True)
@@ -97,12 +103,17 @@ def ticked_cases(rows: Sequence[Row]) -> list[Ticked]:
     return cases
 
 
-def fingerprint(cases: Sequence[Ticked]) -> tuple:
-    """Changes with whatever of these cases a training would see."""
+def fingerprint(cases: Sequence[Ticked], of_data: Callable[[Any | None], Any] | None = None) -> tuple:
+    """Changes with whatever of these cases a training would see.
+
+    :param of_data: tells the data of volumes and segments from others; by their age when not given, which is quick but
+        does not outlive the session.
+    """
+    of_data = of_data or _age
     return tuple(
         (
-            *((_place(node), _age(node.GetImageData())) for node in (case.volume, *case.more)),
-            None if case.segmentation is None else (_place(case.segmentation), _segments(case.segmentation)),
+            *((_place(node), of_data(node.GetImageData())) for node in (case.volume, *case.more)),
+            None if case.segmentation is None else (_place(case.segmentation), _segments(case.segmentation, of_data)),
             case.class_name,
             case.name,
         )
@@ -110,28 +121,44 @@ def fingerprint(cases: Sequence[Ticked]) -> tuple:
     )
 
 
+def checksum(data: Any | None) -> int:
+    """Of the values of image data or a surface; the same in every session."""
+    if data is None:
+        return 0
+    array = data.GetPointData().GetScalars() if data.IsA("vtkImageData") else None
+    if array is None and data.IsA("vtkPointSet") and data.GetPoints() is not None:
+        array = data.GetPoints().GetData()
+    if array is None:
+        return 0
+    values = np.ascontiguousarray(vtk_to_numpy(array)).view(np.uint8).ravel()
+    step = len(values) // MOST_BYTES | 1  # odd, or of numbers of two bytes only the low ones would be seen
+    return zlib.crc32(np.ascontiguousarray(values[::step]))
+
+
 def _place(node: Any) -> tuple:
-    """Which node, whether it is in the scene, and where it lies there."""
+    """What a volume is called, whether the node is in the scene, and where it lies there."""
     numbers: list[float] = []
-    matrix = vtk.vtkMatrix4x4()
+    matrix, called = vtk.vtkMatrix4x4(), ""
     if node.IsA("vtkMRMLVolumeNode"):
+        called = node.GetName()
         node.GetIJKToRASMatrix(matrix)
         numbers += [matrix.GetElement(row, column) for row in range(3) for column in range(4)]
     parent = node.GetParentTransformNode()
-    if parent is not None:
+    if parent is not None and parent.IsTransformToWorldLinear():
         parent.GetMatrixTransformToWorld(matrix)
         numbers += [matrix.GetElement(row, column) for row in range(3) for column in range(4)]
-    return node.GetID(), bool(slicer.mrmlScene.IsNodePresent(node)), *numbers
+    there = bool(slicer.mrmlScene.IsNodePresent(node))
+    return called, there, *(round(number, 4) for number in numbers)
 
 
-def _segments(node: Any) -> tuple:
-    """Names and ages of the segments of a segmentation node."""
+def _segments(node: Any, of_data: Callable[[Any | None], Any]) -> tuple:
+    """Names and data of the segments of a segmentation node, in the representation that the others are made from."""
     segmentation = node.GetSegmentation()
-    source = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+    source = segmentation.GetSourceRepresentationName()
     found = []
     for position in range(segmentation.GetNumberOfSegments()):
         segment = segmentation.GetNthSegment(position)
-        found.append((segment.GetName(), segment.GetLabelValue(), _age(segment.GetRepresentation(source))))
+        found.append((segment.GetName(), of_data(segment.GetRepresentation(source))))
     return tuple(found)
 
 
@@ -162,7 +189,7 @@ def set_case(volume: Any, name: str) -> None:
 
 
 def _ours(node: Any) -> bool:
-    return any(node.GetAttribute(name) for name in OURS)
+    return any(node.GetAttribute(name) for name in (SYNTHETIC, PREVIEW, MAP))
 
 
 def _fault(volume: Any) -> str:
@@ -188,8 +215,11 @@ def _as_channel(row: Row, rows: Sequence[Row]) -> Row:
     if len(group) < 2:
         return row
     text = _("channel {number} of {count} of {case}; {status}")
-    number = group.index(row) + 1
-    return replace(row, status=text.format(number=number, count=len(group), case=row.case, status=row.status))
+    number, status = group.index(row) + 1, row.status
+    chosen = next((each for each in group if _has_segments(each.segmentation)), None)
+    if chosen is not None and row.segmentation not in (None, chosen.segmentation):
+        status = _("its segmentation is not used, that of {name} is").format(name=chosen.volume.GetName())
+    return replace(row, status=text.format(number=number, count=len(group), case=row.case, status=status))
 
 
 def _has_segments(segmentation: Any | None) -> bool:

@@ -21,9 +21,9 @@ class SetUpSection:
     def __init__(self, panel: Any, requirements: Path) -> None:
         self.panel, self.ui = panel, panel.ui
         self._requirements = requirements
-        self._devices = places.setting(places.DEVICES)
         self.state: environment.SetUp | None = None
         self.ui.setUpButton.connect("clicked()", self.onSetUp)
+        self._devices = ""
         self.look()
 
     @property
@@ -34,6 +34,8 @@ class SetUpSection:
     def look(self) -> None:
         """Say in one line what is missing."""
         self.state = environment.look(self._requirements)
+        version, found, words = places.setting(places.DEVICES).partition(": ")
+        self._devices = words if found and version == self.state.torch else ""  # another PyTorch may see another GPU
         self.ui.setUpLabel.text = self.state.words(self._devices)
 
     def go_on(self) -> None:
@@ -54,7 +56,7 @@ class SetUpSection:
             self._devices = device_words(event)
 
     def _found(self) -> None:
-        places.keep_setting(places.DEVICES, self._devices)
+        places.keep_setting(places.DEVICES, f"{self.state.torch}: {self._devices}")
         self.ui.setUpLabel.text = self.state.words(self._devices)
         self.panel.say("")
 

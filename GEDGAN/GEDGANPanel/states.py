@@ -73,6 +73,8 @@ def looks(facts: Facts) -> dict[str, Look]:
     free = (not facts.task, _("Something else is being done; wait for it or stop it."))
     model = (facts.model, _("First choose a model, or train one."))
     running = bool(facts.training) or facts.reporting
+    model_in_use = facts.task in ("synthesize", "explore", "series", "project")
+    in_use = _("The model is in use; wait for it or stop it.")
 
     def button(tip: str, *conditions: tuple[bool, str], task: str = "", text: str | None = None) -> Look:
         if task and facts.task == task:
@@ -193,6 +195,8 @@ def looks(facts: Facts) -> dict[str, Look]:
             task="save",
             text=_("Write last batch to disk"),
         ),
+        "modelCombo": Look(not model_in_use, in_use if model_in_use else _("Which model to use.")),
+        "browseModelButton": Look(not model_in_use, in_use if model_in_use else _("Choose a model file.")),
         "classCombo": Look(facts.classes, _("Make cases of one class only."), visible=facts.classes),
         "planText": Look(True, "", visible=facts.planned),
         "modelCard": Look(True, "", visible=facts.model),

@@ -131,7 +131,7 @@ class SynthesizeSection:
             text = _("The folder of the training cases is not known or gone; nothing can be compared with them.")
             panel.say(text, True)
         elif panel.parameters["place"] == 1 or panel.parameters["screen"]:
-            self._by_worker(self.request())
+            self._by_worker(self.request(), self.card)
         else:
             self.in_slicer()
 
@@ -141,28 +141,32 @@ class SynthesizeSection:
         :param count: instead of what the panel says.
         :param then: called when they are in the scene.
         """
-        request = self.request(count)
+        request, card = self.request(count), self.card
         steps = self.panel.logic.synthesizing(request, self.batches.begun)
         self.panel.tasks.run_steps(
             "synthesize",
             steps,
             lambda batch: self._made(batch, then),
-            lambda error: self._instead(error, request, then),
+            lambda error: self._instead(error, request, card, then),
         )
 
-    def _instead(self, error: Exception, request: SynthesisRequest, then: Callable[[], Any]) -> bool:
+    def _instead(self, error: Exception, request: SynthesisRequest, card: ModelCard, then: Callable[[], Any]) -> bool:
         """Whether another way was found."""
         if not isinstance(error, EngineUnavailable):
             return False
-        self.panel.say(_("{reason} A separate process does it.").format(reason=error))
-        self._by_worker(request, then)
+        self._by_worker(request, card, then, _("{reason} A separate process does it.").format(reason=error))
         return True
 
-    def _by_worker(self, request: SynthesisRequest, then: Callable[[], Any] = lambda: None) -> None:
-        folder, plan = places.new_folder("synthesized"), self.card.plan
-        screen = self.card.training_data() if self.panel.parameters["screen"] else None
+    def _by_worker(
+        self, request: SynthesisRequest, card: ModelCard, then: Callable[[], Any] = lambda: None, words: str = ""
+    ) -> None:
+        folder = places.new_folder("synthesized")
+        screen = card.training_data() if self.panel.parameters["screen"] else None
         self.panel.tasks.run_job(
-            "synthesize", request.command(folder, screen), lambda: self._load(folder, plan, then), _("Synthesizing")
+            "synthesize",
+            request.command(folder, screen),
+            lambda: self._load(folder, card.plan, then),
+            words or _("Synthesizing"),
         )
 
     def _load(self, folder: Path, plan: Any, then: Callable[[], Any]) -> None:

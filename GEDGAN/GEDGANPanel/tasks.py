@@ -29,7 +29,9 @@ class Tasks:
         self.name = ""
         """Of what is being done, as ``states.Facts.task`` has it."""
         self.job: FollowedJob | None = None
+        self._ended: Callable[[], Any] = _nothing
         self._steps: Steps | None = None
+        self._stopping = False
 
     def run_job(
         self,
@@ -39,13 +41,15 @@ class Tasks:
         words: str,
         ended: Callable[[], Any] = _nothing,
         heard: Callable[[dict], Any] = _nothing,
+        lasting: bool = False,
     ) -> None:
         """Run a command of the library as the panel's task.
 
         :param name: as ``states.Facts.task`` has it.
         :param done: called when it has ended well.
-        :param ended: called when it has ended, well or not, before ``done``.
+        :param ended: called when it has ended, well or not, before ``done``, or when the panel goes away.
         :param heard: called with each event.
+        :param lasting: what it makes is there though a stop was asked for too late: ``done`` is called then as well.
         """
         try:
             worker = self.panel.logic.startWorker(arguments, places.new_folder("jobs"))
@@ -60,17 +64,27 @@ class Tasks:
             heard(event)
 
         def end(state: str, explanation: str) -> None:
-            stopped = state == STOPPED_ON_REQUEST or (self.job is not None and self.job.asked_to_stop)
-            self.name, self.job = "", None
+            asked = self.job is not None and self.job.asked_to_stop
+            self.name, self.job, self._ended = "", None, _nothing
             ended()
-            if state == DONE:
-                done()
+            if state == DONE and (lasting or not asked):
+                self._finish(done)
+            elif asked or state == STOPPED_ON_REQUEST:
+                self.panel.say(_("Stopped."))
             else:
-                self.panel.say(_("Stopped.") if stopped else explanation, not stopped)
+                self.panel.say(explanation, True)
             self.panel.paint()
 
+        self._ended = ended
         self.job = FollowedJob(worker, hear, end)
         self.panel.paint()
+
+    def _finish(self, done: Callable[..., Any], *results: Any) -> None:
+        """What comes after a task; what goes wrong there is told too."""
+        try:
+            done(*results)
+        except Exception as error:
+            self.panel.say(words_of(error), True)
 
     def _show(self, event: dict) -> None:
         if event["event"] == "progress":
@@ -99,7 +113,7 @@ class Tasks:
             if stopped:
                 self.panel.say(_("Stopped."))
             elif error is None:
-                done(result)
+                self._finish(done, result)
             elif not otherwise(error):
                 self.panel.say(words_of(error), True)
             self.panel.paint()
@@ -127,6 +141,7 @@ class Tasks:
         """End it; what is there already stays."""
         self._stopping = True
         if self.job is not None:
+            self.panel.say(_("Stopping…"))
             self.job.stop()
         if self._steps is not None:
             self._steps.stop()
@@ -140,4 +155,5 @@ class Tasks:
         self.stop()
         if self.job is not None:
             self.job.leave()
-            self.job = None
+            self.job, ended = None, self._ended
+            ended()

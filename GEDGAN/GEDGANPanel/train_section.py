@@ -18,10 +18,10 @@ from . import places
 from .curves import Curves
 from .data_section import DEVICES
 from .following import FollowedJob, find_job, stage_words, words_of
+from .scene_cases import PREVIEW
 from .views import show_side_by_side
 
 DRAW_SECONDS = 1.0
-PREVIEW = "GEDGAN.preview"
 
 
 class TrainSection:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,8 @@ def panel(opened):
     """An open panel for which everything is installed and the devices are known."""
     import qt
 
-    qt.QSettings().setValue("GEDGAN/devices", "No GPU that PyTorch can use: training takes hours on the processor.")
+    words = "No GPU that PyTorch can use: training takes hours on the processor."
+    qt.QSettings().setValue("GEDGAN/devices", f"{version('torch')}: {words}")
     return opened()
 
 
@@ -115,6 +117,7 @@ def trainable(panel, cohort_folder, tmp_path):
     make_plan(check_dataset(find_dataset(cohort_folder)), "cpu").save(plan)
     panel.ui.dataPath.currentPath = str(cohort_folder)
     panel.parameters["plan"], panel.parameters["checkedData"] = str(plan), str(cohort_folder)
+    panel.parameters["checkedAs"] = panel.data_section._lasting()
     panel.data_section.take_parameters()
     return panel
 

@@ -21,6 +21,8 @@ def test_bad_input_is_told_in_sentences(panel, tmp_path):
 
 
 def test_a_busy_folder_or_no_browser_is_told(panel, model, tmp_path):
+    from GEDGANPanel import places
+
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     panel.ui.exportPath.currentPath = str(tmp_path / "full")
@@ -30,7 +32,7 @@ def test_a_busy_folder_or_no_browser_is_told(panel, model, tmp_path):
     assert (
         "already holds files" in panel.ui.messageLabel.text and (tmp_path / "full" / "mine.txt").read_text() == "mine"
     )
-    panel.judge_section.page, panel.judge_section._page_model = tmp_path / "full" / "mine.txt", model
+    places.remember_report(model, tmp_path / "full" / "mine.txt")
     panel.paint()
     DesktopServices.works = False
     try:

@@ -58,6 +58,7 @@ def test_channels_and_classes_go_from_the_scene_to_the_model_and_back(panel, mod
     ui.synthesizeButton.click()
     idle(panel)
     batch = panel.synthesize_section.batches.last
+    batch.cases[0].volumes[0].SetName("renamed by the user")
     kinds = panel.synthesize_section.card.plan.classes
     assert [len(case.volumes) for case in batch.cases] == [2, 2]
     assert {case.volumes[0].GetAttribute("GEDGAN.class") for case in batch.cases} == {kinds[0]}
@@ -66,6 +67,7 @@ def test_channels_and_classes_go_from_the_scene_to_the_model_and_back(panel, mod
     idle(panel)
     described = json.loads((tmp_path / "batch" / "dataset.json").read_text())
     assert described["channel_names"] == {"0": "T1", "1": "T2"}
+    assert (tmp_path / "batch" / "participants.tsv").read_text().count(kinds[0]) == 2
     assert len(list((tmp_path / "batch" / "imagesTr").iterdir())) == 4
     ui.exploreButton.click()
     idle(panel)

@@ -35,7 +35,13 @@ def test_the_devices_are_asked_of_a_worker_once(opened):
     panel = opened()
     pump(lambda: not panel.tasks.name)
     assert "No GPU" in panel.ui.setUpLabel.text or "GPU:" in panel.ui.setUpLabel.text
-    assert str(qt.QSettings().value("GEDGAN/devices")) in panel.ui.setUpLabel.text
+    kept = str(qt.QSettings().value("GEDGAN/devices"))
+    assert kept.partition(": ")[2] in panel.ui.setUpLabel.text
+    qt.QSettings().setValue("GEDGAN/devices", f"1.0{kept}")  # that was another PyTorch: it is asked again
+    panel.enter()
+    assert panel.tasks.name == "devices"
+    pump(lambda: not panel.tasks.name)
+    assert qt.QSettings().value("GEDGAN/devices") == kept
 
 
 def test_volumes_of_the_scene_are_listed_with_their_segmentations_and_status(panel, pictures):
@@ -223,12 +229,14 @@ def test_sliders_move_the_case_in_place_and_more_like_it_is_made(panel, model, p
 
 
 def test_a_scan_is_projected_and_its_maps_lie_on_it(panel, model):
+    from GEDGANPanel.scene_cases import MAP
+
     scan = put_brains(1)[0].volumes[0]
     panel.ui.projectVolume.setCurrentNode(scan)
     panel.ui.projectButton.click()
     assert panel.tasks.name == "project"
     idle(panel)
-    maps = {node.GetAttribute("GEDGAN.map"): node for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")}
+    maps = {node.GetAttribute(MAP): node for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")}
     assert {"nearest", "residual"} <= set(maps)
     assert maps["residual"].GetImageData().GetDimensions() == scan.GetImageData().GetDimensions()
     np.testing.assert_allclose(maps["nearest"].GetOrigin(), scan.GetOrigin(), atol=1e-4)
@@ -240,6 +248,8 @@ def test_a_scan_is_projected_and_its_maps_lie_on_it(panel, model):
 
 
 def test_an_anomaly_map_is_coloured_and_laid_over_the_scan(panel, model, tmp_path):
+    from GEDGANPanel.scene_cases import MAP
+
     from GEDGANLib.volumes.files import write_volume
 
     scan = put_brains(1)[0].volumes[0]
@@ -248,9 +258,9 @@ def test_an_anomaly_map_is_coloured_and_laid_over_the_scan(panel, model, tmp_pat
         write_volume(tmp_path / f"{name}.nrrd", case.image[0] / 100, case.affine)
     latent = [0.0] * panel.synthesize_section.card.plan.networks.latent_size
     (tmp_path / "projection.json").write_text(json.dumps({"explained": 0.5, "latent": latent}))
-    panel.explore_section._projected(tmp_path, scan.GetID())
+    panel.explore_section._projected(tmp_path, scan.GetID(), model)
     idle(panel)
-    found = [node for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if node.GetAttribute("GEDGAN.map")]
+    found = [node for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if node.GetAttribute(MAP)]
     display = next(node for node in found if "anomaly" in node.GetName()).GetDisplayNode()
     # The table Inferno is among the files of the desktop application; the fallback is always there.
     assert display.GetColorNode().GetName() in ("Inferno", "Red") and display.GetApplyThreshold()
@@ -301,9 +311,10 @@ def test_a_report_is_made_and_opened_and_stands_on_the_card(panel, opened, model
     assert panel.ui.reportButton.text == "Stop" and not panel.ui.reportBar.isHidden()
     pump(lambda: panel.judge_section.job is None, 240)
     assert panel.synthesize_section.card.path == model
-    assert panel.judge_section.has_report(), panel.ui.messageLabel.text
+    assert panel.judge_section.page is not None, panel.ui.messageLabel.text
     panel.ui.openReportButton.click()
     assert DesktopServices.opened[-1] == str(panel.judge_section.page)
+    assert opened().ui.openReportButton.isEnabled()  # in the next session too
     assert "Report:" in panel.ui.modelCard.toPlainText()
 
 
@@ -321,15 +332,25 @@ def test_parameters_survive_saving_and_loading_of_the_scene(panel, opened, slice
     panel.ui.truncationSlider.value = 0.7
     panel.ui.sceneRadio.checked = True
     panel.ui.plotCheck.checked = False
+    put_brains(4)
+    tick_all(panel)
+    panel.ui.checkButton.click()
+    idle(panel)
+    assert panel.ui.trainButton.isEnabled()
     from GEDGANLib.scene.headless import load_scene, save_scene
 
     save_scene(slicer_desktop.core, tmp_path / "scene.mrb")
     slicer.mrmlScene.Clear(0)
-    assert panel.ui.countSpin.value == 8
+    assert panel.ui.countSpin.value == 8 and not panel.ui.trainButton.isEnabled()
     load_scene(slicer_desktop.core, tmp_path / "scene.mrb")
-    panel.initializeParameterNode()
     assert panel.ui.countSpin.value == 5 and panel.ui.truncationSlider.value == pytest.approx(0.7)
     assert panel.ui.sceneRadio.checked and not panel.ui.plotCheck.checked
+    # The data are those that were checked, so the plan is good still; for others it would not be.
+    assert panel.ui.trainButton.isEnabled() and "GB of memory" in panel.ui.planText.toPlainText()
+    volume = panel.data_section.rows[0].volume
+    slicer.util.updateVolumeFromArray(volume, slicer.util.arrayFromVolume(volume) + 1)
+    panel.cleanup()
+    assert not opened().ui.trainButton.isEnabled()
 
 
 def test_two_panels_share_the_scene(panel, opened):

@@ -65,7 +65,7 @@ def test_nodes_deleted_by_hand_are_no_trouble(panel, model):
 
 def test_ticked_nodes_that_vanish_and_bending_transforms_are_told(panel):
 
-    nodes = put_brains(3)
+    nodes = put_brains(4)
     moved = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode", "moved")
     matrix = vtk.vtkMatrix4x4()
     matrix.SetElement(0, 3, 25.0)
@@ -73,19 +73,19 @@ def test_ticked_nodes_that_vanish_and_bending_transforms_are_told(panel):
     for node in (nodes[1].volumes[0], nodes[1].segmentation):
         node.SetAndObserveTransformNodeID(moved.GetID())
     bent = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLBSplineTransformNode", "bent")
-    nodes[2].volumes[0].SetAndObserveTransformNodeID(bent.GetID())
+    nodes[3].volumes[0].SetAndObserveTransformNodeID(bent.GetID())
     panel.ui.sceneRadio.checked = True
     panel.data_section.refresh()
     rows = panel.data_section.rows
-    assert [row.usable for row in rows] == [True, True, False] and "moved by its transform" in rows[1].status
+    assert [row.usable for row in rows] == [True, True, True, False] and "moved by its transform" in rows[1].status
     panel.ui.tickAllButton.click()
     slicer.mrmlScene.RemoveNode(nodes[0].volumes[0])
-    pump(lambda: panel.ui.casesTable.rowCount == 2)
+    pump(lambda: panel.ui.casesTable.rowCount == 3)
     panel.ui.checkButton.click()
     pump(lambda: not panel.tasks.name)
     import nibabel
 
-    written = nibabel.load(next(Path(slicer_folder()).glob("data/*/imagesTr/*")))
+    written = nibabel.load(min(Path(slicer_folder()).glob("data/*/imagesTr/*")))
     assert written.affine[0, 3] == pytest.approx(make_case(1, 0, SMALL, 9.0).affine[0, 3] + 25.0)
 
 
@@ -170,6 +170,7 @@ def test_what_is_changed_while_the_data_are_checked_is_noticed(panel):
     panel.ui.spacingEdit.text = "12"
     idle(panel)
     assert "changed meanwhile" in panel.ui.messageLabel.text and not panel.ui.trainButton.isEnabled()
+    assert not list((Path(slicer_folder()) / "data").iterdir())  # the copies of the scans are gone
 
 
 def test_a_case_goes_on_growing_after_its_segmentation_was_renamed(panel, model):
@@ -246,3 +247,34 @@ def test_memory_that_is_not_enough_under_a_slider_is_told(panel, model, monkeypa
         button.click()
         idle(panel)
         assert "does not run in Slicer" in panel.ui.messageLabel.text
+
+
+def test_a_second_segmentation_of_one_case_is_said_to_be_unused(panel):
+    nodes = put_brains(2)
+    for number, each in enumerate(nodes):
+        each.volumes[0].SetName(f"anna T{number + 1}")
+    tick_all(panel)
+    for row in range(2):
+        panel.ui.casesTable.item(row, 0).setText("anna")
+    pump(lambda: "1 case(s), 1 with" in panel.ui.casesLabel.text)
+    assert "is not used, that of anna T1 is" in panel.ui.casesTable.item(1, 4).text()
+
+
+def test_a_segmentation_that_has_surfaces_alone_can_be_checked_at_once(panel):
+    for nodes in put_brains(4):
+        nodes.segmentation.CreateClosedSurfaceRepresentation()
+        nodes.segmentation.GetSegmentation().SetSourceRepresentationName("Closed surface")
+        nodes.segmentation.RemoveBinaryLabelmapRepresentation()
+    tick_all(panel)
+    panel.ui.checkButton.click()
+    idle(panel)
+    assert panel.ui.trainButton.isEnabled(), panel.ui.messageLabel.text
+
+
+def test_what_is_typed_into_the_table_stays_while_nodes_come(panel):
+    put_brains(2)
+    tick_all(panel)
+    item = panel.ui.casesTable.item(0, 0)
+    slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode", "another")
+    panel.data_section.refresh()
+    assert panel.ui.casesTable.item(0, 0) is item

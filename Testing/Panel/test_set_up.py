@@ -65,7 +65,7 @@ def test_pytorch_comes_through_its_extension(opened, slicer_desktop, monkeypatch
 
     monkeypatch.setitem(sys.modules, "PyTorchUtils", types.SimpleNamespace(PyTorchUtilsLogic=PyTorchUtilsLogic))
     monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda *arguments, **options: True)
-    qt.QSettings().setValue("GEDGAN/devices", "known")
+    qt.QSettings().setValue("GEDGAN/devices", "2.9.0: known")
     ready, lacking = environment.SetUp(True, "2.9.0", ()), environment.SetUp(True, "", ())
     states = [lacking, lacking, lacking, ready, ready]  # made, shown, asked for, looked at twice
     monkeypatch.setattr(environment, "look", lambda path: states.pop(0) if len(states) > 1 else states[0])

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 
 import slicer
-from acting import start_training, training_well_under_way
+from acting import put_brains, start_training, training_well_under_way
 from desktop import pump
 
 
@@ -131,3 +132,67 @@ def test_a_resume_keeps_a_limit_in_steps(panel, tmp_path, monkeypatch):
     (run / "run.json").write_text("nonsense")
     panel.ui.resumeButton.click()
     assert "is not the folder of a run" in panel.ui.messageLabel.text
+
+
+def test_a_projection_that_the_panel_leaves_takes_the_copy_of_the_scan_along(panel, instead, model):
+    from GEDGANPanel import places
+
+    instead("import time; time.sleep(600)")
+    panel.ui.projectVolume.setCurrentNode(put_brains(1)[0].volumes[0])
+    panel.ui.projectButton.click()
+    assert len(list((places.base_folder() / "projections").glob("*"))) == 1
+    panel.cleanup()
+    assert not list((places.base_folder() / "projections").glob("*"))
+
+
+def test_what_a_slicer_that_crashed_left_behind_is_removed(panel, opened):
+    from GEDGANPanel import places
+
+    folder = places.base_folder() / "projections"
+    folder.mkdir(parents=True)
+    for name, age in (("old-scan.nrrd", 2 * 86400), ("new-scan.nrrd", 60)):
+        (folder / name).touch()
+        os.utime(folder / name, (time.time() - age,) * 2)
+    opened()
+    assert [path.name for path in folder.iterdir()] == ["new-scan.nrrd"]
+
+
+def test_a_stop_that_comes_when_the_worker_has_ended_counts(panel, instead, model):
+    instead('print(\'{"event": "finished"}\')')
+    panel.ui.placeCombo.setCurrentIndex(1)
+    panel.ui.synthesizeButton.click()
+    panel.tasks.job.worker.process.wait(20)
+    panel.ui.synthesizeButton.click()
+    pump(lambda: not panel.tasks.name)
+    assert panel.ui.messageLabel.text == "Stopped."
+
+
+def test_what_goes_wrong_after_a_worker_is_told(panel, instead, model):
+    instead('print(\'{"event": "finished"}\')')  # and no maps are there
+    panel.ui.projectVolume.setCurrentNode(put_brains(1)[0].volumes[0])
+    panel.ui.projectButton.click()
+    pump(lambda: not panel.tasks.name)
+    assert "projection.json" in panel.ui.messageLabel.text
+
+
+def test_the_model_stays_chosen_while_it_is_in_use(panel, instead, model):
+    instead("import time; time.sleep(600)")
+    panel.ui.projectVolume.setCurrentNode(put_brains(1)[0].volumes[0])
+    panel.ui.projectButton.click()
+    assert not panel.ui.modelCombo.isEnabled() and not panel.ui.browseModelButton.isEnabled()
+    panel.ui.projectButton.click()
+    pump(lambda: not panel.tasks.name)
+    assert panel.ui.modelCombo.isEnabled()
+
+
+def test_a_report_on_earlier_weights_is_not_shown(panel, model):
+    from GEDGANLib.quality.summary import report_path
+    from GEDGANLib.synthesis.model_file import digest_of
+
+    about = {"about": {"model_digest": digest_of(model)}, "summary": ["Fidelity: good."]}
+    report_path(model).write_text(json.dumps(about))
+    panel.synthesize_section.refresh()
+    assert "Fidelity" in panel.ui.modelCard.toPlainText()
+    report_path(model).write_text(json.dumps({**about, "about": {"model_digest": "of before it was resumed"}}))
+    panel.synthesize_section.refresh()
+    assert "Fidelity" not in panel.ui.modelCard.toPlainText()

@@ -113,7 +113,7 @@ def session(out: Path, minutes: int, quick: bool) -> dict[str, float]:
         ui.quickCheck.checked = quick
         watch.press(ui.reportButton)
         watch.pump(lambda: panel.judge_section.job is None, 1800)
-        assert panel.judge_section.has_report(), ui.messageLabel.text
+        assert panel.judge_section.page is not None, ui.messageLabel.text
         watch.enter("export")
         ui.exportCountSpin.value = 20
         watch.press(ui.exportButton)
