@@ -52,7 +52,7 @@ def plan_for(side: int, kind: str, batch: int | None):
         (0.0,) * 3,
         ((0.0, 1.0),),
         (0.0,),
-        False,
+        "float32",
         True,
         {label.name: 5 for label in labels},
     )
@@ -75,7 +75,6 @@ def measure_ours(side: int, kind: str, batch: int | None) -> dict:
     from GEDGANLib.volumes.pipeline import WorkingCase
 
     plan, device, (memory, _) = plan_for(side, kind, batch)
-    minutes = measured(plan, device).prediction.minutes_per_1000_steps
     random, affine = np.random.default_rng(0), np.eye(4)
     shape = plan.grid.shape
     cases = [
@@ -97,6 +96,7 @@ def measure_ours(side: int, kind: str, batch: int | None) -> dict:
         trainer.step()
     step = (time.perf_counter() - start) / STEPS.get(side, 2)
     training_peak = peak_gb()
+    minutes = measured(plan, device).prediction.minutes_per_1000_steps
     latent = torch.zeros(1, plan.networks.latent_size, device=device)
     best = math.inf
     with torch.inference_mode():

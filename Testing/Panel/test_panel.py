@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import slicer
-from acting import SMALL, idle, put_brains, tick_all
+from acting import idle, put_brains, tick_all
 from desktop import DesktopServices, FileDialog, picture, pump
 
 from GEDGANLib.synthesis.directions import directions_path
-from GEDGANLib.volumes.cohort import make_case
 
 
 @pytest.fixture
@@ -228,43 +227,35 @@ def test_sliders_move_the_case_in_place_and_more_like_it_is_made(panel, model, p
     assert not panel.logic.engine.loaded and not explore.exploring and explore.sliders == {}
 
 
-def test_a_scan_is_projected_and_its_maps_lie_on_it(panel, model):
+def test_a_scan_is_projected_and_its_maps_lie_on_it(panel, model, cohort_folder):
+    from GEDGANPanel import places
     from GEDGANPanel.scene_cases import MAP
 
     scan = put_brains(1)[0].volumes[0]
+    # A lesion: an anomaly map of it is made beside healthy scans.
+    voxels = np.array(slicer.util.arrayFromVolume(scan))
+    voxels[6:10, 10:14, 6:10] = 3 * voxels.max()
+    slicer.util.updateVolumeFromArray(scan, voxels)
     panel.ui.projectVolume.setCurrentNode(scan)
+    panel.ui.healthyPath.currentPath = str(cohort_folder)
     panel.ui.projectButton.click()
     assert panel.tasks.name == "project"
-    idle(panel)
+    idle(panel, 240)
     maps = {node.GetAttribute(MAP): node for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")}
-    assert {"nearest", "residual"} <= set(maps)
+    assert {"nearest", "residual", "anomaly"} <= set(maps)
     assert maps["residual"].GetImageData().GetDimensions() == scan.GetImageData().GetDimensions()
     np.testing.assert_allclose(maps["nearest"].GetOrigin(), scan.GetOrigin(), atol=1e-4)
-    assert panel.explore_section.exploring
-    from GEDGANPanel import places
-
-    kept = [path.name for path in (places.base_folder() / "projections").iterdir()]
-    assert len(kept) == 1 and "scan" not in kept[0]  # the copy of the patient's scan is gone
-
-
-def test_an_anomaly_map_is_coloured_and_laid_over_the_scan(panel, model, tmp_path):
-    from GEDGANPanel.scene_cases import MAP
-
-    from GEDGANLib.volumes.files import write_volume
-
-    scan = put_brains(1)[0].volumes[0]
-    case = make_case(0, 0, SMALL, 9.0)
-    for name in ("anomaly", "nearest", "residual"):
-        write_volume(tmp_path / f"{name}.nrrd", case.image[0] / 100, case.affine)
-    latent = [0.0] * panel.synthesize_section.card.plan.networks.latent_size
-    (tmp_path / "projection.json").write_text(json.dumps({"explained": 0.5, "latent": latent}))
-    panel.explore_section._projected(tmp_path, scan.GetID(), model)
-    idle(panel)
-    found = [node for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if node.GetAttribute(MAP)]
-    display = next(node for node in found if "anomaly" in node.GetName()).GetDisplayNode()
+    found = np.array(slicer.util.arrayFromVolume(maps["anomaly"]))
+    assert found[6:10, 10:14, 6:10].mean() > 3 * np.delete(found.ravel(), np.argsort(found.ravel())[-64:]).mean()
+    display = maps["anomaly"].GetDisplayNode()
     # The table Inferno is among the files of the desktop application; the fallback is always there.
     assert display.GetColorNode().GetName() in ("Inferno", "Red") and display.GetApplyThreshold()
-    assert display.GetWindowLevelMax() == 6.0 and panel.explore_section.exploring
+    assert display.GetWindowLevelMax() == 6.0
+    composite = slicer.mrmlScene.GetNodeByID("vtkMRMLSliceCompositeNodeRed")
+    assert composite is None or composite.GetForegroundVolumeID() == maps["anomaly"].GetID()
+    assert panel.explore_section.exploring
+    kept = [path.name for path in (places.base_folder() / "projections").iterdir()]
+    assert len(kept) == 1 and "scan" not in kept[0]  # the copy of the patient's scan is gone
 
 
 def test_exports_and_the_batch_on_disk(panel, model, tmp_path):
