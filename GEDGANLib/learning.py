@@ -182,7 +182,7 @@ def _prepare(arguments: argparse.Namespace, device: str, events: Events, team, h
 
     from .fitting import check_memory
     from .plan import Plan
-    from .training.request import PREPARED, Request, claim_run_folder, forget_old_stop
+    from .training.request import PREPARED, Request, claim_run_folder
     from .volumes.dataset import find_dataset
     from .volumes.prepared import prepare_cases
 
@@ -190,7 +190,6 @@ def _prepare(arguments: argparse.Namespace, device: str, events: Events, team, h
     if arguments.resume:
         claim_run_folder(run, resume=True)
         hold()
-        forget_old_stop(run, arguments.begun)
     else:
         _refuse_taken(run)
     plan_path = run / "plan.json" if arguments.resume else arguments.plan

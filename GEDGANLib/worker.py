@@ -235,9 +235,8 @@ def _apart() -> dict[str, Any]:
 def _process_runs(pid: int) -> bool:
     if sys.platform == "win32":
         return _of_windows(pid)[0]
-    if not any(pid == number for number, _ in _started):
-        with suppress(ChildProcessError):  # a child that ended looks alive until somebody waits for it
-            os.waitpid(pid, os.WNOHANG)
+    with suppress(ChildProcessError):  # a child that ended looks alive until somebody waits for it
+        os.waitpid(pid, os.WNOHANG)
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, PermissionError):  # somebody else's: the number was given anew

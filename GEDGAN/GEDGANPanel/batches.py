@@ -22,7 +22,7 @@ class Batches:
     @property
     def last(self) -> Any | None:
         """The last batch of which something is in the scene."""
-        while self._known and not any(map(in_scene, _nodes_of(self._known[-1]))):
+        while self._known and not any(in_scene(node) for case in self._known[-1].cases for node in case.every()):
             self._known.pop()
         return self._known[-1] if self._known else None
 
@@ -39,10 +39,6 @@ class Batches:
 def in_scene(node: Any | None) -> bool:
     """Whether a node is there still."""
     return node is not None and bool(slicer.mrmlScene.IsNodePresent(node))
-
-
-def _nodes_of(batch: Any) -> list[Any]:
-    return [node for case in batch.cases for node in (*case.volumes, case.segmentation)]
 
 
 def growing_batch(

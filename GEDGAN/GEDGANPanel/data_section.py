@@ -73,25 +73,26 @@ class DataSection:
     def refresh(self) -> None:
         """Bring the table up to the scene."""
         self._timer.stop()
-        self.rows, choices = scene_cases.rows(), [node.GetName() for node in scene_cases.segmentations()]
-        if (self.rows, choices) != self._filled:  # what somebody is typing is not taken away without need
-            self._fill_all()
-            self._filled = list(self.rows), choices
+        self.rows, choices = scene_cases.rows(), scene_cases.segmentations()
+        shown = self.rows, [node.GetName() for node in choices]
+        if shown != self._filled:  # what somebody is typing is not taken away without need
+            self._fill_all(choices)
+            self._filled = shown
         self._count()
         if self.panel.parameters["plan"] and not self._up_to_date():
             self.forget_plan()
         self.panel.paint()
 
-    def _fill_all(self) -> None:
+    def _fill_all(self, segmentations: list[Any]) -> None:
         self._filling = True
         try:
             self.ui.casesTable.setRowCount(len(self.rows))
             for number, row in enumerate(self.rows):
-                self._fill(number, row)
+                self._fill(number, row, segmentations)
         finally:
             self._filling = False
 
-    def _fill(self, number: int, row: scene_cases.Row) -> None:
+    def _fill(self, number: int, row: scene_cases.Row, segmentations: list[Any]) -> None:
         table = self.ui.casesTable
         flags = qt.Qt.ItemIsEnabled | qt.Qt.ItemIsSelectable
         case = qt.QTableWidgetItem(row.case)
@@ -103,7 +104,7 @@ class DataSection:
         volume.setFlags(flags)
         volume.setToolTip(row.volume.GetName())
         table.setItem(number, VOLUME, volume)
-        table.setCellWidget(number, SEGMENTATION, self._segmentation_box(row))
+        table.setCellWidget(number, SEGMENTATION, self._segmentation_box(row, segmentations))
         kind = qt.QTableWidgetItem(row.class_name)
         kind.setToolTip(_("Optional: the kind of case, patient or control for example. The model can be asked for it."))
         table.setItem(number, CLASS, kind)
@@ -112,9 +113,9 @@ class DataSection:
         status.setToolTip(row.status)
         table.setItem(number, STATUS, status)
 
-    def _segmentation_box(self, row: scene_cases.Row) -> Any:
+    def _segmentation_box(self, row: scene_cases.Row, segmentations: list[Any]) -> Any:
         box = qt.QComboBox()
-        choices = [None, *scene_cases.segmentations()]
+        choices = [None, *segmentations]
         for node in choices:
             box.addItem(_("none") if node is None else node.GetName())
         identifier = None if row.segmentation is None else row.segmentation.GetID()

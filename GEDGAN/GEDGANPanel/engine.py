@@ -68,10 +68,13 @@ class Engine:
 
         grid = original_grid(self.model.plan) if request.original else None
         synthesizer = Synthesizer(self.model, Form(grid, None, request.truncation))
-        for index in range(request.count):  # one at a time, so that Slicer answers in between
-            with explained():
-                case = next(synthesizer.cases(1, request.seed, index, request.class_name))
-            yield case
+        # One at a time, so that Slicer answers in between.
+        cases = (
+            case
+            for index in range(request.count)
+            for case in synthesizer.cases(1, request.seed, index, request.class_name)
+        )
+        yield from explained_cases(cases)
 
     def release(self) -> None:
         """Forget the model and give back the GPU's memory."""
@@ -94,3 +97,14 @@ def explained() -> Iterator[None]:
         words = (str(error).strip().splitlines() or [type(error).__name__])[0]
         text = _("The model does not run in Slicer ({reason}).").format(reason=words)
         raise EngineUnavailable(text) from error
+
+
+def explained_cases(cases: Iterator[Any]) -> Iterator[Any]:
+    """The cases, each made within :func:`explained`."""
+    while True:
+        with explained():
+            try:
+                case = next(cases)
+            except StopIteration:
+                return
+        yield case

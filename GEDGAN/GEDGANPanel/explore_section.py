@@ -17,8 +17,8 @@ from slicer.i18n import tr as _
 from GEDGANLib.errors import InputError
 
 from . import places
-from .batches import growing_batch
-from .engine import EngineUnavailable, explained
+from .batches import growing_batch, in_scene
+from .engine import EngineUnavailable, explained, explained_cases
 from .following import words_of
 from .scene_cases import MAP, SYNTHETIC
 from .views import colour_as_heat, show_case, show_over
@@ -57,9 +57,7 @@ class ExploreSection:
 
     @property
     def exploring(self) -> bool:
-        if self.explorer is None or self.nodes is None:
-            return False
-        return bool(slicer.mrmlScene.IsNodePresent(self.nodes.volumes[0]))
+        return self.explorer is not None and self.nodes is not None and in_scene(self.nodes.volumes[0])
 
     def model_changed(self) -> None:
         """Sliders of another model mean nothing."""
@@ -132,18 +130,16 @@ class ExploreSection:
         """
         from GEDGANLib.scene.nodes import add_case, update_case
 
-        nodes = [] if self.nodes is None else [*self.nodes.volumes, self.nodes.segmentation]
-        nodes = [node for node in nodes if node is not None]
-        there = [node for node in nodes if slicer.mrmlScene.IsNodePresent(node)]
+        nodes = [] if self.nodes is None else self.nodes.every()
+        there = list(filter(in_scene, nodes))
         if nodes and there == nodes and model == self._model_of_nodes:
             update_case(self.nodes, case)
             return
         for node in there:
             slicer.mrmlScene.RemoveNode(node)
         self.nodes, self._model_of_nodes = add_case(case), model
-        for node in (*self.nodes.volumes, self.nodes.segmentation):
-            if node is not None:
-                node.SetAttribute(SYNTHETIC, "True")
+        for node in self.nodes.every():
+            node.SetAttribute(SYNTHETIC, "True")
 
     def _chosen(self, model: Path) -> bool:
         """Whether the model is still the one that is chosen; what another made means nothing beside it."""
@@ -204,7 +200,7 @@ class ExploreSection:
 
     def _grow(self, cases: Iterator[Any], count: int, title: str) -> None:
         begun = self.panel.synthesize_section.batches.begun
-        steps = growing_batch(_explained(cases), count, title, begun)
+        steps = growing_batch(explained_cases(cases), count, title, begun)
         self.panel.tasks.run_steps("synthesize", steps, self._grown)
 
     def _grown(self, batch: Any) -> None:
@@ -231,7 +227,7 @@ class ExploreSection:
 
         def made():
             kept = []
-            for number, case in enumerate(_explained(cases), 1):
+            for number, case in enumerate(explained_cases(cases), 1):
                 kept.append(case)
                 yield number / frames, _("Frame {number} of {frames}").format(number=number, frames=frames)
             return zip(places_on, kept)
@@ -313,14 +309,3 @@ def _remove(copy: Path) -> None:
     """A copy of a patient's scan is not left about; where the system still holds it, it is removed another time."""
     with suppress(OSError):
         copy.unlink(missing_ok=True)
-
-
-def _explained(cases: Iterator[Any]) -> Iterator[Any]:
-    """The cases, as they are made; what goes wrong in making them is told in sentences."""
-    while True:
-        with explained():
-            try:
-                case = next(cases)
-            except StopIteration:
-                return
-        yield case

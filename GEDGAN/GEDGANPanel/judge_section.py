@@ -8,12 +8,11 @@ from typing import Any
 import qt
 from slicer.i18n import tr as _
 
-from GEDGANLib.errors import InputError
 from GEDGANLib.worker import DONE, Worker
 
 from . import places
 from .batches import in_scene
-from .following import FollowedJob, find_job, stage_words, words_of
+from .following import FollowedJob, find_job, stage_words
 
 KINDS = (("nnunet", ()), ("folder", ("--format", ".nii.gz")), ("folder", ("--format", ".nrrd")), ("monai-bundle", ()))
 """As the choices of the combo box: what ``--to`` gets, and what else."""
@@ -53,17 +52,14 @@ class JudgeSection:
             self.job.stop()
             panel.say(_("Stopping the report…"))
             return
-        section, folder, job = panel.synthesize_section, places.new_folder("reports"), places.new_folder("jobs")
+        section, folder = panel.synthesize_section, places.new_folder("reports")
         arguments: list[Any] = ["evaluate", section.card.path, "--data", self.real_cases(), "-o", folder]
         arguments += ["-n", REPORT_CASES, "--updates", REPORT_UPDATES]
         arguments += ["--device", section.device, *(["--quick"] if panel.parameters["quick"] else [])]
         notes = {"page": str(folder / PAGE), "model": str(section.card.path)}
-        try:
-            worker = panel.logic.startWorker(arguments, job, notes=notes)
-        except InputError as error:
-            panel.say(words_of(error), True)
+        worker = panel.tasks.start(arguments, places.REPORTS, notes=notes)
+        if worker is None:
             return
-        places.remember_job(places.REPORTS, job)
         self._follow(worker)
         panel.say(_("Judging the model; everything else can be used meanwhile."))
         panel.paint()

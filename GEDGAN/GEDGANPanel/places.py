@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import qt
 import slicer
@@ -45,7 +46,7 @@ def new_folder(kind: str) -> Path:
 
 def recent_models() -> list[Path]:
     """Models used before that are still there, the latest first."""
-    return [path for path in _paths(MODELS) if path.is_file()]
+    return [path for path in map(Path, _kept(MODELS, list)) if path.is_file()]
 
 
 def remember_model(path: Path) -> None:
@@ -54,29 +55,23 @@ def remember_model(path: Path) -> None:
     keep_setting(MODELS, json.dumps([str(path), *map(str, others)][:MOST_MODELS]))
 
 
-def _paths(key: str) -> list[Path]:
+def _kept(key: str, kind: type) -> Any:
+    """A list or dictionary that was kept as JSON; an empty one where there is none, or nonsense."""
     try:
-        return [Path(path) for path in json.loads(setting(key, "[]"))]
+        return kind(json.loads(setting(key)))
     except (ValueError, TypeError):
-        return []
+        return kind()
 
 
 def report_page(model: Path) -> Path | None:
     """The page of the last report on a model."""
-    page = _pages().get(str(model))
+    page = _kept(PAGES, dict).get(str(model))
     return Path(page) if page else None
 
 
 def remember_report(model: Path, page: Path) -> None:
-    others = [each for each in _pages().items() if each[0] != str(model)]
+    others = [each for each in _kept(PAGES, dict).items() if each[0] != str(model)]
     keep_setting(PAGES, json.dumps(dict([(str(model), str(page)), *others][:MOST_MODELS])))
-
-
-def _pages() -> dict[str, str]:
-    try:
-        return dict(json.loads(setting(PAGES, "{}")))
-    except (ValueError, TypeError):
-        return {}
 
 
 def jobs(kind: str) -> list[Path]:
@@ -84,7 +79,7 @@ def jobs(kind: str) -> list[Path]:
 
     :param kind: :data:`TRAININGS` or :data:`REPORTS`.
     """
-    return [path for path in _paths(kind) if path.is_dir()]
+    return [path for path in map(Path, _kept(kind, list)) if path.is_dir()]
 
 
 def remember_job(kind: str, folder: Path) -> None:

@@ -6,7 +6,6 @@ What the user decides is kept on the volume's node, so that it is saved with the
 from __future__ import annotations
 
 import zlib
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -77,7 +76,7 @@ def rows() -> list[Row]:
                 fault or _status(volume, segmentation),
             )
         )
-    return [_as_channel(row, found) for row in found]
+    return _channels_told(found)
 
 
 def grouped(rows: Sequence[Row]) -> list[list[Row]]:
@@ -207,19 +206,18 @@ def _fault(volume: Any) -> str:
     return ""
 
 
-def _as_channel(row: Row, rows: Sequence[Row]) -> Row:
-    """The row, its status saying which of several channels it is."""
-    if not row.usable or Counter(each.case for each in rows)[row.case] < 2:
-        return row
-    group = next(group for group in grouped([each for each in rows if each.usable]) if row in group)
-    if len(group) < 2:
-        return row
+def _channels_told(rows: Sequence[Row]) -> list[Row]:
+    """The rows, the status of each of several channels saying which one it is."""
     text = _("channel {number} of {count} of {case}; {status}")
-    number, status = group.index(row) + 1, row.status
-    chosen = next((each for each in group if _has_segments(each.segmentation)), None)
-    if chosen is not None and row.segmentation not in (None, chosen.segmentation):
-        status = _("its segmentation is not used, that of {name} is").format(name=chosen.volume.GetName())
-    return replace(row, status=text.format(number=number, count=len(group), case=row.case, status=status))
+    told = {}
+    for group in grouped([row for row in rows if row.usable]):
+        chosen = next((each for each in group if _has_segments(each.segmentation)), None)
+        for number, row in enumerate(group, 1) if len(group) > 1 else ():
+            status = row.status
+            if chosen is not None and row.segmentation not in (None, chosen.segmentation):
+                status = _("its segmentation is not used, that of {name} is").format(name=chosen.volume.GetName())
+            told[row.volume.GetID()] = text.format(number=number, count=len(group), case=row.case, status=status)
+    return [replace(row, status=told.get(row.volume.GetID(), row.status)) for row in rows]
 
 
 def _has_segments(segmentation: Any | None) -> bool:

@@ -21,15 +21,13 @@ class SetUpSection:
     def __init__(self, panel: Any, requirements: Path) -> None:
         self.panel, self.ui = panel, panel.ui
         self._requirements = requirements
-        self.state: environment.SetUp | None = None
         self.ui.setUpButton.connect("clicked()", self.onSetUp)
-        self._devices = ""
         self.look()
 
     @property
     def ready(self) -> bool:
         """Whether everything is there."""
-        return self.state is not None and self.state.ready
+        return self.state.ready
 
     def look(self) -> None:
         """Say in one line what is missing."""

@@ -6,12 +6,13 @@ A task is a command of the library in a process of its own, or a generator that 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from slicer.i18n import tr as _
 
 from GEDGANLib.errors import InputError
-from GEDGANLib.worker import DONE, STOPPED_ON_REQUEST
+from GEDGANLib.worker import DONE, STOPPED_ON_REQUEST, Worker
 
 from . import places
 from .following import FollowedJob, Steps, stage_words, words_of
@@ -33,6 +34,24 @@ class Tasks:
         self._steps: Steps | None = None
         self._stopping = False
 
+    def start(
+        self, arguments: list[Any], kind: str = "", stop_file: Path | None = None, notes: dict[str, str] | None = None
+    ) -> Worker | None:
+        """Start a command of the library; where that fails say so, and return None.
+
+        :param kind: ``places.TRAININGS`` or ``places.REPORTS`` of one that outlives the panel and is found again.
+        :param stop_file, notes: as for ``GEDGANLib.worker.Worker.start``.
+        """
+        folder = places.new_folder("jobs")
+        try:
+            worker = self.panel.logic.startWorker(arguments, folder, stop_file, notes=notes)
+        except InputError as error:
+            self.panel.say(words_of(error), True)
+            return None
+        if kind:
+            places.remember_job(kind, folder)
+        return worker
+
     def run_job(
         self,
         name: str,
@@ -51,11 +70,9 @@ class Tasks:
         :param heard: called with each event.
         :param lasting: what it makes is there though a stop was asked for too late: ``done`` is called then as well.
         """
-        try:
-            worker = self.panel.logic.startWorker(arguments, places.new_folder("jobs"))
-        except InputError as error:
+        worker = self.start(arguments)
+        if worker is None:
             ended()
-            self.panel.say(words_of(error), True)
             return
         self._begin(name, words)
 

@@ -11,7 +11,6 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
-from GEDGANLib.errors import InputError
 from GEDGANLib.worker import DONE, STOPPED_ON_REQUEST, Worker
 
 from . import places
@@ -109,13 +108,9 @@ class TrainSection:
         self._launch(arguments, run)
 
     def _launch(self, arguments: list[Any], run: Path, then: Callable[[Path], Any] | None = None) -> None:
-        folder = places.new_folder("jobs")
-        try:
-            worker = self.panel.logic.startWorker(arguments, folder, run / "STOP")
-        except InputError as error:
-            self.panel.say(words_of(error), True)
+        worker = self.panel.tasks.start(arguments, places.TRAININGS, run / "STOP")
+        if worker is None:
             return
-        places.remember_job(places.TRAININGS, folder)
         self._then = then
         self.curves.clear()
         self._follow(worker, run)
@@ -223,11 +218,10 @@ class TrainSection:
                     update_case(nodes, case)
                 else:
                     nodes = add_case(case)
-                    for node in (*nodes.volumes, nodes.segmentation):
-                        if node is not None:
-                            node.SetAttribute(PREVIEW, kind)
-                            node.SetSaveWithScene(False)
-                            node.GetDisplayNode().SetSaveWithScene(False)
+                    for node in nodes.every():
+                        node.SetAttribute(PREVIEW, kind)
+                        node.SetSaveWithScene(False)
+                        node.GetDisplayNode().SetSaveWithScene(False)
                 volumes.append(nodes.volumes[0])
         except Exception as error:
             self.panel.say(words_of(error), True)

@@ -29,6 +29,10 @@ class CaseNodes:
     channels: tuple[str, ...] = ()
     class_name: str | None = None
 
+    def every(self) -> list[Any]:
+        """Volumes and, where there is one, the segmentation."""
+        return [*self.volumes, *([] if self.segmentation is None else [self.segmentation])]
+
 
 @dataclass
 class BatchNodes:
@@ -43,7 +47,7 @@ class BatchNodes:
 
         scene = slicer.mrmlScene
         hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
-        nodes = [node for case in self.cases for node in (*case.volumes, case.segmentation) if node is not None]
+        nodes = [node for case in self.cases for node in case.every()]
         own = {hierarchy.GetItemByDataNode(node) for node in nodes}
         with batch(scene):
             for node in filter(scene.IsNodePresent, nodes):
@@ -111,9 +115,8 @@ class GrowingBatch:
             if not self.batch.cases:
                 self.batch.folder_item = hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), self.folder_name)
             nodes = add_case(case)
-            for node in [*nodes.volumes, nodes.segmentation]:
-                if node is not None:
-                    _put_into_folder(hierarchy, self.batch.folder_item, node)
+            for node in nodes.every():
+                _put_into_folder(hierarchy, self.batch.folder_item, node)
             if nodes.segmentation is not None:
                 nodes.segmentation.GetDisplayNode().SetVisibility(not self.batch.cases)
         self.batch.cases.append(nodes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 from desktop import pump
@@ -52,3 +53,19 @@ def script(code: str) -> Any:
         return subprocess.Popen([sys.executable, "-c", code], **options)
 
     return launch
+
+
+def check_folder(panel: Any, data: Path, plan: Path) -> None:
+    """Leave the panel as a check of a folder leaves it, by a plan that is made here.
+
+    :param plan: file of the plan to be.
+    """
+    from GEDGANLib.planning import make_plan
+    from GEDGANLib.volumes.dataset import find_dataset
+    from GEDGANLib.volumes.pipeline import check_dataset
+
+    make_plan(check_dataset(find_dataset(data)), "cpu").save(plan)
+    panel.ui.dataPath.currentPath = str(data)
+    panel.parameters["plan"], panel.parameters["checkedData"] = str(plan), str(data)
+    panel.parameters["checkedAs"] = panel.data_section._lasting()
+    panel.data_section.take_parameters()

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("PySide6")
 
 import pythonqt
-from acting import SMALL, script
+from acting import SMALL, check_folder, script
 from desktop import desktop, open_module
 from once import made_once
 
@@ -109,16 +109,7 @@ def instead(panel, monkeypatch):
 @pytest.fixture
 def trainable(panel, cohort_folder, tmp_path):
     """A panel whose data are checked, by a plan that was made already."""
-    from GEDGANLib.planning import make_plan
-    from GEDGANLib.volumes.dataset import find_dataset
-    from GEDGANLib.volumes.pipeline import check_dataset
-
-    plan = tmp_path / "plan.json"
-    make_plan(check_dataset(find_dataset(cohort_folder)), "cpu").save(plan)
-    panel.ui.dataPath.currentPath = str(cohort_folder)
-    panel.parameters["plan"], panel.parameters["checkedData"] = str(plan), str(cohort_folder)
-    panel.parameters["checkedAs"] = panel.data_section._lasting()
-    panel.data_section.take_parameters()
+    check_folder(panel, cohort_folder, tmp_path / "plan.json")
     return panel
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import slicer
-from acting import idle, put_brains, start_training, tick_all
+from acting import check_folder, idle, put_brains, start_training, tick_all
 from desktop import FileDialog, pump, qt
 
 QUICK = """
@@ -36,17 +36,8 @@ class World:
         tick_all(self.panel)
 
     def folder_checked(self) -> None:
-        from GEDGANLib.planning import make_plan
-        from GEDGANLib.volumes.dataset import find_dataset
-        from GEDGANLib.volumes.pipeline import check_dataset
-
-        data, panel = self.request.getfixturevalue("cohort_folder"), self.panel
-        plan = self.request.getfixturevalue("tmp_path") / "plan.json"
-        make_plan(check_dataset(find_dataset(data)), "cpu").save(plan)
-        panel.ui.dataPath.currentPath = str(data)
-        panel.parameters["plan"], panel.parameters["checkedData"] = str(plan), str(data)
-        panel.parameters["checkedAs"] = panel.data_section._lasting()
-        panel.data_section.take_parameters()
+        data = self.request.getfixturevalue("cohort_folder")
+        check_folder(self.panel, data, self.request.getfixturevalue("tmp_path") / "plan.json")
 
     def in_training(self) -> None:
         self.folder_checked()
