@@ -17,7 +17,18 @@ from pathlib import Path
 
 from . import __version__, commands, judging, learning, steering
 from .errors import InputError, StoppedOnRequest
-from .jobs import BAD_INPUT, DONE, FAULT, STOPPED, Events, JsonEvents, SaidAsEvents, SilentEvents, TerminalEvents
+from .jobs import (
+    BAD_INPUT,
+    DONE,
+    FAULT,
+    STOPPED,
+    Events,
+    JsonEvents,
+    SaidAsEvents,
+    SilentEvents,
+    TerminalEvents,
+    end_on_termination,
+)
 from .worker import FOLLOWED
 
 METHODS = ("ged", "article")  # as in ``plan``, whose numpy would make every answer of this module wait
@@ -301,7 +312,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         events = JsonEvents() if getattr(parsed, "events", None) else TerminalEvents()
     try:
         # What a command says to people becomes an event too, or it would stand between the lines of the protocol.
-        with redirect_stdout(SaidAsEvents(events)) if isinstance(events, JsonEvents) else nullcontext():
+        said = redirect_stdout(SaidAsEvents(events)) if isinstance(events, JsonEvents) else nullcontext()
+        with said, end_on_termination():
             parsed.run(parsed, events)
         if parsed.command != "train":  # a training says what it finished itself
             output = getattr(parsed, "output", None)

@@ -11,11 +11,12 @@ import argparse
 import shlex
 import textwrap
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from . import __version__
-from .errors import InputError
+from .errors import InputError, StoppedOnRequest
 from .jobs import Events, with_progress
 
 
@@ -23,30 +24,30 @@ def run_synthesize(arguments: argparse.Namespace, events: Events) -> None:
     from .exchange.nnunet import write_dataset
     from .synthesis.model_file import load_model
     from .synthesis.synthesizer import Synthesizer, describe_origin
-    from .volumes.writing import claim_empty_folder
 
     model = load_model(arguments.model, arguments.device)
     synthesizer = Synthesizer(model, form_of(arguments, model))
     beside = _dataset_beside(arguments.beside, model)
-    claim_scene(arguments.scene)
-    claim_empty_folder(arguments.output)
     check_class(arguments, model)
     whole_numbers = "" if arguments.float else model.plan.whole_numbers
     # A scene holds all cases at once anyway; without one they go to disk one by one.
     kept: list = []
     rejected: Counter[str] = Counter()
-    passing = screened(arguments, synthesizer, rejected, events)
+    say_variety(model)
+    with cases_folder(arguments.output, arguments.number) as count:
+        claim_scene(arguments.scene)
+        passing = screened(arguments, synthesizer, rejected, events)
 
-    def made():
-        cases = passing or synthesizer.cases(arguments.number, arguments.seed, class_name=arguments.class_name)
-        for case in cases:
-            if arguments.scene is not None or len(kept) < CONTACT_SHEET_CASES:
-                kept.append(case)
-            yield case
+        def made():
+            cases = passing or synthesizer.cases(arguments.number, arguments.seed, class_name=arguments.class_name)
+            for case in cases:
+                if arguments.scene is not None or len(kept) < CONTACT_SHEET_CASES:
+                    kept.append(case)
+                yield case
 
-    with events.bar("synthesizing") as show:
-        cases = with_progress(made(), arguments.number, show)
-        write_dataset(arguments.output, cases, describe_origin(model), whole_numbers)
+        with events.bar("synthesizing") as show:
+            cases = count(with_progress(made(), arguments.number, show))
+            write_dataset(arguments.output, cases, describe_origin(model), whole_numbers)
     sheet = arguments.output / "contact-sheet.png"
     _write_contact_sheet(sheet, kept[:CONTACT_SHEET_CASES], model, beside, events)
     print(f"{arguments.number} case(s), each with its segmentation, are in {arguments.output} (an nnU-Net data set)."
@@ -63,6 +64,42 @@ def run_synthesize(arguments: argparse.Namespace, events: Events) -> None:
 
 
 CONTACT_SHEET_CASES = 8
+
+
+@contextmanager
+def cases_folder(folder: Path, total: int) -> Iterator[Callable[[Iterable], Iterator]]:
+    """A new folder for cases that are written one by one; who interrupts that is told how many are complete.
+
+    :returns: a function that counts the cases of an iterable as they are taken from it and written.
+    """
+    from .volumes.writing import new_folder
+
+    done = 0
+
+    def counted(cases: Iterable) -> Iterator:
+        nonlocal done
+        for case in cases:
+            yield case
+            done += 1
+
+    with new_folder(folder, partly_useful=True):
+        try:
+            yield counted
+        except KeyboardInterrupt as interrupt:
+            left = f"; the first {done} of {total} cases are complete in {folder} and can be used" if done else ""
+            raise StoppedOnRequest(f"Stopped{left}.") from interrupt
+
+
+def say_variety(model) -> None:
+    """Tell that the cases of a model hardly differ, if its training ended so."""
+    from .training.monitor import COLLAPSED
+
+    variety = model.about.get("variety")
+    if isinstance(variety, (int, float)) and variety < COLLAPSED:
+        print(
+            f"Note: cases of this model hardly differ from each other ({variety:.0%} of the variety of its training "
+            f"cases). It was trained for {model.about.get('steps', '?')} steps; train it longer, or anew."
+        )
 
 
 def check_class(arguments: argparse.Namespace, model) -> None:
@@ -142,7 +179,7 @@ def _write_contact_sheet(path: Path, made: list, model, dataset, events: Events)
             rows.insert(0, ("training", _real_cases(dataset, model.plan, len(made))))
         except InputError as error:
             events.emit("warning", message=f"The contact sheet shows no training cases: {error}")
-    source = textwrap.shorten(model.plan.description or "unnamed scans", 70, placeholder=" …")
+    source = textwrap.shorten(model.plan.description or "unnamed scans", 200, placeholder=" …")
     contact_sheet(path, rows, f"synthesized, not patients; learned from: {source}")
 
 
@@ -170,11 +207,17 @@ def _write_scene(path: Path, cases: list, model) -> None:
 
 
 def run_explain(arguments: argparse.Namespace, events: Events) -> None:
+    from .volumes.writing import new_folder
 
+    with new_folder(arguments.output):
+        claim_scene(arguments.scene)
+        _explain(arguments, events)
+
+
+def _explain(arguments: argparse.Namespace, events: Events) -> None:
     from .synthesis.explain import colour_maps, draw_explanation, scalar_maps, structure_maps, unlikeness_map
     from .synthesis.model_file import load_model
     from .volumes.files import write_colours, write_volume
-    from .volumes.writing import claim_empty_folder
 
     model = None
     if arguments.model is not None:
@@ -188,8 +231,6 @@ def run_explain(arguments: argparse.Namespace, events: Events) -> None:
         show(1, 2, "discriminator")
         unlikeness = None if model is None else unlikeness_map(model, case)
         show(2, 2, "")
-    claim_scene(arguments.scene)
-    claim_empty_folder(arguments.output)
     about = f"GED-GAN {__version__}, explanation of {case.name}"
     for name, array in scalar_maps(maps, unlikeness):
         write_volume(arguments.output / f"{name}.nrrd", array, case.affine, f"{name}; {about}")
@@ -220,10 +261,22 @@ def read_scan(path: Path, channel_names: Sequence[str]):
     from .volumes.reading import check_voxels
 
     volume = read_volume(path, len(channel_names))
+    if volume.segments or (np.issubdtype(volume.array.dtype, np.integer) and _few_values(volume.array)):
+        print(f"Note: {path} looks like a segmentation, and not like a scan.")
     image = volume.array if volume.array.ndim == 4 else volume.array[None]
     for voxels in image:
         check_voxels(path, voxels)
     return Case(stem_of(path), image.astype(np.float32), None, volume.affine, channel_names=tuple(channel_names))
+
+
+FEW_VALUES = 16
+"""Values up to which whole numbers look like labels."""
+
+
+def _few_values(array) -> bool:
+    import numpy as np
+
+    return len(np.unique(array)) <= FEW_VALUES
 
 
 def say_rejected(rejected: Counter[str]) -> None:
@@ -260,12 +313,11 @@ def run_devices(arguments: argparse.Namespace, events: Events) -> None:
 def run_cohort(arguments: argparse.Namespace, events: Events) -> None:
     from .exchange.nnunet import write_dataset
     from .volumes.cohort import DATASET_DESCRIPTION, make_case
-    from .volumes.writing import claim_empty_folder
 
-    claim_empty_folder(arguments.output)
     cases = (make_case(i, arguments.seed, arguments.shape, arguments.spacing) for i in range(arguments.number))
-    with events.bar("making variations") as show:
-        write_dataset(arguments.output, with_progress(cases, arguments.number, show), DATASET_DESCRIPTION, "int16")
+    with cases_folder(arguments.output, arguments.number) as count, events.bar("making variations") as show:
+        counted = count(with_progress(cases, arguments.number, show))
+        write_dataset(arguments.output, counted, DATASET_DESCRIPTION, "int16")
     print(f"{arguments.number} variations of one average brain are in {arguments.output}.")
 
 
@@ -289,7 +341,7 @@ def run_render(arguments: argparse.Namespace, events: Events) -> None:
         for _, other in cases:
             if other is not None:
                 other.GetDisplayNode().SetVisibility(other is segmentation)
-        title = textwrap.shorten(f"{volume.GetName()} · {volume.GetDescription() or ''}", 150, placeholder=" …")
+        title = textwrap.shorten(f"{volume.GetName()} · {volume.GetDescription() or ''}", 400, placeholder=" …")
         render_scene(application, volume, segmentation, arguments.output, title)
         show(1, 1, "")
     print(f"{arguments.output} shows case {arguments.case} of {arguments.scene}.")

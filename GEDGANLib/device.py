@@ -20,8 +20,10 @@ def choose_device(wanted: str = "auto") -> str:
     if wanted not in available:
         raise InputError(f"There is no kind of device called {wanted}.", "Choose auto, cuda, mps or cpu.")
     if not available[wanted]:
-        reason = "" if wanted != "cuda" or torch.version.cuda else " (this PyTorch was built without CUDA)"
-        raise InputError(f"No {wanted} device can be used here{reason}.", "Use --device auto, or repair the driver.")
+        if wanted == "cuda" and not torch.version.cuda:
+            reason = "No cuda device can be used: the PyTorch that is installed was built without CUDA."
+            raise InputError(reason, "Use --device auto, or install a PyTorch with CUDA.")
+        raise InputError(f"No {wanted} device can be used here.", "Use --device auto, or check the graphics driver.")
     return wanted
 
 

@@ -13,7 +13,7 @@ from .device import DEVICE_WORDS
 from .errors import InputError
 from .plan import Plan
 from .planning import make_plan, predicted, with_batch
-from .volumes.pipeline import Fingerprint
+from .volumes.pipeline import Fingerprint, Progress, _quiet
 
 USABLE = 0.95
 """Share of the free memory that a training may be predicted to take."""
@@ -51,9 +51,16 @@ SMALLEST_BATCH = 2
 """Cases of a batch below which a plan is not made smaller: the generator's statistics are taken of pairs."""
 MEASURED_STEPS, MEASURED_CASES, MEASURED_STRENGTH = 3, 4, 0.3
 """Steps and cases of the measurement, and strength of augmentation in it."""
+LONGEST_MEASURED = 15.0
+"""Seconds of a step, as predicted, up to which some are measured."""
 
 
-def measured(plan: Plan, device: str) -> Plan:
+def worth_measuring(plan: Plan) -> bool:
+    """Whether a few steps of a plan take so little time that they need not be predicted."""
+    return plan.prediction.minutes_per_1000_steps * 60 / 1000 <= LONGEST_MEASURED
+
+
+def measured(plan: Plan, device: str, progress: Progress = _quiet) -> Plan:
     """The plan with the time of its steps as they take on this machine, with noise for cases."""
     import numpy as np
     import torch
@@ -73,10 +80,12 @@ def measured(plan: Plan, device: str) -> Plan:
     trainer = Trainer(trial, [noise(index) for index in range(MEASURED_CASES)], device, 0)
     trainer.strength.value = MEASURED_STRENGTH if plan.augmentation.kinds else 0.0
     seconds = []
-    for _ in range(1 + MEASURED_STEPS):  # the first one warms up
+    for step in range(1 + MEASURED_STEPS):  # the first one warms up
+        progress(step, 1 + MEASURED_STEPS, "")
         start = time.perf_counter()
         trainer.step()
         seconds.append(time.perf_counter() - start)
+    progress(1 + MEASURED_STEPS, 1 + MEASURED_STEPS, "")
     torch.set_rng_state(state)
     minutes = sum(seconds[1:]) / MEASURED_STEPS * 1000 / 60
     return replace(plan, prediction=replace(plan.prediction, minutes_per_1000_steps=round(minutes, 1)))

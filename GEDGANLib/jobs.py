@@ -43,7 +43,10 @@ class Events(Protocol):
         """Take one event."""
 
     def bar(self, words: str) -> Any:
-        """Context with a function (done, total, name) that shows progress of a short piece of work."""
+        """Context with a function (done, total, name) that shows progress of a short piece of work.
+
+        ``done`` may be a fraction where one of ``total`` takes long.
+        """
 
 
 class JsonEvents:
@@ -69,7 +72,7 @@ class JsonEvents:
 
     @contextmanager
     def bar(self, words: str) -> Iterator[Any]:
-        def show(done: int, total: int, name: str) -> None:
+        def show(done: float, total: int, name: str) -> None:
             self.emit("progress", stage=words, step=done, total=total, progress=done / max(total, 1), name=name)
 
         yield show
@@ -139,14 +142,19 @@ class TerminalEvents:
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=30), TextColumn("{task.fields[left]}"))
         self._progress = Progress(*columns, console=self.console, transient=False)
         self._task = self._progress.add_task(words, total=1.0, left="")
+        self._last_line = time.monotonic()
         self._progress.start()
 
     @contextmanager
     def bar(self, words: str) -> Iterator[Any]:
         self._start(words)
 
-        def show(done: int, total: int, name: str) -> None:
-            self._progress.update(self._task, completed=done / max(total, 1), left=f"{done} of {total}")
+        def show(done: float, total: int, name: str) -> None:
+            left = f"{int(done)} of {total}"
+            self._progress.update(self._task, completed=done / max(total, 1), left=left)
+            if not self.console.is_terminal and time.monotonic() - self._last_line >= PLAIN_SECONDS:
+                self._last_line = time.monotonic()
+                self.console.print(f"{words}: {left}")
 
         try:
             yield show
@@ -177,6 +185,23 @@ def _time_words(seconds: float | None) -> str:
         return ""
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes // 60} h {minutes % 60:02d} min left" if minutes >= 60 else f"{minutes}:{rest:02d} left"
+
+
+@contextmanager
+def end_on_termination() -> Iterator[None]:
+    """While the block runs, SIGTERM breaks into it as Ctrl-C does, so that what is half done is cleared away."""
+
+    def end(number: int, _frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -6,14 +6,17 @@ Heavy packages are imported by the command that needs them, so that help and mis
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from .errors import InputError
 from .jobs import Events, with_progress
+
+NNUNET_NAME = re.compile(r"Dataset\d{3}_.")
 
 
 def run_evaluate(arguments: argparse.Namespace, events: Events) -> None:
@@ -23,20 +26,20 @@ def run_evaluate(arguments: argparse.Namespace, events: Events) -> None:
     from .quality.summary import report_path
     from .synthesis.model_file import load_model
     from .volumes.pipeline import load_working_cases
-    from .volumes.writing import claim_empty_folder
+    from .volumes.writing import new_folder
 
     device = choose_device(arguments.device)
     model = load_model(arguments.model, device)
     datasets = [find_for(model, folder) for folder in (arguments.data, arguments.new) if folder]
-    claim_empty_folder(arguments.output)
-    cases: list[Any] = []
-    for dataset in datasets:
-        with events.bar("reading") as show:
-            cases += load_working_cases(dataset, model.plan, show)
-    cases = _each_once(cases)
-    settings = Settings(arguments.number, arguments.updates, not arguments.quick, arguments.seed, device)
-    result = evaluate(model, cases, settings, events.bar)
-    page = write_report(arguments.output, result, model.plan)
+    with new_folder(arguments.output):
+        cases: list[Any] = []
+        for dataset in datasets:
+            with events.bar("reading") as show:
+                cases += load_working_cases(dataset, model.plan, show)
+        cases = _each_once(cases)
+        settings = Settings(arguments.number, arguments.updates, not arguments.quick, arguments.seed, device)
+        result = evaluate(model, cases, settings, events.bar)
+        page = write_report(arguments.output, result, model.plan)
     for words in (*result.summary, *result.notes):
         print(f"- {words}")
     print(f"The report is {page}.")
@@ -69,9 +72,9 @@ def find_for(model: Any, folder: Path) -> Any:
 
 
 def run_export(arguments: argparse.Namespace, events: Events) -> None:
-    from .commands import say_rejected
+    from .commands import cases_folder, say_rejected, say_variety
     from .synthesis.model_file import load_model
-    from .volumes.writing import claim_empty_folder
+    from .volumes.writing import new_folder
 
     if arguments.to != "nnunet" and arguments.with_real is not None:
         raise InputError("--with-real is for --to nnunet alone.", "Leave it out.")
@@ -89,24 +92,24 @@ def run_export(arguments: argparse.Namespace, events: Events) -> None:
         from .exchange.monai_bundle import write_bundle
 
         model = load_model(arguments.model, "cpu")
-        claim_empty_folder(arguments.output)
-        write_bundle(arguments.output, model)
+        say_variety(model)
+        with new_folder(arguments.output):
+            write_bundle(arguments.output, model)
         print(f"The bundle is {arguments.output}; its docs/README.md says how to run it.")
         return
     model = load_model(arguments.model, arguments.device)
+    say_variety(model)
     if arguments.to == "nnunet":
         _export_nnunet(arguments, model, events)
     else:
         from .exchange.folder import write_folder
         from .synthesis.synthesizer import describe_origin
 
-        cases, rejected, whole_numbers = _made(arguments, model, events)
-        claim_empty_folder(arguments.output)
-        with events.bar("synthesizing") as show:
-            write_folder(
-                arguments.output, with_progress(cases, arguments.number, show), describe_origin(model), whole_numbers,
-                arguments.format,
-            )  # fmt: skip
+        with cases_folder(arguments.output, arguments.number) as count:
+            cases, rejected, whole_numbers = _made(arguments, model, events)
+            with events.bar("synthesizing") as show:
+                shown = count(with_progress(cases, arguments.number, show))
+                write_folder(arguments.output, shown, describe_origin(model), whole_numbers, arguments.format)
         if rejected:
             say_rejected(rejected)
         print(f"{arguments.number} case(s) are in {arguments.output}.")
@@ -131,12 +134,11 @@ def _export_nnunet(arguments: argparse.Namespace, model: Any, events: Events) ->
     from dataclasses import replace
     from itertools import chain
 
-    from .commands import say_rejected
+    from .commands import cases_folder, say_rejected
     from .exchange.nnunet import write_dataset
     from .exchange.splits import make_splits, write_splits
     from .synthesis.output import LabelSubset
     from .synthesis.synthesizer import describe_origin
-    from .volumes.writing import claim_empty_folder
 
     if not model.plan.labels:
         raise InputError(f"{arguments.model} makes no segmentations, which nnU-Net needs.", "Use --to folder.")
@@ -149,11 +151,9 @@ def _export_nnunet(arguments: argparse.Namespace, model: Any, events: Events) ->
         if arguments.spacing is None and not arguments.original:
             # nnU-Net takes the median of all cases: it must not be that of the working grid.
             arguments.original = True
-    cases, rejected, whole_numbers = _made(arguments, model, events)
-    claim_empty_folder(arguments.output)
     taken, names = {name for name, _ in real}, []
 
-    def named() -> Iterator[Any]:
+    def named(cases: Iterable[Any]) -> Iterator[Any]:
         for case in cases:
             if case.name in taken:
                 case = replace(case, name=f"{case.name}_made")
@@ -164,22 +164,32 @@ def _export_nnunet(arguments: argparse.Namespace, model: Any, events: Events) ->
     description = describe_origin(model)
     if dataset is not None:
         description = f"Real cases, and such named synthetic_...: {description}"
-    parts = chain(named(), [] if dataset is None else _real_cases(dataset, model.plan, subset))
     channels = [channel.name for channel in model.plan.channels]
-    with events.bar("writing") as show:
-        shown = with_progress(parts, total, show)
-        write_dataset(
-            arguments.output, shown, description, whole_numbers, with_labels_alone=True, channel_names=channels
-        )
+    with cases_folder(arguments.output, total) as count:
+        cases, rejected, whole_numbers = _made(arguments, model, events)
+        parts = chain(named(cases), [] if dataset is None else _real_cases(dataset, model.plan, subset))
+        with events.bar("writing") as show:
+            shown = count(with_progress(parts, total, show))
+            write_dataset(
+                arguments.output, shown, description, whole_numbers, with_labels_alone=True, channel_names=channels
+            )
     if rejected:
         say_rejected(rejected)
     print(f"{total} case(s), {arguments.number} of them synthetic, are in {arguments.output}.")
     if splits is not None:
         path = write_splits(arguments.output, splits, names)
+        folds = f"{len(splits)} folds" if len(splits) != 1 else "1 fold"
+        fewer = (
+            f", and not {arguments.folds}, since the model has not learned from {len(splits)} real cases alone"
+            if len(splits) < arguments.folds
+            else ""
+        )
         print(
-            f"{path} has {len(splits)} fold(s): validated is on real cases that the model did not learn from, trained "
+            f"{path} has {folds}{fewer}. Each validates on real cases that the model has not learned from, and trains "
             "on all others and the synthetic ones. Copy it into nnUNet_preprocessed/DATASET before nnUNetv2_train."
         )
+    if not NNUNET_NAME.match(arguments.output.resolve().name):
+        print("nnU-Net wants its folders named DatasetNNN_NAME, as Dataset501_Mine: rename this one before you use it.")
 
 
 def _who_taught(arguments: argparse.Namespace, model: Any, dataset: Any, events: Events) -> list[tuple[str, bool]]:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError
+from .errors import InputError, StoppedOnRequest
 from .jobs import Events, JsonEvents
 
 
@@ -32,6 +32,8 @@ def run_check(arguments: argparse.Namespace, events: Events) -> None:
     with events.bar("reading") as show:
         fingerprint = check_dataset(dataset, show)
     _print_fingerprint(fingerprint, arguments.data)
+    for warning in fingerprint.warnings:
+        events.emit("warning", message=warning)
 
 
 def _print_fingerprint(fingerprint, folder: Path) -> None:
@@ -45,7 +47,8 @@ def _print_fingerprint(fingerprint, folder: Path) -> None:
     cases = fingerprint.cases
     shapes, spacings = np.array([case.shape for case in cases]), np.array([case.spacing for case in cases])
     labelled = sum(case.labelled for case in cases)
-    table = Table(title=f"{folder}: {len(cases)} cases, {labelled} with segmentation, all good", title_justify="left")
+    verdict = "all can be used, with warnings" if fingerprint.warnings else "all good"
+    table = Table(title=f"{folder}: {len(cases)} cases, {labelled} with segmentation, {verdict}", title_justify="left")
     for heading in ("", "smallest", "median", "largest"):
         table.add_column(heading)
     for words, values in (("voxels", shapes), ("spacing, mm", spacings)):
@@ -57,13 +60,13 @@ def _print_fingerprint(fingerprint, folder: Path) -> None:
     for label in fingerprint.labels:
         voxels = np.array([case.label_voxels.get(label.name, 0) for case in cases if case.labelled])
         row = (voxels.min(), np.median(voxels), voxels.max())
-        table.add_row(f"label {label.value} {label.name}, voxels", *(f"{x:.0f}" for x in row))
+        unnamed = label.name == f"label {label.value}"
+        name = label.name if unnamed else f"label {label.value} {label.name}"
+        table.add_row(f"{name}, voxels", *(f"{x:.0f}" for x in row))
     console.print(table)
     classes = Counter(case.class_name or "not known" for case in cases)
     if set(classes) != {"not known"}:
         console.print("Classes: " + ", ".join(f"{name} {count}" for name, count in sorted(classes.items())))
-    for warning in fingerprint.warnings:
-        console.print(f"[yellow]Note:[/yellow] {warning}")
 
 
 def _make_plan(arguments: argparse.Namespace, dataset, device: str, events: Events, processes: int = 1):
@@ -97,24 +100,27 @@ def _with_class_column(plan, column: str | None):
 
 def run_plan(arguments: argparse.Namespace, events: Events) -> None:
     from .device import choose_device
-    from .fitting import measured
+    from .fitting import measured, worth_measuring
     from .volumes.dataset import find_dataset
+    from .volumes.prepared import prepared_bytes
     from .volumes.writing import claim_new_file
 
     claim_new_file(arguments.output, ".json")
     device = choose_device(arguments.device)
     plan = _make_plan(arguments, find_dataset(arguments.data, arguments.class_column), device, events)
-    with events.bar("measuring a few steps") as show:
-        show(0, 1, "")
-        plan = measured(plan, device)
-        show(1, 1, "")
+    how = "as predicted, since a step takes so long"
+    if worth_measuring(plan):
+        with events.bar("measuring a few steps") as show:
+            plan = measured(plan, device, show)
+        how = "as a few steps took here"
     plan.save(arguments.output)
     print(f"{arguments.output} is written. What it decides:")
     for reason in plan.reasons:
         print(f"  - {reason}")
     print(
         f"  - Expected on {device}: {plan.prediction.memory_gb:g} GB of memory and "
-        f"{plan.prediction.minutes_per_1000_steps:g} minutes for 1000 steps."
+        f"{plan.prediction.minutes_per_1000_steps:g} minutes for 1000 steps, {how}; and "
+        f"{prepared_bytes(plan, plan.data['cases']) / 1e9:.2g} GB on the disk of the run."
     )
 
 
@@ -167,10 +173,31 @@ def _train(arguments: argparse.Namespace, events: Events, team) -> None:
             begun=arguments.begun,
         )
         data = str(arguments.data.resolve())
-        model = train(plan, cases, run, limit, device, seed, events.emit, data, arguments.resume, options)
+        if limit is not None and limit.minutes is not None and not arguments.resume:
+            _tell_few_steps(plan, limit.minutes, device, events)
+        try:
+            model = train(plan, cases, run, limit, device, seed, events.emit, data, arguments.resume, options)
+        except StoppedOnRequest as stop:
+            again = f"gedgan train {shlex.quote(str(arguments.data))} -o {shlex.quote(str(run))} --resume"
+            raise StoppedOnRequest(str(stop) if isinstance(events, JsonEvents) else f"{stop} Go on: {again}") from stop
     if team.leads and not isinstance(events, JsonEvents):
         print(f"The model is {model}. Training and synthesized cases: {run / 'preview.png'}")
         print(f"Try: gedgan synthesize {shlex.quote(str(model))} -n 8 -o OUT --scene OUT/scene.mrb")
+
+
+def _tell_few_steps(plan, minutes: float, device: str, events: Events) -> None:
+    """Warn before hours are spent on fewer steps than teach anything."""
+    from .planning import predicted
+    from .training.monitor import FROM_STEP
+
+    prediction = plan.prediction if plan.prediction.device == device else predicted(plan, device).prediction
+    seconds = prediction.minutes_per_1000_steps * 60 / 1000
+    if seconds and 60 * minutes / seconds < FROM_STEP:
+        message = (
+            f"{minutes:g} minutes are about {60 * minutes / seconds:.0f} steps of this plan; cases begin to differ "
+            "after some hundreds. Give more --minutes, or larger voxels (--spacing)."
+        )
+        events.emit("warning", message=message)
 
 
 def _prepare(arguments: argparse.Namespace, device: str, events: Events, team, hold: Callable[[], Any]) -> tuple:
@@ -200,7 +227,7 @@ def _prepare(arguments: argparse.Namespace, device: str, events: Events, team, h
         if plan.classes and not any(case.class_name in plan.classes for case in dataset.cases):
             raise InputError(
                 f"The plan has the classes {', '.join(plan.classes)}, and no case of {arguments.data} is of one.",
-                "Name the column that tells them with --class-column, or make a new plan.",
+                "Give the folder that the plan was made for, or name the column that tells them with --class-column.",
             )
     else:
         dataset = find_dataset(arguments.data, arguments.class_column)
@@ -228,7 +255,7 @@ def _prepare(arguments: argparse.Namespace, device: str, events: Events, team, h
             cases = prepare_cases(dataset, plan, run / PREPARED, show)
         if not arguments.resume:
             plan.save(run / "plan.json")
-    except InputError:
+    except (InputError, KeyboardInterrupt):
         if not arguments.resume and not existed:
             shutil.rmtree(run, ignore_errors=True)
         raise

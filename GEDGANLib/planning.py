@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from .device import DEVICE_WORDS
+from .errors import InputError
 from .plan import AUGMENTATIONS, Augmentation, Channel, Field, Grid, Networks, Plan, Prediction, Training
 from .volumes.pipeline import Fingerprint
 
@@ -36,6 +37,7 @@ def make_plan(
     :param grid_shape: voxels of the working grid, instead of a choice; rounded up to what the networks take.
     :param spacing: voxel size in mm, instead of a choice.
     :param method: ``ged``, or ``article`` for the baseline.
+    :raises InputError: hardly any of the grid that is asked for would hold anything.
     """
     reasons: list[str] = []
     grid, strides = _choose_grid(fingerprint, device, grid_shape, spacing, 3 if method == "article" else None, reasons)
@@ -179,6 +181,8 @@ def _choose_grid(
         strides = ((2,) * len(voxels),) * stages
     stride = np.prod(strides, axis=0)
     shape = _round_up(voxels, stride)
+    if grid_shape is not None:
+        _refuse_empty_grid(shape, spacing, np.max(extents, axis=0))
     reach = 2 * np.max([case.label_reach for case in cases], axis=0)
     if (shape * spacing < reach - 1e-3 * spacing).any():
         reasons.append(
@@ -191,6 +195,22 @@ def _choose_grid(
         + f", rounded up to multiples of {_words(stride)} for networks of {len(strides)} stage(s)."
     )
     return placed_grid(fingerprint, shape, spacing), strides
+
+
+MOSTLY_EMPTY = 8.0
+"""How many times the room of the largest scan a grid may take."""
+
+
+def _refuse_empty_grid(shape: np.ndarray, spacing: np.ndarray, largest: np.ndarray) -> None:
+    """:raises InputError: hardly any of the grid would hold anything of the scans, whose largest sides are in mm."""
+    if np.prod(shape * spacing) <= MOSTLY_EMPTY * np.prod(largest):
+        return
+    raise InputError(
+        f"A grid of {' x '.join(map(str, shape))} voxels of {_words(spacing)} mm reaches {_words(shape * spacing)} mm, "
+        f"and the largest scans {_words(largest)} mm: nearly all of it would be empty.",
+        f"For finer voxels give --spacing, with such a grid {max(largest / shape):.2g} mm for example; or leave --grid "
+        "out.",
+    )
 
 
 THICK = 2.0

@@ -32,7 +32,9 @@ def run_directions(arguments: argparse.Namespace, events: Events) -> None:
         table.add_column(heading)
     for direction in found:
         table.add_row(direction.name, f"{direction.low:g}", f"{direction.high:g}", direction.meaning)
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    console.print(table)
+    console.print("Values count standard deviations (SD) of what the model makes; of a class, 1 is all of it.")
     path = directions_path(arguments.model)
     if path.exists():
         print(f"They are kept in {path}.")
@@ -45,57 +47,69 @@ def run_vary(arguments: argparse.Namespace, events: Events) -> None:
     from .synthesis.explorer import Explorer
     from .synthesis.model_file import load_model
     from .synthesis.synthesizer import Form, Synthesizer, describe_origin, latent_of
-    from .volumes.pictures import contact_sheet
-    from .volumes.writing import claim_empty_folder
+    from .volumes.writing import new_folder
 
     model = load_model(arguments.model, arguments.device)
-    claim_scene(arguments.scene)
     with events.bar("finding directions") as show:
         directions = directions_of(model, show)
     direction = choose(directions, arguments.direction)
-    claim_empty_folder(arguments.output)
     start = direction.low if arguments.start is None else arguments.start
     end = direction.high if arguments.end is None else arguments.end
     latent = None
     if arguments.seed is not None:
         latent = latent_of(arguments.seed, arguments.index, model.plan.networks.latent_size)
     explorer = Explorer(Synthesizer(model, Form()), directions, latent, arguments.class_name)
-    with events.bar("synthesizing") as show:
-        frames = with_progress(explorer.series(direction, start, end, arguments.frames), arguments.frames, show)
-        made = list(frames)
-    whole_numbers = model.plan.whole_numbers
-    write_dataset(arguments.output, made, describe_origin(model), whole_numbers)
+    values = np.linspace(start, end, arguments.frames)
     sheet = arguments.output / "contact-sheet.png"
-    shown = [made[i] for i in np.unique(np.linspace(0, len(made) - 1, min(len(made), 9)).round().astype(int))]
-    contact_sheet(sheet, [(f"{start:g} to {end:g}", shown)], f"{direction.name}: {direction.meaning}"[:110])
+    with new_folder(arguments.output):
+        claim_scene(arguments.scene)
+        with events.bar("synthesizing") as show:
+            frames = with_progress(explorer.series(direction, start, end, arguments.frames), arguments.frames, show)
+            made = list(frames)
+        write_dataset(arguments.output, made, describe_origin(model), model.plan.whole_numbers)
+        _draw_series(sheet, made, values, f"{direction.name}: {direction.meaning}")
     print(f"{len(made)} cases along '{direction.name}' are in {arguments.output}; {sheet} shows them.")
     if arguments.scene is not None:
         from .scene.headless import headless_application, save_scene
         from .scene.sequences import add_sequence
 
-        values = np.linspace(start, end, arguments.frames)
         with headless_application() as application:
             add_sequence(zip(values.tolist(), made), direction.name, direction.name, "SD")
             save_scene(application, arguments.scene)
         print(f"Scene: {arguments.scene}; the toolbar Sequences of 3D Slicer plays it.")
 
 
+SHEET_FRAMES = 9
+
+
+def _draw_series(path: Path, made: list, values: np.ndarray, title: str) -> None:
+    """Frames side by side, the value of the direction above each; not all where there are many."""
+    from .volumes.pictures import contact_sheet
+
+    chosen = np.unique(np.linspace(0, len(made) - 1, min(len(made), SHEET_FRAMES)).round().astype(int))
+    headings = [f"{values[index]:+.2g} SD" for index in chosen]
+    contact_sheet(path, [("series", [made[index] for index in chosen])], title, headings)
+
+
 def run_project(arguments: argparse.Namespace, events: Events) -> None:
     from .commands import claim_scene, read_scan
-    from .exchange.nnunet import write_dataset
-    from .synthesis.explorer import near
     from .synthesis.model_file import load_model
+    from .volumes.writing import new_folder
+
+    with new_folder(arguments.output):
+        claim_scene(arguments.scene)
+        model = load_model(arguments.model, arguments.device, with_critic=True)
+        case = read_scan(arguments.volume, [channel.name for channel in model.plan.channels])
+        _project(arguments, events, model, case, _what_is_usual(arguments, model, case))
+
+
+def _project(arguments: argparse.Namespace, events: Events, model: Any, case: Any, usual: Any | None) -> None:
     from .synthesis.projection import Projector, on_grid_of
-    from .synthesis.synthesizer import Synthesizer, describe_origin
+    from .synthesis.synthesizer import describe_origin
     from .volumes.files import write_volume
     from .volumes.pipeline import from_working
-    from .volumes.writing import claim_empty_folder, write_bytes
+    from .volumes.writing import write_bytes
 
-    model = load_model(arguments.model, arguments.device, with_critic=True)
-    case = read_scan(arguments.volume, [channel.name for channel in model.plan.channels])
-    usual = _what_is_usual(arguments, model, case)
-    claim_scene(arguments.scene)
-    claim_empty_folder(arguments.output)
     with events.bar("looking at random cases") as show:
         show(0, 1, "")
         projector = Projector(model)
@@ -126,25 +140,12 @@ def run_project(arguments: argparse.Namespace, events: Events) -> None:
     write_bytes(arguments.output / "projection.json", json.dumps(about, indent=1).encode("utf-8"))
     _draw(arguments.output / "projection.png", case, maps)
     print(
-        f"The nearest case explains {projection.explained:.0%} of {case.name}; it, what is left"
-        f"{' and the anomaly map' if healthy is not None else ''} are in {arguments.output}."
+        f"The nearest case explains {projection.explained:.0%} of {case.name}; it"
+        f"{', what is left and the anomaly map' if healthy is not None else ' and what is left'} are in "
+        f"{arguments.output}."
     )
     if arguments.more:
-        synthesizer = Synthesizer(model)
-        made = (
-            synthesizer.case(
-                near(projection.latent, arguments.difference, arguments.seed, index),
-                f"like_{case.name}_{index:04d}",
-                {"like": case.name, "difference": arguments.difference},
-                class_weights=projection.class_weights,
-            )
-            for index in range(arguments.more)
-        )
-        folder = arguments.output / "more"
-        claim_empty_folder(folder)
-        whole_numbers = model.plan.whole_numbers
-        write_dataset(folder, made, describe_origin(model), whole_numbers)
-        print(f"{arguments.more} more like this one are in {folder}.")
+        _make_more(arguments, events, model, case, projection)
     if arguments.scene is not None:
         from .scene.headless import headless_application, save_scene
         from .scene.nodes import add_maps
@@ -153,6 +154,30 @@ def run_project(arguments: argparse.Namespace, events: Events) -> None:
             add_maps(case, maps, [], f"Projection of {case.name}")
             save_scene(application, arguments.scene)
         print(f"Scene: {arguments.scene}")
+
+
+def _make_more(arguments: argparse.Namespace, events: Events, model: Any, case: Any, projection: Any) -> None:
+    """Write cases that are like the nearest one into the folder ``more``."""
+    from .exchange.nnunet import write_dataset
+    from .synthesis.explorer import near
+    from .synthesis.synthesizer import Synthesizer, describe_origin
+    from .volumes.writing import claim_empty_folder
+
+    synthesizer, folder = Synthesizer(model), arguments.output / "more"
+    made = (
+        synthesizer.case(
+            near(projection.latent, arguments.difference, arguments.seed, index),
+            f"like_{case.name}_{index:04d}",
+            {"like": case.name, "difference": arguments.difference},
+            class_weights=projection.class_weights,
+        )
+        for index in range(arguments.more)
+    )
+    claim_empty_folder(folder)
+    with events.bar("synthesizing") as show:
+        shown = with_progress(made, arguments.more, show)
+        write_dataset(folder, shown, describe_origin(model), model.plan.whole_numbers)
+    print(f"{arguments.more} more like this one are in {folder}.")
 
 
 def _write_maps(folder: Path, maps: list[tuple[str, np.ndarray]], case: Any, model: Any) -> None:
@@ -217,9 +242,15 @@ def _healthy(
 
     if usual is None or isinstance(usual, Healthy):
         return usual
+    residuals = []
     with events.bar("projecting healthy cases") as show:
-        projected = (projector.project_working(working, arguments.steps).residual for working in usual)
-        healthy = Healthy.of(list(with_progress(projected, len(usual), show)))
+        for done, working in enumerate(usual):
+
+            def show_step(step: int, steps: int, name: str, done: int = done) -> None:
+                show(done + step / steps, len(usual), name)
+
+            residuals.append(projector.project_working(working, arguments.steps, show_step).residual)
+    healthy = Healthy.of(residuals)
     path = arguments.output / "healthy.safetensors"
     healthy.save(path, model.digest)
     print(f"What is usual in {len(usual)} healthy cases is kept in {path}; give that file the next time.")
@@ -228,9 +259,7 @@ def _healthy(
 
 def _draw(path: Path, case: Any, maps: list[tuple[str, np.ndarray]]) -> None:
     """The volume and its maps, a column each, a plane a row."""
-    from matplotlib.figure import Figure
-
-    from .volumes.pictures import PLANES, draw_planes, save_figure
+    from .volumes.pictures import draw_maps
 
     low, high = (float(value) for value in np.percentile(case.image[0], (0.5, 99.5)))
     grey = {"cmap": "gray", "vmin": low, "vmax": max(high, low + 1e-6)}
@@ -239,10 +268,9 @@ def _draw(path: Path, case: Any, maps: list[tuple[str, np.ndarray]]) -> None:
         "residual": {"cmap": "coolwarm", "vmin": low - high, "vmax": high - low},
         "anomaly": {"cmap": "inferno", "vmin": 0, "vmax": 6},
     }
-    columns = [("volume", case.image[0], grey), *((name, array, options[name.split()[0]]) for name, array in maps)]
-    figure = Figure(figsize=(2.2 * len(columns), 6), facecolor="black", layout="constrained")
-    axes = figure.subplots(len(PLANES), len(columns), squeeze=False)
-    for column, (name, array, look) in enumerate(columns):
-        title = f"{name}, SD" if name == "anomaly" else name
-        draw_planes(axes[:, column], array, case.affine, look, title, 9)
-    save_figure(figure, path)
+    units = {"nearest": "", "residual": ", units of the scan", "anomaly": ", SD"}
+    columns: list[tuple[str, np.ndarray, dict, bool]] = [("volume", case.image[0], grey, False)]
+    for name, array in maps:
+        kind = name.split()[0]
+        columns.append((f"{name}{units[kind]}", array, options[kind], kind != "nearest"))
+    draw_maps(path, columns, case.affine)

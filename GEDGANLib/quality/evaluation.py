@@ -129,7 +129,7 @@ def evaluate(model: Model, cases: Sequence[WorkingCase], settings: Settings, bar
             [training[i] for i in half[: len(half) // 2]],
             [training[i] for i in half[len(half) // 2 :]],
         )
-        result.reference = "half of the cases that the model was trained on, too few being new to it"
+        result.reference = "half of the training cases"
         result.notes.append(
             f"Only {len(unseen)} real cases are new to the model, fewer than {FEWEST_UNSEEN}: its cases are compared "
             "with half of those it was trained on, which flatters a model that knows them by heart."

@@ -37,6 +37,7 @@ EXPLAINED = {
     "fine power": "share of the finest details over that of real ones; 1 as real, below it is blur",
     "elevation apart": "which way surfaces face, up or sideways: 0 as real, 1 nothing in common",
     "azimuth apart": "which way surfaces face within the axial plane",
+    "authenticity": "share of cases farther from the training case nearest to them than that is from its own nearest",
     "linear apart": "how much is surface",
     "planar apart": "how much is tube or edge",
     "spherical apart": "how much is blob or noise",
@@ -150,7 +151,7 @@ def _measures(section: dict[str, Any]) -> str:
             words = f"{_text(name)}<br><small>share of cases in as many as training cases: {each['usual']}</small>"
             rows.append([words, f"{each['made']:.0%}", "", _percent(each.get("new")), "", ""])
         else:
-            unit = "ml" if name.startswith("volume") else "on the typical scale of the data"
+            unit = _unit(name)
             numbers = [_number(each[key]) if key in each else "" for key in ("made", "real", "new")]
             aparts = [f"{each[key]:.2f}" if key in each else "" for key in ("apart", "new apart")]
             rows.append([f"{_text(name)}, {unit}", *numbers, *aparts])
@@ -165,10 +166,17 @@ def _measures(section: dict[str, Any]) -> str:
     return _rows(heading, rows) + "<p><small>Apart: 0 the same distribution, 1 disjoint.</small></p>"
 
 
+def _unit(name: str) -> str:
+    """Of a measure of cases."""
+    return "ml" if name.startswith("volume") else "on the typical scale of the data"
+
+
 def _privacy(result: Evaluation, plan: Any) -> str:
     found = result.privacy
+    name = f"authenticity<br><small>{EXPLAINED['authenticity']}</small>"
+    shares = f"{found.authenticity:.0%}", _percent(found.held_out_authenticity)
     rows = [["nearest training case, median distance", _number(found.distance), _number(found.held_out_distance), ""]]
-    rows.append(["authenticity", f"{found.authenticity:.0%}", _percent(found.held_out_authenticity), ""])
+    rows.append([name, *shares, ""])
     share, real, p = found.copies
     rows.append(
         ["far nearer to one training case than to others", f"{share:.0%}", f"{real:.0%} of all real", f"p {p:.2g}"]
@@ -176,7 +184,8 @@ def _privacy(result: Evaluation, plan: Any) -> str:
     if found.near_training is not None:
         share, expected, p = found.near_training
         rows.append(["nearest real case was trained on", f"{share:.0%}", f"{expected:.0%} expected", f"p {p:.2g}"])
-    table = _rows(["after rigid alignment", "synthesized", "real, new", ""], rows)
+    heading = ["after rigid alignment", "synthesized", "real, new", "p value (small: not by chance)"]
+    table = _rows(heading, rows)
     closest = found.closest[:CLOSEST]
     made = [_case(result.made[i], plan) for i, _, _ in closest]
     training = [_case(result.training[j], plan) for _, j, _ in closest]
@@ -246,6 +255,8 @@ def _distributions(result: Evaluation) -> str:
     curves = result.curves.get("measures", {})
     if not curves:
         return ""
+    from matplotlib.ticker import PercentFormatter
+
     columns = min(len(curves), 3)
     figure, axes = _new_figure(columns, math.ceil(len(curves) / columns))
     for axis in axes[len(curves) :]:
@@ -259,8 +270,11 @@ def _distributions(result: Evaluation) -> str:
                 each, bins, weights=np.full(len(each), 1 / len(each)), color=COLOURS[key], alpha=0.55, label=NAMES[key]
             )
         axis.set_title(name, fontsize=8)
+        axis.set_xlabel(_unit(name), fontsize=7)
         axis.tick_params(labelsize=7)
-        axis.set_yticks([])
+        axis.yaxis.set_major_formatter(PercentFormatter(1, 0))
+    for axis in axes[::columns]:
+        axis.set_ylabel("share of cases", fontsize=7)
     axes[0].legend(fontsize=7)
     return _figure(figure, "distributions of volumes and intensities")
 

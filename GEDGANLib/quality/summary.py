@@ -21,12 +21,13 @@ def summary_of(result: Evaluation) -> list[str]:
     distance = section.get("kernel distance")
     if distance is not None:
         made, real = distance["made"], distance["real"]
-        words = f"as near to {result.reference} as training cases are, as far as so few cases can tell"
+        words = "are as near as training cases are, as far as so few cases can tell"
         if made["low"] > real["high"]:
-            words = f"farther from {result.reference} than training cases are: they can be told from real ones"
+            words = "are farther off than training cases are: they can be told from real ones"
         found.append(
-            f"Fidelity: the synthesized cases are {words} (kernel distance {made['value']:.2g}, {made['low']:.2g} to "
-            f"{made['high']:.2g}; training cases {real['value']:.2g}, {real['low']:.2g} to {real['high']:.2g})."
+            f"Fidelity: compared with {result.reference}, the synthesized cases {words}. Their kernel distance is "
+            f"{made['value']:.2g} ({made['low']:.2g} to {made['high']:.2g}), that of training cases "
+            f"{real['value']:.2g} ({real['low']:.2g} to {real['high']:.2g})."
         )
     if "diversity" in section:
         diversity = section["diversity"]["made"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes.util
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import numpy as np
 from ..errors import InputError
 from .read import case_from_scene
 
-SIZE = 420  # pixels of a view
+SIZE, GAP = 420, 4  # pixels of a view, and between two
+LETTERS = 140
+"""Of a line of the title."""
 VIEWS = ("Red", "Green", "Yellow", "3D")
 
 
@@ -115,19 +118,26 @@ def _compose(pictures: list[np.ndarray], path: Path, title: str) -> None:
     """Axial and 3D above, coronal and sagittal below, as Slicer's four-up layout has it."""
     from matplotlib.figure import Figure
 
-    from ..volumes.pictures import SIDES, save_figure
+    from ..volumes.pictures import DPI, SIDES, save_figure
 
     axial, coronal, sagittal, three_d = pictures
-    figure = Figure(figsize=(2 * SIZE / 100, 2 * SIZE / 100 + 0.3), facecolor="black")
-    axes = figure.subplots(2, 2)
-    for axis, picture, name in zip(
-        axes.flat, (axial, three_d, coronal, sagittal), ("axial", "3D", "coronal", "sagittal")
+    lines = textwrap.wrap(title, LETTERS)
+    # A pixel of a view is a pixel of the picture: resampled, it would lose whole rows, and lines with them.
+    width, height = 2 * SIZE + GAP, 2 * SIZE + GAP + 12 + 14 * max(len(lines), 1)
+    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="black")
+    upper, right = SIZE + GAP, SIZE + GAP
+    for picture, name, left, bottom in (
+        (axial, "axial", 0, upper),
+        (three_d, "3D", right, upper),
+        (coronal, "coronal", 0, 0),
+        (sagittal, "sagittal", right, 0),
     ):
-        axis.imshow(picture, interpolation="nearest")
+        axis = figure.add_axes((left / width, bottom / height, SIZE / width, SIZE / height))
+        axis.imshow(picture, interpolation="nearest", aspect="auto")
         axis.set_axis_off()
         axis.text(8, 22, name, color="white", fontsize=9)
         for side, anchor, letter in zip((8, SIZE - 8), ("left", "right"), SIDES.get(name, "")):
-            axis.text(side, SIZE / 2, letter, color="0.75", fontsize=9, va="center", ha=anchor)
-    figure.suptitle(title, color="white", fontsize=7, y=0.993)
-    figure.subplots_adjust(0, 0, 1, 0.965, wspace=0.01, hspace=0.01)
+            box = {"facecolor": "black", "alpha": 0.5, "pad": 1, "linewidth": 0}
+            axis.text(side, SIZE / 2, letter, color="white", fontsize=9, va="center", ha=anchor, bbox=box)
+    figure.suptitle("\n".join(lines), color="white", fontsize=7, y=1 - 6 / height)
     save_figure(figure, path)

@@ -186,8 +186,8 @@ def _measured(latents: np.ndarray, quantities: dict[str, np.ndarray]) -> list[Di
             continue
         weights = _regress(latents, values - values.mean())
         length = float(np.linalg.norm(weights))
-        unit = "ml" if name.startswith("volume") else "in the units of the data"
-        meaning = f"{length:.3g} {unit} a step about {values.mean():.4g}; explains {share:.0%} of it"
+        unit = " ml" if name.startswith("volume") else " in the units of the scans"
+        meaning = f"about {values.mean():.3g}{unit} at 0, {length:.2g} more with each SD; predicts {share:.0%} of it"
         found.append((share, Direction(name, "measured", tuple((weights / length).tolist()), meaning=meaning)))
     return [direction for _, direction in sorted(found, key=lambda each: -each[0])]
 
@@ -233,7 +233,9 @@ def _named(
     found.sort(key=lambda each: -abs(each[0]))
     words = {"maps": "pattern", "features": "feature"}[kind]
     if not found or abs(found[0][0]) < GOES_WITH:
-        return Direction(f"{words} {number}", kind, tuple(latent.tolist()), meaning="nothing that is measured")
+        return Direction(
+            f"{words} {number}", kind, tuple(latent.tolist()), meaning="goes with nothing that is measured"
+        )
     told = [f"{'more' if r > 0 else 'less'} {name} (r {abs(r):.2f})" for r, name in found[:2] if abs(r) >= GOES_WITH]
     name = f"{words} {number}, {'more' if found[0][0] > 0 else 'less'} {found[0][1]}"
     return Direction(name, kind, tuple(latent.tolist()), meaning="goes with " + ", ".join(told))

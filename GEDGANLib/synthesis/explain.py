@@ -119,30 +119,22 @@ def draw_explanation(path, case: Case, maps: StructureMaps, unlikeness: np.ndarr
 
     :raises InputError: the picture cannot be written.
     """
-    from matplotlib.figure import Figure
+    from ..volumes.pictures import draw_maps
 
-    from ..volumes.pictures import PLANES, draw_planes, save_figure
-
-    columns: list[tuple[str, np.ndarray, dict]] = [
-        ("volume", case.image[0], {"cmap": "gray"}),
-        ("across surfaces", maps.surface_direction, {}),
-        ("along tubes", maps.tube_direction, {}),
-        ("linear", maps.linear, {"cmap": "gray", "vmin": 0, "vmax": 1}),
-        ("planar", maps.planar, {"cmap": "gray", "vmin": 0, "vmax": 1}),
-        ("spherical", maps.spherical, {"cmap": "gray", "vmin": 0, "vmax": 1}),
-        ("energy (log)", np.log10(maps.energy + 1e-6 * max(float(maps.energy.max()), 1e-30)), {"cmap": "gray"}),
+    energy = np.log10(maps.energy + 1e-6 * max(float(maps.energy.max()), 1e-30))
+    share = {"cmap": "gray", "vmin": 0, "vmax": 1}
+    columns: list[tuple[str, np.ndarray, dict, bool]] = [
+        ("volume", case.image[0], {"cmap": "gray"}, False),
+        ("across surfaces", maps.surface_direction, {}, False),
+        ("along tubes", maps.tube_direction, {}, False),
+        ("linear (0 to 1)", maps.linear, share, False),
+        ("planar (0 to 1)", maps.planar, share, False),
+        ("spherical (0 to 1)", maps.spherical, share, False),
+        ("energy (log10)", energy, {"cmap": "gray"}, True),
     ]
     if unlikeness is not None:
-        columns.append(("unlike real, SD", unlikeness, {"cmap": "coolwarm", "vmin": -4, "vmax": 4}))
-    figure = Figure(figsize=(1.7 * len(columns), 5.6), facecolor="black", layout="constrained")
-    axes = figure.subplots(len(PLANES), len(columns))
-    for column, (name, array, options) in enumerate(columns):
-        shown = draw_planes(axes[:, column], array, case.affine, options, name, 8)
-        if "SD" in name:
-            bar = figure.colorbar(shown, ax=axes[:, column], location="right", fraction=0.1)
-            bar.ax.tick_params(colors="white", labelsize=6)
-    figure.supxlabel("red: left to right    green: back to front    blue: feet to head", color="white", fontsize=8)
-    save_figure(figure, path)
+        columns.append(("unlike real, SD", unlikeness, {"cmap": "coolwarm", "vmin": -4, "vmax": 4}, True))
+    draw_maps(path, columns, case.affine, "red: left to right    green: back to front    blue: feet to head")
 
 
 def scalar_maps(maps: StructureMaps, unlikeness: np.ndarray | None) -> Sequence[tuple[str, np.ndarray]]:

@@ -40,6 +40,13 @@ COPY_ADVICE = (
 )
 
 
+UNTRAINED_ADVICE = (
+    "After {steps} steps the synthesized cases hardly differ from each other ({figure:.0%} of the variety of the "
+    "training cases): a training starts from the mean of its cases, and this one was too short to get beyond it. "
+    "Resume it, with more time."
+)
+
+
 def small_pictures(images: Tensor) -> Tensor:
     """Images (N, C, *spatial) as vectors of block means, (N, C * blocks)."""
     sides = [min(SIDE, side) for side in images.shape[2:]]
@@ -63,6 +70,21 @@ class Monitor:
         pictures = [small_pictures(torch.from_numpy(case.image[None].copy())) for case in cases]
         return torch.cat(pictures) if pictures else None
 
+    def variety(self, images: Tensor) -> float:
+        """How much cases differ, relative to the training cases: 0 where all are the same, about 1 where they differ as
+        those do.
+
+        :param images: synthesized, (N, C, *grid), on the CPU.
+        """
+        return float(small_pictures(images).var(0).sum() / self._training.var(0).sum().clamp_min(1e-12))
+
+    def untrained(self, variety: float, step: int) -> list[str]:
+        """What to say of a training that ends before anything could be said of it; nothing where it made cases that
+        differ."""
+        if step >= FROM_STEP or variety >= COLLAPSED:
+            return []
+        return [UNTRAINED_ADVICE.format(figure=variety, steps=step)]
+
     def warnings(self, images: Tensor, strength: Any, progress: float, step: int) -> list[str]:
         """What is wrong and was not said before.
 
@@ -74,9 +96,9 @@ class Monitor:
             return []
         made = small_pictures(images)
         found = {}
-        diversity = float(made.var(0).sum() / self._training.var(0).sum().clamp_min(1e-12))
-        if diversity < COLLAPSED:
-            found["collapse"] = COLLAPSE_ADVICE.format(figure=diversity)
+        variety = self.variety(images)
+        if variety < COLLAPSED:
+            found["collapse"] = COLLAPSE_ADVICE.format(figure=variety)
         known = strength.overfitting
         if known is not None and known > KNOWN_BY_HEART and strength.value >= 0.99 * strength.largest:
             found["overfitting"] = OVERFITTING_ADVICE.format(figure=min(known, 1.0), cases=len(self._training))

@@ -328,7 +328,9 @@ class _Run:
     def _finish(self) -> None:
         from ..synthesis.model_file import save_model
 
-        self._write_preview()
+        variety = self._write_preview()
+        for words in self.monitor.untrained(variety, self.trainer.step_count):
+            self._warn(words)
         about = {
             "description": self.plan.description,
             "cases": len(self.trainer.cases),
@@ -338,6 +340,7 @@ class _Run:
             "seed": self.request.seed,
             "device": self.request.device,
             "warnings": self.warnings,
+            "variety": round(variety, 4),
         }
         if self.request.taught is not None:
             # Who has the data can tell by these which cases taught the model and which did not; nobody else can.
@@ -346,7 +349,8 @@ class _Run:
         self.request = replace(self.request, model_step=self.trainer.step_count)
         self.request.save(self.run)
 
-    def _write_preview(self) -> None:
+    def _write_preview(self) -> float:
+        """Draw what the model makes now; returns how much that differs, see ``Monitor.variety``."""
         from .monitor import WATCHED
 
         plan, count = self.trainer.view.plan, len(self.plan.channels)
@@ -369,6 +373,7 @@ class _Run:
         contact_sheet(self.run / "preview.png", [("training", real), ("synthesized", made)], title)
         write_volumes(self.run / PREVIEW_VOLUMES, replace(real[0], name="real"), replace(made[0], name="synthesized"))
         plot_losses(self.run / "losses.png", self.history)
+        return self.monitor.variety(outputs[:, :count])
 
     def _sketches(self, number: int):
         """The same cases every time, (number, channels, *grid), on the CPU; of the classes in turn."""

@@ -68,7 +68,7 @@ def read_volume(path: Path, channels: int = 1) -> Volume:
     :raises InputError: missing, unreadable, truncated, not such a file at all, a series over time, not 3D.
     """
     if not path.exists():
-        raise InputError(f"{path} does not exist.", "Check the path, or the entry in dataset.json.")
+        raise InputError(f"{path} does not exist.", "Check the path for typing errors.")
     suffix = suffix_of(path)
     try:
         if path.is_dir():
@@ -229,6 +229,8 @@ def dicom_series(folder: Path) -> list[tuple[str, tuple[str, ...]]]:
     """Series directly in ``folder``: (series instance UID, files in slice order), sorted by UID."""
     import SimpleITK
 
+    # ITK writes to the terminal of each folder without slices; what is wrong is said in a sentence of ours.
+    SimpleITK.ProcessObject.GlobalWarningDisplayOff()
     reader = SimpleITK.ImageSeriesReader
     return [
         (uid, reader.GetGDCMSeriesFileNames(str(folder), uid)) for uid in sorted(reader.GetGDCMSeriesIDs(str(folder)))
@@ -239,7 +241,12 @@ def _read_dicom_series(folder: Path) -> Volume:
     import SimpleITK
 
     series = dicom_series(folder)
-    if len(series) != 1:
+    if not series:
+        raise InputError(
+            f"{folder} is a folder, and holds no DICOM series.",
+            "Give one scan: an image file, or a folder with the slices of one series.",
+        )
+    if len(series) > 1:
         raise InputError(
             f"{folder} holds {len(series)} DICOM series, not one.", "Give every series a folder of its own."
         )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from .case import Case
+from .case import Case, Label
 from .geometry import spacing_of, to_closest_ras
 from .writing import beside
 
@@ -15,6 +16,10 @@ PLANES = (("axial", 2), ("coronal", 1), ("sagittal", 0))
 SIDES = {"axial": "RL", "coronal": "RL", "sagittal": "AP"}
 """What is on the left and on the right of each plane: right, left, anterior, posterior."""
 LEGEND_LABELS = 8
+DPI = 100
+"""Pixels an inch of every picture that is written."""
+LETTERS, LEGEND_LETTERS, LINE = 15, 19, 0.16
+"""Letters of a title and of a label's name an inch, and inches of a line."""
 
 
 def _middle(case: Case, labels: np.ndarray | None, shape: Sequence[int]) -> list[int]:
@@ -24,13 +29,16 @@ def _middle(case: Case, labels: np.ndarray | None, shape: Sequence[int]) -> list
     return [round(index) for index in np.argwhere(labels).mean(0)]
 
 
-def contact_sheet(path: Path, rows: Sequence[tuple[str, Sequence[Case]]], title: str = "") -> None:
+def contact_sheet(
+    path: Path, rows: Sequence[tuple[str, Sequence[Case]]], title: str = "", headings: Sequence[str] = ()
+) -> None:
     """Draw groups of cases below each other, each case a column of an axial, a coronal and a sagittal slice.
 
     Right of the patient is on the left of axial and coronal slices and front on the left of sagittal ones, as
     radiologists and Slicer show them; letters say so. Labels are outlined in their colours, which the foot names.
 
     :param rows: name and cases of each group; "real" above "synthesized", say.
+    :param headings: over the columns.
     :raises InputError: the picture cannot be written.
     """
     from matplotlib.colors import to_rgb
@@ -41,8 +49,13 @@ def contact_sheet(path: Path, rows: Sequence[tuple[str, Sequence[Case]]], title:
     size = np.array(sample.shape[1:]) * spacing_of(affine)
     heights = [size[1], size[2], size[2]] * len(rows)
     column_width = 1.7
-    figure_height = column_width * sum(heights) / max(size[0], size[1]) + 0.5
-    figure = Figure(figsize=(column_width * columns + 0.5, figure_height), facecolor="black")
+    figure_width = column_width * columns + 0.5
+    title_lines = textwrap.wrap(title, int(LETTERS * figure_width))
+    legend = _legend(rows[0][1][0].label_table if rows[0][1][0].labels is not None else (), figure_width)
+    above = 0.1 + LINE * (len(title_lines) + bool(headings)) + 0.05
+    below = 0.05 + LINE * len(legend)
+    figure_height = column_width * sum(heights) / max(size[0], size[1]) + above + below
+    figure = Figure(figsize=(figure_width, figure_height), facecolor="black")
     axes = figure.subplots(3 * len(rows), columns, squeeze=False, gridspec_kw={"height_ratios": heights})
     for axis in axes.flat:
         axis.set_axis_off()
@@ -68,35 +81,78 @@ def contact_sheet(path: Path, rows: Sequence[tuple[str, Sequence[Case]]], title:
                         if (flat == label.index).any():
                             axis.contour(flat == label.index, [0.5], colors=[to_rgb(label.color)], linewidths=0.8)
                 if column == 0:
-                    for side, letter in zip((0.02, 0.98), SIDES[plane]):
-                        axis.text(
-                            side, 0.05, letter, color="0.75", fontsize=6, va="bottom",
-                            ha="left" if side < 0.5 else "right", transform=axis.transAxes,
-                        )  # fmt: skip
-                    axis.text(
-                        -0.03, 0.5, f"{name}\n{plane}" if row == 0 else plane, color="white", fontsize=7,
-                        rotation=90, va="center", ha="right", transform=axis.transAxes,
-                    )  # fmt: skip
-    if title:
-        figure.text(0.5, 1 - 0.12 / figure_height, title, color="white", fontsize=8, ha="center", va="top")
-    labels = rows[0][1][0].label_table if rows[0][1][0].labels is not None else ()
-    for index, label in enumerate(labels[:LEGEND_LABELS]):
-        figure.text(
-            0.02 + 0.96 * index / min(len(labels), LEGEND_LABELS), 0.1 / figure_height, label.name,
-            color=to_rgb(label.color), fontsize=6, va="center",
-        )  # fmt: skip
-    top, bottom = 1 - 0.4 / figure_height, (0.22 if labels else 0.05) / figure_height
-    figure.subplots_adjust(0.5 / (column_width * columns + 0.5), bottom, 0.99, top, wspace=0.03, hspace=0.03)
+                    _name_plane(axis, plane, f"{name}\n{plane}" if row == 0 else plane)
+                if row == block == 0 and headings:
+                    axis.set_title(headings[column], color="white", fontsize=7, pad=2)
+    for line, words in enumerate(title_lines):
+        height = 1 - (0.1 + LINE * line) / figure_height
+        figure.text(0.5, height, words, color="white", fontsize=8, ha="center", va="top")
+    for line, entries in enumerate(reversed(legend)):
+        for left, label in entries:
+            figure.text(
+                left / figure_width, (0.1 + LINE * line) / figure_height, label.name,
+                color=to_rgb(label.color), fontsize=6, va="center",
+            )  # fmt: skip
+    top, bottom = 1 - above / figure_height, below / figure_height
+    figure.subplots_adjust(0.5 / figure_width, bottom, 0.99, top, wspace=0.03, hspace=0.03)
     save_figure(figure, path)
 
 
-def draw_planes(axes, array: np.ndarray, affine: np.ndarray, look: dict, title: str, size: float):
-    """Draw the middle slices of a map into three axes below each other, one a plane, and return the last picture.
+def _legend(labels: Sequence[Label], width: float) -> list[list[tuple[float, Label]]]:
+    """Lines of names, each with the inches it stands from the left."""
+    lines: list[list[tuple[float, Label]]] = []
+    left = width
+    for label in labels[:LEGEND_LABELS]:
+        needed = len(label.name) / LEGEND_LETTERS + 0.15
+        if left + needed > width:
+            lines.append([])
+            left = 0.1
+        lines[-1].append((left, label))
+        left += needed
+    return lines
 
-    :param array: (I, J, K), or (I, J, K, 3) of colours.
-    :param look: options of matplotlib's ``imshow``.
-    :param size: of the title, points.
+
+def _name_plane(axis, plane: str, words: str) -> None:
+    """Letters of the patient's sides in a slice, readable on black and on white, and words left of it."""
+    for side, letter in zip((0.02, 0.98), SIDES[plane]):
+        axis.text(
+            side, 0.05, letter, color="white", fontsize=7, va="bottom", ha="left" if side < 0.5 else "right",
+            transform=axis.transAxes, bbox={"facecolor": "black", "alpha": 0.5, "pad": 0.5, "linewidth": 0},
+        )  # fmt: skip
+    axis.text(
+        -0.03, 0.5, words, color="white", fontsize=7, rotation=90, va="center", ha="right", transform=axis.transAxes
+    )
+
+
+def draw_maps(
+    path: Path, columns: Sequence[tuple[str, np.ndarray, dict, bool]], affine: np.ndarray, foot: str = ""
+) -> None:
+    """Draw the middle slices of a volume and its maps as a PNG: a plane a row, a map a column.
+
+    :param columns: title, array (I, J, K) or (I, J, K, 3) of colours, options of matplotlib's ``imshow`` and whether a
+        scale stands beside it.
+    :param foot: words below.
+    :raises InputError: the picture cannot be written.
     """
+    from matplotlib.figure import Figure
+
+    scales = sum(scaled for *_, scaled in columns)
+    figure = Figure(figsize=(1.8 * len(columns) + 0.4 * scales + 0.3, 5.8), facecolor="black", layout="constrained")
+    axes = figure.subplots(len(PLANES), len(columns), squeeze=False)
+    for column, (name, array, options, scaled) in enumerate(columns):
+        shown = _draw_planes(axes[:, column], array, affine, options, name)
+        if scaled:
+            bar = figure.colorbar(shown, ax=axes[:, column], location="right", fraction=0.1)
+            bar.ax.tick_params(colors="white", labelsize=6)
+    for axis, (plane, _normal) in zip(axes[:, 0], PLANES):
+        _name_plane(axis, plane, plane)
+    if foot:
+        figure.supxlabel(foot, color="white", fontsize=8)
+    save_figure(figure, path)
+
+
+def _draw_planes(axes, array: np.ndarray, affine: np.ndarray, look: dict, title: str):
+    """Draw the middle slices of a map into three axes below each other, one a plane, and return the last picture."""
     leading = array if array.ndim == 3 else np.moveaxis(array, -1, 0)
     moved, affine = to_closest_ras(leading, affine)
     spacing = spacing_of(affine)
@@ -109,7 +165,7 @@ def draw_planes(axes, array: np.ndarray, affine: np.ndarray, look: dict, title: 
         )
         axis.invert_xaxis()
         axis.set_axis_off()
-    axes[0].set_title(title, color="white", fontsize=size)
+    axes[0].set_title(title, color="white", fontsize=8)
     return shown
 
 
@@ -119,4 +175,4 @@ def save_figure(figure, path: Path) -> None:
     :raises InputError: the file cannot be written.
     """
     with beside(path) as partial:
-        figure.savefig(partial, dpi=100, format="png", facecolor=figure.get_facecolor())
+        figure.savefig(partial, dpi=DPI, format="png", facecolor=figure.get_facecolor())

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -95,27 +96,38 @@ def prepare_cases(dataset: Dataset, plan, folder: Path, progress: Progress = _qu
     return PreparedCases(folder)
 
 
-def _write(dataset: Dataset, plan, folder: Path, key: str, progress: Progress) -> None:
-    shape = tuple(plan.grid.shape)
-    count = len(dataset.cases)
-    new = np.lib.format.open_memmap
-    images = new(folder / "images.npy", "w+", np.float32, (count, len(plan.channels), *shape))
-    labels = new(folder / "labels.npy", "w+", np.uint8, (count, *shape))
-    coarse = []
+def _arrays(plan, count: int) -> dict[str, tuple[type, tuple[int, ...]]]:
+    """Type and shape of each array that is kept of ``count`` cases, by its name."""
+    shape, channels = tuple(plan.grid.shape), len(plan.channels)
+    arrays: dict[str, tuple[type, tuple[int, ...]]] = {
+        "images": (np.float32, (count, channels, *shape)),
+        "labels": (np.uint8, (count, *shape)),
+    }
     if plan.training.volume == "parts":
         small = tuple(side // COARSE_FACTOR for side in shape)
-        coarse = [
-            new(folder / "coarse_images.npy", "w+", np.float32, (count, len(plan.channels), *small)),
-            new(folder / "coarse_labels.npy", "w+", np.float16, (count, len(plan.labels) + 1, *small)),
-        ]
+        arrays["coarse_images"] = (np.float32, (count, channels, *small))
+        arrays["coarse_labels"] = (np.float16, (count, len(plan.labels) + 1, *small))
+    return arrays
+
+
+def prepared_bytes(plan, count: int) -> int:
+    """Bytes that ``count`` prepared cases take on the disk."""
+    return sum(np.dtype(kind).itemsize * math.prod(shape) for kind, shape in _arrays(plan, count).values())
+
+
+def _write(dataset: Dataset, plan, folder: Path, key: str, progress: Progress) -> None:
+    count = len(dataset.cases)
     # Room for everything, before hours are spent on what would not fit: a sparse file promises what is not there.
-    needed = sum(array.nbytes for array in (images, labels, *coarse))
-    free = shutil.disk_usage(folder).free
+    needed, free = prepared_bytes(plan, count), shutil.disk_usage(folder).free
     if free < 1.02 * needed:
         raise InputError(
             f"The prepared cases need {needed / 1e9:.1f} GB in {folder.parent}, which has {free / 1e9:.1f} GB left.",
             "Free some space, choose a run folder on another disk, or take larger voxels (--spacing).",
         )
+    images, labels, *coarse = [
+        np.lib.format.open_memmap(folder / f"{name}.npy", "w+", kind, shape)
+        for name, (kind, shape) in _arrays(plan, count).items()
+    ]
     for array in (images, labels, *coarse):
         _take_room(Path(array.filename), array.nbytes)
     about = []

@@ -104,8 +104,8 @@ def _read_labels(files: CaseFiles, image: Volume) -> tuple[np.ndarray, dict]:
             f"{path} and {files.images[0]} have different grids "
             f"({_grid_words(volume.affine, volume.array.shape)} against "
             f"{_grid_words(image.affine, image.array.shape[-3:])}).",
-            "Export the segmentation in the geometry of its image (in Slicer: Segmentations module, Export, Reference "
-            "volume) and save it again.",
+            "Resample the segmentation to the voxels of its image, by nearest neighbours, and save it again; in "
+            "Slicer: Segmentations module, Export, with the image as reference volume.",
         )
     if not np.all(np.isfinite(array)) or np.any(array != np.round(array)):
         raise InputError(

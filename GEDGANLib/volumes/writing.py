@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -70,6 +71,29 @@ def claim_empty_folder(folder: Path, leftovers: Callable[[Path], bool] = lambda 
         probe(folder)
     except OSError as error:
         raise explain_unwritable(folder, error) from error
+
+
+@contextmanager
+def new_folder(folder: Path, partly_useful: bool = False) -> Iterator[Path]:
+    """Claim ``folder`` for the block; where the block fails, or is interrupted, what it wrote is removed again.
+
+    :param partly_useful: keep what was written then, if there is any.
+    :raises InputError: as :func:`claim_empty_folder`.
+    """
+    existed = folder.exists()
+    claim_empty_folder(folder)
+    try:
+        yield folder
+    except BaseException:
+        with suppress(OSError):
+            for path in () if partly_useful else list(folder.iterdir()):
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+            if not existed:
+                folder.rmdir()  # refused where something is left in it
+        raise
 
 
 def claim_new_file(path: Path, suffix: str) -> None:

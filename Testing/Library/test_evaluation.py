@@ -87,7 +87,7 @@ def test_few_cases_and_none_new_are_said(trained_model, trained_folder, tmp_path
     assert "real cases are new to the model, fewer than 10" in said and "flatters" in said
     assert "need more than 10 cases in every set" in said
     assert "too few to tell copies" in said and "Kernel distance and diversity need 8 cases" in said
-    assert "half of the cases that the model was trained on" in (out / "report.html").read_text()
+    assert "compared with half of the training cases" in (out / "report.html").read_text()
     figures = json.loads((out / "report.json").read_text())["figures"]
     assert not {"precision", "diversity"} & set(figures["fidelity and diversity"]) and "utility" not in figures
 

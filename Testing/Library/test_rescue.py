@@ -17,9 +17,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from GEDGANLib import fitting
+from GEDGANLib import fitting, learning
 from GEDGANLib.cli import main
 from GEDGANLib.errors import InputError
+from GEDGANLib.jobs import SilentEvents
+from GEDGANLib.plan import Plan
 from GEDGANLib.planning import make_plan, with_batch
 from GEDGANLib.training.augmentation import Strength
 from GEDGANLib.training.checkpoint import checkpoints, load_checkpoint
@@ -34,6 +36,13 @@ from GEDGANLib.volumes.pipeline import WorkingCase, check_dataset
 
 def quiet(event, **fields):
     pass
+
+
+def rescues(said) -> list[str]:
+    """Warnings but the one that some steps are not enough, of which all of these trainings are told."""
+    words = [fields["message"] for event, fields in said if event == "warning"]
+    assert "too short" in words[-1]
+    return words[:-1]
 
 
 class Spoiled:
@@ -60,7 +69,7 @@ def test_losses_that_leave_the_numbers_send_it_back_with_a_smaller_step(small_pl
     run, said = tmp_path / "run", []
     claim_run_folder(run, False)
     train(small_plan, small_cases, run, Limit(steps=5), "cpu", 0, lambda event, **f: said.append((event, f)))
-    warnings = [fields["message"] for event, fields in said if event == "warning"]
+    warnings = rescues(said)
     assert [f"({count} of 3 times)" in words for count, words in enumerate(warnings, 1)] == [True, True]
     assert (
         "left the numbers, or its generator stopped learning, at step 3: it goes on from step 0 with 0.25"
@@ -89,7 +98,7 @@ def test_a_generator_whose_outputs_are_all_at_their_ends_is_sent_back(small_plan
     run, said = tmp_path / "run", []
     claim_run_folder(run, False)
     train(small_plan, small_cases, run, Limit(steps=4), "cpu", 0, lambda event, **f: said.append((event, f)))
-    warnings = [fields["message"] for event, fields in said if event == "warning"]
+    warnings = rescues(said)
     assert len(warnings) == 1 and "stopped learning, at step 3: it goes on from step 0" in warnings[0]
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert all(line["losses"]["gradient"] > 1e-6 for line in lines)
@@ -125,6 +134,41 @@ def test_collapse_overfitting_and_copies_are_told_once_with_advice():
     assert ["by heart" in words for words in monitor.warnings(fresh, wild, 0.5, 1000)] == [True]
     assert ["copies of patients" in words for words in monitor.warnings(copies, calm, 0.5, 1000)] == [True]
     assert monitor.warnings(copies, wild, 0.9, 1000) == []
+    # What ended before that is told at its end, where it made the mean of its cases alone.
+    assert "too short" in monitor.untrained(monitor.variety(alike), 60)[0]
+    assert monitor.untrained(monitor.variety(fresh), 60) == monitor.untrained(monitor.variety(alike), 1000) == []
+
+
+def test_a_grid_that_would_be_empty_is_refused_before_anything_is_prepared(cohort_folder, tmp_path, capsys):
+    for command in (["plan", "-o", str(tmp_path / "plan.json")], ["train", "-o", str(tmp_path / "run")]):
+        asked = [command[0], str(cohort_folder), *command[1:], "--device", "cpu", "--grid", "500", "500", "500"]
+        assert main(asked) == 2
+        said = capsys.readouterr().err
+        assert "nearly all of it would be empty" in said and "--spacing" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_steps_that_take_long_are_predicted_and_too_few_of_them_are_told(cohort_folder, tmp_path, capsys):
+    start = time.monotonic()
+    path = tmp_path / "plan.json"
+    asked = ["plan", str(cohort_folder), "-o", str(path), "--device", "cpu", "--spacing", "0.6"]
+    assert main(asked) == 0
+    assert "as predicted, since a step takes so long" in capsys.readouterr().out
+    assert time.monotonic() - start < 30 and Plan.load(path).grid.shape[0] > 200
+    events = Heard()
+    learning._tell_few_steps(Plan.load(path), 60.0, "cpu", events)
+    assert ["some hundreds" in words for words in events.warnings] == [True]
+    learning._tell_few_steps(Plan.load(path), 1e6, "cpu", events)
+    assert len(events.warnings) == 1
+
+
+class Heard(SilentEvents):
+    def __init__(self):
+        self.warnings = []
+
+    def emit(self, event, **fields):
+        assert event == "warning"
+        self.warnings.append(fields["message"])
 
 
 def test_a_plan_that_cannot_fit_is_refused_with_one_that_does(cohort_folder, tmp_path, monkeypatch, capsys):
