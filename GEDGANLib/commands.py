@@ -92,10 +92,10 @@ def cases_folder(folder: Path, total: int) -> Iterator[Callable[[Iterable], Iter
 
 def say_variety(model) -> None:
     """Tell that the cases of a model hardly differ, if its training ended so."""
-    from .training.monitor import COLLAPSED
+    from .synthesis.model_file import variety_if_alike
 
-    variety = model.about.get("variety")
-    if isinstance(variety, (int, float)) and variety < COLLAPSED:
+    variety = variety_if_alike(model.about)
+    if variety is not None:
         print(
             f"Note: cases of this model hardly differ from each other ({variety:.0%} of the variety of its training "
             f"cases). It was trained for {model.about.get('steps', '?')} steps; train it longer, or anew."
@@ -307,7 +307,7 @@ def run_devices(arguments: argparse.Namespace, events: Events) -> None:
         memory = f", {each['memory_gb']} GB" if "memory_gb" in each else ""
         print(f"{each['kind']}: {each['name']}{memory}")
     if found[0]["kind"] == "cpu":
-        print("No GPU can be used; training on the CPU takes hours for small volumes.")
+        print("No GPU can be used; training on the CPU takes an hour or more, for small volumes.")
 
 
 def run_cohort(arguments: argparse.Namespace, events: Events) -> None:

@@ -64,8 +64,8 @@ def make_plan(
         )
         augmentation = choose_augmentation(training.held_out, reasons)
         reasons.append(
-            f"Widths from {widths[0]} to {widths[-1]} and batches of {training.batch}: what {DEVICE_WORDS[device]} "
-            "trains in reasonable time."
+            f"Networks of {widths[0]} to {widths[-1]} channels, {training.batch} cases a step: what "
+            f"{DEVICE_WORDS[device]} trains in reasonable time."
         )
     plan = Plan(
         grid=grid,
@@ -192,7 +192,7 @@ def _choose_grid(
     reasons.append(
         f"Grid {' x '.join(map(str, shape))}: "
         + ("as asked for" if grid_shape is not None else "holds the median field of view and every label")
-        + f", rounded up to multiples of {_words(stride)} for networks of {len(strides)} stage(s)."
+        + f", rounded up to multiples of {_words(stride)}, which the networks need."
     )
     return placed_grid(fingerprint, shape, spacing), strides
 
@@ -278,10 +278,11 @@ def choose_held_out(fingerprint: Fingerprint, reasons: list[str]) -> int:
 
 def choose_augmentation(held_out: int, reasons: list[str]) -> Augmentation:
     reasons.append(
-        "Augmentation as strong as held-out cases ask for; mirrored cases only if you put the axis into "
-        "augmentation.flips (0 is right to left)."
+        "Cases are shifted, turned and re-contrasted (augmentation) as strongly as held-out cases ask for; they are "
+        "mirrored only along axes that you put into augmentation.flips (0 is right to left)."
         if held_out
-        else "Augmentation that grows slowly, since no case is held out that could steer it."
+        else "Cases are shifted, turned and re-contrasted (augmentation) a little more as the training goes on, since "
+        "none is held out that could say how strongly."
     )
     return Augmentation(kinds=AUGMENTATIONS)
 

@@ -25,7 +25,7 @@ DEVICES = ("auto", "cuda", "mps", "cpu")
 """As the choices of the combo box."""
 CASE, VOLUME, SEGMENTATION, CLASS, STATUS = range(5)
 """Columns of the table."""
-COLUMN_WIDTHS = (95, 80, 90, 45)
+COLUMN_WIDTHS = (120, 70, 95, 40)
 """Pixels, of all but the last."""
 REFRESH_MILLISECONDS = 150
 PLAN_DEPENDS_ON = ("fromScene", "device", "spacing", "data", "classColumn")
@@ -50,6 +50,7 @@ class DataSection:
         table.horizontalHeader().setStretchLastSection(True)
         table.verticalHeader().setVisible(False)
         table.setWordWrap(False)
+        table.setTextElideMode(qt.Qt.ElideMiddle)  # cases often differ in the number at their end alone
         for column, width in enumerate(COLUMN_WIDTHS):  # so that the status is seen in a panel as narrow as Slicer's
             table.setColumnWidth(column, width)
         table.connect("itemChanged(QTableWidgetItem*)", self._changed)
@@ -89,6 +90,8 @@ class DataSection:
             self.ui.casesTable.setRowCount(len(self.rows))
             for number, row in enumerate(self.rows):
                 self._fill(number, row, segmentations)
+            # Until volumes are given one name of a case, as channels of it, the column would say everything twice.
+            self.ui.casesTable.setColumnHidden(VOLUME, all(row.case == row.volume.GetName() for row in self.rows))
         finally:
             self._filling = False
 
@@ -285,19 +288,20 @@ class DataSection:
             return
         try:
             plan = json.loads(Path(path).read_text(encoding="utf-8"))
-            lines = [str(line) for line in plan["reasons"]]
             expected = plan["prediction"]
-            lines.append(
+            lines = [
                 _("Expected: {memory:.1f} GB of memory, {minutes:.1f} minutes for 1000 steps.").format(
                     memory=float(expected["memory_gb"]), minutes=float(expected["minutes_per_1000_steps"])
-                )
-            )
+                ),
+                *(str(line) for line in plan["reasons"]),
+            ]
             lines.append(_("All of it stands in {path}; what you change there is what is trained.").format(path=path))
         except (OSError, ValueError, KeyError, TypeError):
             self.ui.planText.setHtml("")
             self.panel.say(_("The plan {path} cannot be read; press Check and plan again.").format(path=path), True)
             return
         self.ui.planText.setHtml("<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>")
+        self.ui.planText.moveCursor(qt.QTextCursor.Start)
         self.panel.paint()
 
 

@@ -113,7 +113,8 @@ class ExploreSection:
             slider = ctk.ctkSliderWidget()
             slider.minimum, slider.maximum, slider.singleStep = direction.low, direction.high, 0.1
             slider.value = 0.0
-            slider.toolTip = _("{meaning} In standard deviations.").format(meaning=direction.meaning)
+            slider.suffix = "" if direction.class_name else " SD"
+            slider.toolTip = direction.meaning
             slider.connect("valueChanged(double)", self._moved)
             layout.addRow(direction.name, slider)
             self.sliders[direction.name] = slider

@@ -32,6 +32,8 @@ class JudgeSection:
         self.ui.exportButton.connect("clicked()", panel.tasks.stop_or(self.onExport))
         self.ui.saveBatchButton.connect("clicked()", panel.tasks.stop_or(self.onSaveBatch))
         self.ui.exportCombo.connect("currentIndexChanged(int)", lambda: self.panel.paint())
+        words = _("New folder for the export. When this is empty, one is made in {folder}.")
+        self.ui.exportPath.toolTip = words.format(folder=places.base_folder() / "exports")
 
     def real_cases(self) -> Path | None:
         """The folder that is given, else that of the model's training."""

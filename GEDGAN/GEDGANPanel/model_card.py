@@ -12,7 +12,7 @@ from typing import Any
 from slicer.i18n import tr as _
 
 from GEDGANLib.quality.summary import report_path
-from GEDGANLib.synthesis.model_file import digest_of, read_header
+from GEDGANLib.synthesis.model_file import digest_of, read_header, variety_if_alike
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,13 @@ class ModelCard:
         cases, steps = about.get("cases"), about.get("steps")
         if cases or steps:
             lines.append(_("Trained on {cases} cases for {steps} steps").format(cases=cases or "?", steps=steps or "?"))
+        variety = variety_if_alike(about)
+        if variety is not None:
+            lines.append(
+                _(
+                    "Its cases hardly differ ({share:.0%} of the variety of its training cases): train it longer."
+                ).format(share=variety)
+            )
         return lines
 
     def as_html(self) -> str:

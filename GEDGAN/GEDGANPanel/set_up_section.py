@@ -75,4 +75,4 @@ def device_words(event: dict) -> str:
     if best.get("kind") in ("cuda", "mps"):
         memory = f", {best['memory_gb']:g} GB" if best.get("memory_gb") else ""
         return _("GPU: {name}{memory}.").format(name=best.get("name", ""), memory=memory)
-    return _("No GPU that PyTorch can use: training takes hours on the processor.")
+    return _("No GPU that PyTorch can use: training on the processor takes an hour or more.")

@@ -208,6 +208,7 @@ def looks(facts: Facts) -> dict[str, Look]:
         ),
         "exportCountSpin": Look(facts.export_kind != 3, _("Synthesized cases to write; a bundle holds none.")),
         "dataPath": Look(True, _("Folder with the scans to learn from."), visible=not facts.from_scene),
+        "slidersLabel": Look(True, "", visible=facts.exploring),
         "taskBar": Look(True, "", visible=bool(facts.task)),
         "reportBar": Look(True, "", visible=facts.reporting),
         "trainBar": Look(True, "", visible=bool(facts.training)),

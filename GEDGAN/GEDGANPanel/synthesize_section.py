@@ -81,6 +81,7 @@ class SynthesizeSection:
             try:
                 self.card = ModelCard.read(path)
                 self.ui.modelCard.setHtml(self.card.as_html())
+                self.ui.modelCard.moveCursor(qt.QTextCursor.Start)
             except InputError as error:
                 self.ui.modelCard.setHtml("")
                 self.panel.say(words_of(error), True)

@@ -35,6 +35,10 @@ class TrainSection:
         self.ui.trainButton.connect("clicked()", self.onTrain)
         self.ui.resumeButton.connect("clicked()", self.onResume)
         self.ui.previewButton.connect("clicked()", self.onPreview)
+        self.ui.runPath.toolTip = _(
+            "Folder of the run: model, checkpoints, log. When this is empty, a new one is made in {folder}. "
+            "To continue an earlier run, choose its folder and press Resume."
+        ).format(folder=places.base_folder() / "runs")
 
     @property
     def state(self) -> str:
@@ -115,6 +119,7 @@ class TrainSection:
         self.curves.clear()
         self._follow(worker, run)
         self.ui.trainLabel.text = _("Starting…")
+        self.panel.say(_("The training has a process of its own; go on with your work."))
         self.panel.paint()
 
     def _follow(self, worker: Worker, run: Path) -> None:
@@ -261,6 +266,8 @@ def time_left(seconds: float | None) -> str:
     """In words."""
     if seconds is None:
         return ""
+    if seconds < 1:
+        return _("Saving what was learned…")
     minutes = round(seconds / 60)
     if seconds < 90:
         return _("{seconds} s left").format(seconds=round(seconds))

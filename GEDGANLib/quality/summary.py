@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..synthesis.model_file import COLLAPSED
+
 if TYPE_CHECKING:
     from .evaluation import Evaluation
 
@@ -34,7 +36,7 @@ def summary_of(result: Evaluation) -> list[str]:
         words = "vary about as much as real cases"
         if diversity < 0.7:
             words = "vary less than real cases"
-        if diversity < 0.1:
+        if diversity < COLLAPSED:
             words = "are nearly all alike: the generator has collapsed"
         recall = ""
         if "recall" in section:

@@ -30,6 +30,10 @@ LONGEST_HEADER = 100_000_000
 """Bytes, as the format has it; a larger number stands where another kind of file has something else."""
 
 
+COLLAPSED = 0.1
+"""Variance between cases, relative to that between real ones, below which they count as all alike."""
+
+
 @dataclass(frozen=True)
 class Model:
     """A model file in memory.
@@ -56,6 +60,16 @@ def digest_of(path: Path) -> str:
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
     except OSError:  # moved away meanwhile
         return "unknown"
+
+
+def variety_if_alike(about: dict[str, Any]) -> float | None:
+    """How much the cases of a model differ, as a share of what its training cases do, where that is hardly at all.
+
+    :param about: of the model, see :class:`Model`.
+    :returns: None where they differ, or where the model does not say.
+    """
+    variety = about.get("variety")
+    return variety if isinstance(variety, (int, float)) and variety < COLLAPSED else None
 
 
 def save_model(path: Path, generator, plan: Plan, about: dict[str, Any], critic: Critic | None = None) -> None:

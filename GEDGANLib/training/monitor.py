@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..synthesis.model_file import COLLAPSED
 from ..volumes.case import Case
 
 WATCHED = 16
@@ -17,8 +18,8 @@ SIDE = 16
 """Blocks along each axis of the small pictures in which cases are compared."""
 FROM_PROGRESS, FROM_STEP = 0.3, 300
 """Share of the run and step before which nothing is said: a training starts from the mean of its cases, all alike."""
-COLLAPSED, KNOWN_BY_HEART, COPIED = 0.1, 0.9, 0.5
-"""Bounds: of diversity relative to real cases, of over-fitting, and of the distance to the nearest training case
+KNOWN_BY_HEART, COPIED = 0.9, 0.5
+"""Bounds: of over-fitting, and of the distance to the nearest training case
 relative to that of held-out cases."""
 FEWEST_HELD_OUT = 5
 """Held-out cases below which nothing is said of copies."""

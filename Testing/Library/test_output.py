@@ -12,7 +12,8 @@ import pytest
 from GEDGANLib.cli import main
 from GEDGANLib.errors import InputError
 from GEDGANLib.exchange.nnunet import voxels_to_write
-from GEDGANLib.synthesis.model_file import load_model
+from GEDGANLib.networks.build import build_generator
+from GEDGANLib.synthesis.model_file import load_model, save_model
 from GEDGANLib.synthesis.output import grid_of_spacing, original_grid
 from GEDGANLib.synthesis.synthesizer import Form, Synthesizer, most_probable
 from GEDGANLib.volumes.geometry import centre_of, spacing_of
@@ -165,3 +166,12 @@ def test_cases_have_the_type_of_the_scans(tmp_path):
     for folder in ("data", "out"):
         image = nibabel.load(next((tmp_path / folder / "imagesTr").iterdir()))
         assert image.get_data_dtype() == np.uint8
+
+
+@pytest.mark.parametrize(("variety", "told"), [(0.03, True), (0.8, False)])
+def test_a_model_whose_cases_are_all_alike_says_so(small_plan, tmp_path, capsys, variety, told):
+    path = tmp_path / "model.safetensors"
+    save_model(path, build_generator(small_plan), small_plan, {"variety": variety, "steps": 60})
+    assert main(["synthesize", str(path), "-n", "1", "-o", str(tmp_path / "cases")]) == 0
+    assert main(["export", str(path), "--to", "monai-bundle", "-o", str(tmp_path / "bundle")]) == 0
+    assert capsys.readouterr().out.count("hardly differ from each other (3% of the variety") == 2 * told

@@ -63,7 +63,7 @@ def panel(opened):
     """An open panel for which everything is installed and the devices are known."""
     import qt
 
-    words = "No GPU that PyTorch can use: training takes hours on the processor."
+    words = "No GPU that PyTorch can use: training on the processor takes an hour or more."
     qt.QSettings().setValue("GEDGAN/devices", f"{version('torch')}: {words}")
     return opened()
 

@@ -130,6 +130,7 @@ class SliderWidget(QtWidgets.QWidget):
     minimum = _box_property("minimum")
     maximum = _box_property("maximum")
     singleStep = _box_property("singleStep")
+    suffix = Property(str, lambda self: self._box.property("suffix"), lambda self, text: self._box.setSuffix(text))
 
     def setValue(self, value: float) -> None:
         self._box.setValue(value)
