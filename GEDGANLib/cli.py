@@ -313,7 +313,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         # What a command says to people becomes an event too, or it would stand between the lines of the protocol.
         said = redirect_stdout(SaidAsEvents(events)) if isinstance(events, JsonEvents) else nullcontext()
-        with said, end_on_termination():
+        with said, end_on_termination() if "RANK" not in os.environ else nullcontext():
             parsed.run(parsed, events)
         if parsed.command != "train":  # a training says what it finished itself
             output = getattr(parsed, "output", None)

@@ -33,7 +33,7 @@ def run_synthesize(arguments: argparse.Namespace, events: Events) -> None:
     # A scene holds all cases at once anyway; without one they go to disk one by one.
     kept: list = []
     rejected: Counter[str] = Counter()
-    say_variety(model)
+    say_variety(model, events)
     with cases_folder(arguments.output, arguments.number) as count:
         claim_scene(arguments.scene)
         passing = screened(arguments, synthesizer, rejected, events)
@@ -72,7 +72,7 @@ def cases_folder(folder: Path, total: int) -> Iterator[Callable[[Iterable], Iter
 
     :returns: a function that counts the cases of an iterable as they are taken from it and written.
     """
-    from .volumes.writing import new_folder
+    from .volumes.writing import growing_folder
 
     done = 0
 
@@ -82,7 +82,7 @@ def cases_folder(folder: Path, total: int) -> Iterator[Callable[[Iterable], Iter
             yield case
             done += 1
 
-    with new_folder(folder, partly_useful=True):
+    with growing_folder(folder):
         try:
             yield counted
         except KeyboardInterrupt as interrupt:
@@ -90,15 +90,16 @@ def cases_folder(folder: Path, total: int) -> Iterator[Callable[[Iterable], Iter
             raise StoppedOnRequest(f"Stopped{left}.") from interrupt
 
 
-def say_variety(model) -> None:
+def say_variety(model, events: Events) -> None:
     """Tell that the cases of a model hardly differ, if its training ended so."""
     from .synthesis.model_file import variety_if_alike
 
     variety = variety_if_alike(model.about)
     if variety is not None:
-        print(
-            f"Note: cases of this model hardly differ from each other ({variety:.0%} of the variety of its training "
-            f"cases). It was trained for {model.about.get('steps', '?')} steps; train it longer, or anew."
+        events.emit(
+            "warning",
+            message=f"Cases of this model hardly differ from each other ({variety:.0%} of the variety of its training "
+            f"cases). It was trained for {model.about.get('steps', '?')} steps; train it longer, or anew.",
         )
 
 
@@ -207,38 +208,31 @@ def _write_scene(path: Path, cases: list, model) -> None:
 
 
 def run_explain(arguments: argparse.Namespace, events: Events) -> None:
-    from .volumes.writing import new_folder
-
-    with new_folder(arguments.output):
-        claim_scene(arguments.scene)
-        _explain(arguments, events)
-
-
-def _explain(arguments: argparse.Namespace, events: Events) -> None:
     from .synthesis.explain import colour_maps, draw_explanation, scalar_maps, structure_maps, unlikeness_map
     from .synthesis.model_file import load_model
     from .volumes.files import write_colours, write_volume
+    from .volumes.writing import new_folder
 
-    model = None
-    if arguments.model is not None:
-        model = load_model(arguments.model, arguments.device, with_critic=True)
-    case = read_scan(
-        arguments.volume, ["image"] if model is None else [channel.name for channel in model.plan.channels]
-    )
-    with events.bar("explaining") as show:
-        show(0, 2, "structure")
-        maps = structure_maps(case.image[0], case.affine, arguments.sigma, arguments.rho)
-        show(1, 2, "discriminator")
-        unlikeness = None if model is None else unlikeness_map(model, case)
-        show(2, 2, "")
-    about = f"GED-GAN {__version__}, explanation of {case.name}"
-    for name, array in scalar_maps(maps, unlikeness):
-        write_volume(arguments.output / f"{name}.nrrd", array, case.affine, f"{name}; {about}")
-    for name, array in colour_maps(maps):
-        write_colours(arguments.output / f"{name}.nrrd", array, case.affine, f"{name}; {about}")
-    picture = arguments.output / "explanation.png"
-    draw_explanation(picture, case, maps, unlikeness)
-    print(f"The maps are in {arguments.output}, to be loaded into Slicer; {picture} shows them side by side.")
+    with new_folder(arguments.output) as folder:
+        claim_scene(arguments.scene)
+        model = None
+        if arguments.model is not None:
+            model = load_model(arguments.model, arguments.device, with_critic=True)
+        channels = ["image"] if model is None else [channel.name for channel in model.plan.channels]
+        case = read_scan(arguments.volume, channels, events)
+        with events.bar("explaining") as show:
+            show(0, 2, "structure")
+            maps = structure_maps(case.image[0], case.affine, arguments.sigma, arguments.rho)
+            show(1, 2, "discriminator")
+            unlikeness = None if model is None else unlikeness_map(model, case)
+            show(2, 2, "")
+        about = f"GED-GAN {__version__}, explanation of {case.name}"
+        for name, array in scalar_maps(maps, unlikeness):
+            write_volume(folder / f"{name}.nrrd", array, case.affine, f"{name}; {about}")
+        for name, array in colour_maps(maps):
+            write_colours(folder / f"{name}.nrrd", array, case.affine, f"{name}; {about}")
+        draw_explanation(folder / "explanation.png", case, maps, unlikeness)
+    print(f"The maps are in {arguments.output}, to be loaded into Slicer; explanation.png shows them side by side.")
     if arguments.scene is not None:
         from .scene.headless import headless_application, save_scene
         from .scene.nodes import add_maps
@@ -249,7 +243,7 @@ def _explain(arguments: argparse.Namespace, events: Events) -> None:
         print(f"Scene: {arguments.scene}")
 
 
-def read_scan(path: Path, channel_names: Sequence[str]):
+def read_scan(path: Path, channel_names: Sequence[str], events: Events):
     """A volume, or a folder of DICOM slices, as a case of these channels without labels.
 
     :raises InputError: it cannot be used.
@@ -262,7 +256,7 @@ def read_scan(path: Path, channel_names: Sequence[str]):
 
     volume = read_volume(path, len(channel_names))
     if volume.segments or (np.issubdtype(volume.array.dtype, np.integer) and _few_values(volume.array)):
-        print(f"Note: {path} looks like a segmentation, and not like a scan.")
+        events.emit("warning", message=f"{path} looks like a segmentation, and not like a scan.")
     image = volume.array if volume.array.ndim == 4 else volume.array[None]
     for voxels in image:
         check_voxels(path, voxels)

@@ -189,7 +189,10 @@ def _time_words(seconds: float | None) -> str:
 
 @contextmanager
 def end_on_termination() -> Iterator[None]:
-    """While the block runs, SIGTERM breaks into it as Ctrl-C does, so that what is half done is cleared away."""
+    """While the block runs, SIGTERM breaks into it as Ctrl-C does, so that what is half done is cleared away.
+
+    Not for processes that wait for each other: Python hears signals between its own instructions alone.
+    """
 
     def end(number: int, _frame: Any) -> None:
         raise KeyboardInterrupt

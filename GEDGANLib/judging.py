@@ -31,7 +31,7 @@ def run_evaluate(arguments: argparse.Namespace, events: Events) -> None:
     device = choose_device(arguments.device)
     model = load_model(arguments.model, device)
     datasets = [find_for(model, folder) for folder in (arguments.data, arguments.new) if folder]
-    with new_folder(arguments.output):
+    with new_folder(arguments.output) as folder:
         cases: list[Any] = []
         for dataset in datasets:
             with events.bar("reading") as show:
@@ -39,7 +39,7 @@ def run_evaluate(arguments: argparse.Namespace, events: Events) -> None:
         cases = _each_once(cases)
         settings = Settings(arguments.number, arguments.updates, not arguments.quick, arguments.seed, device)
         result = evaluate(model, cases, settings, events.bar)
-        page = write_report(arguments.output, result, model.plan)
+        page = arguments.output / write_report(folder, result, model.plan).name
     for words in (*result.summary, *result.notes):
         print(f"- {words}")
     print(f"The report is {page}.")
@@ -92,13 +92,13 @@ def run_export(arguments: argparse.Namespace, events: Events) -> None:
         from .exchange.monai_bundle import write_bundle
 
         model = load_model(arguments.model, "cpu")
-        say_variety(model)
-        with new_folder(arguments.output):
-            write_bundle(arguments.output, model)
+        say_variety(model, events)
+        with new_folder(arguments.output) as folder:
+            write_bundle(folder, model)
         print(f"The bundle is {arguments.output}; its docs/README.md says how to run it.")
         return
     model = load_model(arguments.model, arguments.device)
-    say_variety(model)
+    say_variety(model, events)
     if arguments.to == "nnunet":
         _export_nnunet(arguments, model, events)
     else:
@@ -180,7 +180,7 @@ def _export_nnunet(arguments: argparse.Namespace, model: Any, events: Events) ->
         path = write_splits(arguments.output, splits, names)
         folds = f"{len(splits)} folds" if len(splits) != 1 else "1 fold"
         fewer = (
-            f", and not {arguments.folds}, since the model has not learned from {len(splits)} real cases alone"
+            f", and not {arguments.folds}, since only {len(splits)} labelled real cases are new to the model"
             if len(splits) < arguments.folds
             else ""
         )
@@ -189,7 +189,10 @@ def _export_nnunet(arguments: argparse.Namespace, model: Any, events: Events) ->
             "on all others and the synthetic ones. Copy it into nnUNet_preprocessed/DATASET before nnUNetv2_train."
         )
     if not NNUNET_NAME.match(arguments.output.resolve().name):
-        print("nnU-Net wants its folders named DatasetNNN_NAME, as Dataset501_Mine: rename this one before you use it.")
+        words = (
+            "nnU-Net wants its folders named DatasetNNN_NAME, as Dataset501_Mine: rename this one before you use it."
+        )
+        events.emit("warning", message=words)
 
 
 def _who_taught(arguments: argparse.Namespace, model: Any, dataset: Any, events: Events) -> list[tuple[str, bool]]:

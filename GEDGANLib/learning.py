@@ -177,9 +177,11 @@ def _train(arguments: argparse.Namespace, events: Events, team) -> None:
             _tell_few_steps(plan, limit.minutes, device, events)
         try:
             model = train(plan, cases, run, limit, device, seed, events.emit, data, arguments.resume, options)
-        except StoppedOnRequest as stop:
+        except (StoppedOnRequest, KeyboardInterrupt) as stop:
+            if isinstance(events, JsonEvents) or not (run / "run.json").exists():
+                raise
             again = f"gedgan train {shlex.quote(str(arguments.data))} -o {shlex.quote(str(run))} --resume"
-            raise StoppedOnRequest(str(stop) if isinstance(events, JsonEvents) else f"{stop} Go on: {again}") from stop
+            raise StoppedOnRequest(f"{str(stop) or 'Stopped.'} Go on: {again}") from stop
     if team.leads and not isinstance(events, JsonEvents):
         print(f"The model is {model}. Training and synthesized cases: {run / 'preview.png'}")
         print(f"Try: gedgan synthesize {shlex.quote(str(model))} -n 8 -o OUT --scene OUT/scene.mrb")
@@ -192,10 +194,11 @@ def _tell_few_steps(plan, minutes: float, device: str, events: Events) -> None:
 
     prediction = plan.prediction if plan.prediction.device == device else predicted(plan, device).prediction
     seconds = prediction.minutes_per_1000_steps * 60 / 1000
-    if seconds and 60 * minutes / seconds < FROM_STEP:
+    started = plan.data.get("started_from") is not None  # from a model whose cases differ already
+    if seconds and 60 * minutes / seconds < FROM_STEP and not started:
         message = (
             f"{minutes:g} minutes are about {60 * minutes / seconds:.0f} steps of this plan; cases begin to differ "
-            "after some hundreds. Give more --minutes, or larger voxels (--spacing)."
+            "after some hundreds. Train longer, or with larger voxels."
         )
         events.emit("warning", message=message)
 

@@ -60,21 +60,25 @@ def run_vary(arguments: argparse.Namespace, events: Events) -> None:
         latent = latent_of(arguments.seed, arguments.index, model.plan.networks.latent_size)
     explorer = Explorer(Synthesizer(model, Form()), directions, latent, arguments.class_name)
     values = np.linspace(start, end, arguments.frames)
-    sheet = arguments.output / "contact-sheet.png"
-    with new_folder(arguments.output):
+    # A class is a share, from none to all of it.
+    unit = "" if direction.class_name else "SD"
+    sheet = "contact-sheet.png"
+    with new_folder(arguments.output) as folder:
         claim_scene(arguments.scene)
         with events.bar("synthesizing") as show:
             frames = with_progress(explorer.series(direction, start, end, arguments.frames), arguments.frames, show)
             made = list(frames)
-        write_dataset(arguments.output, made, describe_origin(model), model.plan.whole_numbers)
-        _draw_series(sheet, made, values, f"{direction.name}: {direction.meaning}")
-    print(f"{len(made)} cases along '{direction.name}' are in {arguments.output}; {sheet} shows them.")
+        write_dataset(folder, made, describe_origin(model), model.plan.whole_numbers)
+        _draw_series(folder / sheet, made, values, f" {unit}".rstrip(), f"{direction.name}: {direction.meaning}")
+    print(
+        f"{len(made)} cases along '{direction.name}' are in {arguments.output}; {arguments.output / sheet} shows them."
+    )
     if arguments.scene is not None:
         from .scene.headless import headless_application, save_scene
         from .scene.sequences import add_sequence
 
         with headless_application() as application:
-            add_sequence(zip(values.tolist(), made), direction.name, direction.name, "SD")
+            add_sequence(zip(values.tolist(), made), direction.name, direction.name, unit)
             save_scene(application, arguments.scene)
         print(f"Scene: {arguments.scene}; the toolbar Sequences of 3D Slicer plays it.")
 
@@ -82,12 +86,12 @@ def run_vary(arguments: argparse.Namespace, events: Events) -> None:
 SHEET_FRAMES = 9
 
 
-def _draw_series(path: Path, made: list, values: np.ndarray, title: str) -> None:
+def _draw_series(path: Path, made: list, values: np.ndarray, unit: str, title: str) -> None:
     """Frames side by side, the value of the direction above each; not all where there are many."""
     from .volumes.pictures import contact_sheet
 
     chosen = np.unique(np.linspace(0, len(made) - 1, min(len(made), SHEET_FRAMES)).round().astype(int))
-    headings = [f"{values[index]:+.2g} SD" for index in chosen]
+    headings = [f"{values[index]:+.2g}{unit}" for index in chosen]
     contact_sheet(path, [("series", [made[index] for index in chosen])], title, headings)
 
 
@@ -96,14 +100,37 @@ def run_project(arguments: argparse.Namespace, events: Events) -> None:
     from .synthesis.model_file import load_model
     from .volumes.writing import new_folder
 
-    with new_folder(arguments.output):
+    with new_folder(arguments.output) as folder:
         claim_scene(arguments.scene)
         model = load_model(arguments.model, arguments.device, with_critic=True)
-        case = read_scan(arguments.volume, [channel.name for channel in model.plan.channels])
-        _project(arguments, events, model, case, _what_is_usual(arguments, model, case))
+        case = read_scan(arguments.volume, [channel.name for channel in model.plan.channels], events)
+        usual = _what_is_usual(arguments, model, case, events)
+        projection, maps = _project(arguments, events, model, case, usual, folder)
+    words = ", what is left and the anomaly map" if arguments.healthy is not None else " and what is left"
+    print(f"The nearest case explains {projection.explained:.0%} of {case.name}; it{words} are in {arguments.output}.")
+    if (arguments.output / HEALTHY).exists():
+        kept = f"is kept in {arguments.output / HEALTHY}; give that file the next time."
+        print(f"What is usual in {len(usual)} healthy cases {kept}")
+    if arguments.more:
+        _make_more(arguments, events, model, case, projection)
+    if arguments.scene is not None:
+        from .scene.headless import headless_application, save_scene
+        from .scene.nodes import add_maps
+
+        with headless_application() as application:
+            add_maps(case, maps, [], f"Projection of {case.name}")
+            save_scene(application, arguments.scene)
+        print(f"Scene: {arguments.scene}")
 
 
-def _project(arguments: argparse.Namespace, events: Events, model: Any, case: Any, usual: Any | None) -> None:
+HEALTHY = "healthy.safetensors"
+"""Name of the file of what is usual in healthy cases."""
+
+
+def _project(
+    arguments: argparse.Namespace, events: Events, model: Any, case: Any, usual: Any | None, folder: Path
+) -> tuple[Any, list[tuple[str, np.ndarray]]]:
+    """Write all maps into a folder; returns the projection, and name and voxels of each map."""
     from .synthesis.projection import Projector, on_grid_of
     from .synthesis.synthesizer import describe_origin
     from .volumes.files import write_volume
@@ -124,44 +151,30 @@ def _project(arguments: argparse.Namespace, events: Events, model: Any, case: An
             beyond = outside[index] if isinstance(outside, list) else outside
             name = kind if len(model.plan.channels) == 1 else f"{kind} {channel.name}"
             maps.append((name, on_grid_of(values[index], projection, beyond)))
-    _write_maps(arguments.output, maps, case, model)
+    _write_maps(folder, maps, case, model)
     if projection.labels is not None:
         labels = from_working(replace(projection.working, labels=projection.labels), model.plan).labels
-        write_volume(arguments.output / "nearest-segmentation.nrrd", labels, case.affine, describe_origin(model))
-    healthy = _healthy(arguments, model, projector, usual, events)
+        write_volume(folder / "nearest-segmentation.nrrd", labels, case.affine, describe_origin(model))
+    healthy = _healthy(arguments, model, projector, usual, events, folder)
     if healthy is not None:
         maps.append(("anomaly", on_grid_of(healthy.anomaly(projection.residual), projection)))
-        _write_maps(arguments.output, maps[-1:], case, model)
+        _write_maps(folder, maps[-1:], case, model)
     about = {
         "volume": str(arguments.volume),
         "explained": round(projection.explained, 4),
         "latent": [round(float(value), 5) for value in projection.latent],
     }
-    write_bytes(arguments.output / "projection.json", json.dumps(about, indent=1).encode("utf-8"))
-    _draw(arguments.output / "projection.png", case, maps)
-    print(
-        f"The nearest case explains {projection.explained:.0%} of {case.name}; it"
-        f"{', what is left and the anomaly map' if healthy is not None else ' and what is left'} are in "
-        f"{arguments.output}."
-    )
-    if arguments.more:
-        _make_more(arguments, events, model, case, projection)
-    if arguments.scene is not None:
-        from .scene.headless import headless_application, save_scene
-        from .scene.nodes import add_maps
-
-        with headless_application() as application:
-            add_maps(case, maps, [], f"Projection of {case.name}")
-            save_scene(application, arguments.scene)
-        print(f"Scene: {arguments.scene}")
+    write_bytes(folder / "projection.json", json.dumps(about, indent=1).encode("utf-8"))
+    _draw(folder / "projection.png", case, maps)
+    return projection, maps
 
 
 def _make_more(arguments: argparse.Namespace, events: Events, model: Any, case: Any, projection: Any) -> None:
     """Write cases that are like the nearest one into the folder ``more``."""
+    from .commands import cases_folder
     from .exchange.nnunet import write_dataset
     from .synthesis.explorer import near
     from .synthesis.synthesizer import Synthesizer, describe_origin
-    from .volumes.writing import claim_empty_folder
 
     synthesizer, folder = Synthesizer(model), arguments.output / "more"
     made = (
@@ -173,9 +186,8 @@ def _make_more(arguments: argparse.Namespace, events: Events, model: Any, case: 
         )
         for index in range(arguments.more)
     )
-    claim_empty_folder(folder)
-    with events.bar("synthesizing") as show:
-        shown = with_progress(made, arguments.more, show)
+    with cases_folder(folder, arguments.more) as count, events.bar("synthesizing") as show:
+        shown = count(with_progress(made, arguments.more, show))
         write_dataset(folder, shown, describe_origin(model), model.plan.whole_numbers)
     print(f"{arguments.more} more like this one are in {folder}.")
 
@@ -198,7 +210,7 @@ def _in_units_of(case: Any, model: Any, projection: Any) -> tuple[np.ndarray, np
     return unmap_intensities(projection.made, ranges), projection.residual * half
 
 
-def _what_is_usual(arguments: argparse.Namespace, model: Any, case: Any) -> Any | None:
+def _what_is_usual(arguments: argparse.Namespace, model: Any, case: Any, events: Events) -> Any | None:
     """Before anything is computed: what an earlier projection kept, or the healthy cases to project.
 
     Cases that the model learned from are left out where there are others enough: it makes those too well. So is the
@@ -227,15 +239,16 @@ def _what_is_usual(arguments: argparse.Namespace, model: Any, case: Any) -> Any 
         raise InputError(
             f"{arguments.healthy} holds {len(cases)} healthy cases besides this one; {FEWEST} are needed.", "Add more."
         )
-    print(
-        f"Note: only {len(unseen)} of the healthy cases are new to the model. What is usual is taken from such that it "
-        "learned from too, which makes other scans look more unusual than they are."
+    events.emit(
+        "warning",
+        message=f"Only {len(unseen)} of the healthy cases are new to the model. What is usual is taken from such that "
+        "it learned from too, which makes other scans look more unusual than they are.",
     )
     return cases
 
 
 def _healthy(
-    arguments: argparse.Namespace, model: Any, projector: Any, usual: Any | None, events: Events
+    arguments: argparse.Namespace, model: Any, projector: Any, usual: Any | None, events: Events, folder: Path
 ) -> Any | None:
     """What is usual as a ``Healthy``; projected where it is cases, and then kept."""
     from .synthesis.anomaly import Healthy
@@ -251,9 +264,7 @@ def _healthy(
 
             residuals.append(projector.project_working(working, arguments.steps, show_step).residual)
     healthy = Healthy.of(residuals)
-    path = arguments.output / "healthy.safetensors"
-    healthy.save(path, model.digest)
-    print(f"What is usual in {len(usual)} healthy cases is kept in {path}; give that file the next time.")
+    healthy.save(folder / HEALTHY, model.digest)
     return healthy
 
 

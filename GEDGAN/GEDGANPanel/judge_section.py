@@ -8,7 +8,7 @@ from typing import Any
 import qt
 from slicer.i18n import tr as _
 
-from GEDGANLib.worker import DONE, Worker
+from GEDGANLib.worker import DONE, STOPPED_ON_REQUEST, Worker
 
 from . import places
 from .batches import in_scene
@@ -16,6 +16,8 @@ from .following import FollowedJob, find_job, stage_words
 
 KINDS = (("nnunet", ()), ("folder", ("--format", ".nii.gz")), ("folder", ("--format", ".nrrd")), ("monai-bundle", ()))
 """As the choices of the combo box: what ``--to`` gets, and what else."""
+NNUNET_NAME = "Dataset501_Synthesized"
+"""As nnU-Net wants the folders of its data sets named."""
 PAGE = "report.html"
 REPORT_CASES, REPORT_UPDATES = 100, 500
 """Cases that are made for a report, and updates of each of its U-Nets."""
@@ -99,7 +101,8 @@ class JudgeSection:
             text = _("The report on {model} is there: press Open report. Read it before you trust what was made.")
             self.panel.say(text.format(model=notes.get("model", "")))
         else:
-            self.panel.say(_("The report was stopped.") if asked else explanation, not asked)
+            stopped = asked or state == STOPPED_ON_REQUEST
+            self.panel.say(_("The report was stopped.") if stopped else explanation, not stopped)
         self.panel.paint()
 
     def onOpen(self) -> None:
@@ -111,6 +114,8 @@ class JudgeSection:
         parameters, section = panel.parameters, panel.synthesize_section
         kind, more = KINDS[parameters["exportKind"]]
         folder = parameters.path("export") or places.new_folder("exports")
+        if kind == "nnunet" and not parameters.path("export"):
+            folder /= NNUNET_NAME
         arguments: list[Any] = ["export", section.card.path, "--to", kind, "-o", folder, *more]
         if kind != "monai-bundle":
             arguments += section.request(parameters["exportCount"]).options()

@@ -183,10 +183,10 @@ class TrainSection:
             self.ui.trainLabel.text = _("Trained: {model}").format(model=model)
             where = _("its model is chosen below") if taken else _("its model stands in the list of models")
             self.panel.say(_("The training has ended; {where}.").format(where=where))
+        elif (asked or state == STOPPED_ON_REQUEST) and not self.resumable():
+            self.ui.trainLabel.text = _("Stopped before the training had begun; there is nothing to go on with.")
         elif state == STOPPED_ON_REQUEST:
             self.ui.trainLabel.text = _("Stopped; everything is saved in {run}. Resume goes on.").format(run=self.run)
-        elif asked and not self.resumable():
-            self.ui.trainLabel.text = _("Stopped before the training had begun; there is nothing to go on with.")
         elif asked:
             self.ui.trainLabel.text = _(
                 "Ended; what came after the last checkpoint is lost. Resume goes on from there."

@@ -37,8 +37,9 @@ def write_folder(folder: Path, cases: Iterable[Case], description: str, whole_nu
                     origins[case.name] = case.provenance
         finally:
             # Also when somebody interrupts: no synthesized case may lie there without its origin.
-            about = {"description": description, "labels": label_names, "cases": origins}
-            write_bytes(folder / "provenance.json", json.dumps(about, indent=1).encode("utf-8"))
+            if written:
+                about = {"description": description, "labels": label_names, "cases": origins}
+                write_bytes(folder / "provenance.json", json.dumps(about, indent=1).encode("utf-8"))
     except OSError as error:
         raise explain_unwritable(folder, error) from error
     return written

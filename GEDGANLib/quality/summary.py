@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..synthesis.model_file import COLLAPSED
+from ..volumes.measures import COLLAPSED
 
 if TYPE_CHECKING:
     from .evaluation import Evaluation

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..errors import InputError
 from ..plan import Plan
+from ..volumes.measures import COLLAPSED
 from ..volumes.writing import write_bytes
 
 if TYPE_CHECKING:
@@ -28,10 +29,6 @@ FORMAT_VERSION = 1
 DISCRIMINATOR, REALNESS = "discriminator.", "realness."
 LONGEST_HEADER = 100_000_000
 """Bytes, as the format has it; a larger number stands where another kind of file has something else."""
-
-
-COLLAPSED = 0.1
-"""Variance between cases, relative to that between real ones, below which they count as all alike."""
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..synthesis.model_file import COLLAPSED
 from ..volumes.case import Case
+from ..volumes.measures import COLLAPSED
 
 WATCHED = 16
 """Synthesized cases that are looked at each time."""

@@ -12,6 +12,8 @@ import numpy as np
 from .case import Case
 from .geometry import spacing_of
 
+COLLAPSED = 0.1
+"""Variance between cases, relative to that between real ones, below which they count as all alike."""
 PIECE_SHARE = 0.02
 """Of a label's voxels: connected pieces that are smaller are speckle and not counted as pieces."""
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from ..errors import InputError
 
 PROBE_BYTES = 1_000_000
-LOCK = ".lock"
+LOCK, PARTIAL = ".lock", ".partial-"
+"""Names in a folder: of the file that says who works there, and of what begins files that are not complete."""
 
 
 def explain_unwritable(path: Path, error: OSError) -> InputError:
@@ -32,7 +33,7 @@ def beside(path: Path) -> Iterator[Path]:
 
     :raises InputError: it could not be written; what was at ``path`` before is still there.
     """
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
     try:
         yield partial
         os.replace(partial, path)
@@ -63,8 +64,7 @@ def claim_empty_folder(folder: Path, leftovers: Callable[[Path], bool] = lambda 
     try:
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{folder} is a file.", "Give the name of a new folder.")
-        # The lock alone is what a job leaves that was interrupted before it wrote anything.
-        if folder.exists() and any(path.name != LOCK and not leftovers(path) for path in folder.iterdir()):
+        if folder.exists() and not _free(folder, leftovers):
             raise InputError(
                 f"{folder} already holds files.", "Give a new folder, so that nothing of yours is overwritten."
             )
@@ -73,26 +73,58 @@ def claim_empty_folder(folder: Path, leftovers: Callable[[Path], bool] = lambda 
         raise explain_unwritable(folder, error) from error
 
 
-@contextmanager
-def new_folder(folder: Path, partly_useful: bool = False) -> Iterator[Path]:
-    """Claim ``folder`` for the block; where the block fails, or is interrupted, what it wrote is removed again.
+def _free(folder: Path, leftovers: Callable[[Path], bool] = lambda path: False) -> bool:
+    """Whether there is nothing in a folder but what a job leaves that was ended before it wrote anything of use."""
+    return all(path.name == LOCK or path.name.startswith(PARTIAL) or leftovers(path) for path in folder.iterdir())
 
-    :param partly_useful: keep what was written then, if there is any.
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Claim ``folder`` and give a place to write into; what is there when the block ends well comes into ``folder``.
+
+    Where the block fails, or is interrupted, nothing of it stays.
+
+    :raises InputError: as :func:`claim_empty_folder`; or the folder is not empty any more when the block ends.
+    """
+    with _unless_empty(folder):
+        claim_empty_folder(folder)
+        partial = folder / f"{PARTIAL}{os.getpid()}"
+        try:
+            partial.mkdir()
+            yield partial
+            if not _free(folder):
+                kept = folder / f"{folder.resolve().name}-{os.getpid()}"
+                os.replace(partial, kept)
+                raise InputError(f"Something else was written into {folder} meanwhile.", f"What was made is in {kept}.")
+            for path in list(partial.iterdir()):
+                os.replace(path, folder / path.name)
+        except OSError as error:
+            raise explain_unwritable(folder, error) from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def growing_folder(folder: Path) -> Iterator[None]:
+    """Claim ``folder`` for a block that writes into it bit by bit; what was written stays, whatever happens.
+
     :raises InputError: as :func:`claim_empty_folder`.
     """
-    existed = folder.exists()
-    claim_empty_folder(folder)
+    with _unless_empty(folder):
+        claim_empty_folder(folder)
+        yield
+
+
+@contextmanager
+def _unless_empty(folder: Path) -> Iterator[None]:
+    """Where the block fails, remove folders without a file in them that were not there before."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        yield folder
+        yield
     except BaseException:
-        with suppress(OSError):
-            for path in () if partly_useful else list(folder.iterdir()):
-                if path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    path.unlink(missing_ok=True)
-            if not existed:
-                folder.rmdir()  # refused where something is left in it
+        with suppress(OSError):  # refused where something is in it
+            for path in [*(path for path in folder.iterdir() if path.is_dir()), *made]:
+                path.rmdir()
         raise
 
 
@@ -153,7 +185,7 @@ def probe(folder: Path) -> None:
     """
     existed = folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f".partial-{os.getpid()}"
+    file = folder / f"{PARTIAL}{os.getpid()}"
     try:
         file.write_bytes(b"\0" * PROBE_BYTES)
     except OSError:

@@ -7,6 +7,8 @@ import signal
 import pytest
 
 from GEDGANLib.cli import main
+from GEDGANLib.errors import InputError
+from GEDGANLib.volumes.writing import new_folder
 
 
 @pytest.fixture
@@ -56,11 +58,51 @@ def test_a_projection_that_is_ended_may_begin_anew_in_its_folder(trained_model, 
 
     scan, out = next((cohort_folder / "imagesTr").iterdir()), tmp_path / "out"
     command = ["project", str(trained_model), str(scan), "-o", str(out), "--steps", "2"]
-    with pytest.MonkeyPatch.context():
-        signal_at(signal.SIGTERM, steering, "_draw", 1)
-        assert main(command) == 3
+    signal_at(signal.SIGTERM, steering, "_draw", 1)
+    assert main(command) == 3
     assert not out.exists()
-    assert main(command) == 0 and (out / "projection.png").exists()
+    assert main(command) == 0 and (out / "projection.png").exists()  # the signal comes once
+
+
+def test_what_is_finished_stays_when_what_comes_after_it_is_ended(trained_model, cohort_folder, tmp_path, signal_at):
+    from GEDGANLib import steering
+
+    scan, out = next((cohort_folder / "imagesTr").iterdir()), tmp_path / "out"
+    signal_at(signal.SIGTERM, steering, "_make_more", 1)
+    command = ["project", str(trained_model), str(scan), "-o", str(out), "--steps", "2", "--more", "2"]
+    assert main([*command, "--healthy", str(cohort_folder)]) == 3
+    assert {"projection.png", "anomaly.nrrd", "healthy.safetensors"} <= {path.name for path in out.iterdir()}
+    assert not list(out.glob(".partial*"))
+
+
+def test_nothing_of_somebody_else_is_removed(tmp_path):
+    """Whoever writes into the same folder meanwhile: what is there stays, and what was made does too."""
+    folder = tmp_path / "a" / "b"
+    with pytest.raises(KeyboardInterrupt), new_folder(folder) as partial:
+        (partial / "mine.txt").write_text("half")
+        (folder / "run").mkdir()
+        (folder / "run" / "model.safetensors").write_text("theirs")
+        raise KeyboardInterrupt
+    assert (folder / "run" / "model.safetensors").read_text() == "theirs" and len(list(folder.iterdir())) == 1
+    other = tmp_path / "c"
+    with pytest.raises(InputError, match="Something else was written") as told, new_folder(other) as partial:
+        (partial / "mine.txt").write_text("whole")
+        (other / "report.html").write_text("theirs")
+    assert (other / "report.html").read_text() == "theirs"
+    kept = next(path for path in other.iterdir() if path.is_dir())
+    assert (kept / "mine.txt").read_text() == "whole" and str(kept) in told.value.hint
+    with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "x" / "y" / "z"):
+        raise KeyboardInterrupt
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_folder_without_a_single_case_does_not_stand_in_the_way(tmp_path, signal_at):
+    from GEDGANLib.exchange import nnunet
+
+    signal_at(signal.SIGINT, nnunet, "_write_case", 1)
+    command = ["cohort", "-n", "2", "-o", str(tmp_path / "a"), "--shape", "12", "12", "12", "--spacing", "12"]
+    assert main(command) == 3 and not (tmp_path / "a").exists()
+    assert main(command) == 0
 
 
 @pytest.mark.parametrize(
@@ -82,7 +124,7 @@ def test_a_command_that_fails_leaves_no_folder(trained_model, cohort_folder, tmp
         "OUT": tmp_path / "new" / "out",
     }
     assert main([str(names.get(word, word)) for word in command]) == 2
-    assert not (tmp_path / "new" / "out").exists()
+    assert not (tmp_path / "new").exists()
     own = tmp_path / "own"
     own.mkdir()
     assert main([str({**names, "OUT": own}.get(word, word)) for word in command]) == 2

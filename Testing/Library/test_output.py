@@ -174,4 +174,5 @@ def test_a_model_whose_cases_are_all_alike_says_so(small_plan, tmp_path, capsys,
     save_model(path, build_generator(small_plan), small_plan, {"variety": variety, "steps": 60})
     assert main(["synthesize", str(path), "-n", "1", "-o", str(tmp_path / "cases")]) == 0
     assert main(["export", str(path), "--to", "monai-bundle", "-o", str(tmp_path / "bundle")]) == 0
-    assert capsys.readouterr().out.count("hardly differ from each other (3% of the variety") == 2 * told
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("hardly differ from each other (3% of the variety") == 2 * told

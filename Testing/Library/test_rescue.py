@@ -148,13 +148,13 @@ def test_a_grid_that_would_be_empty_is_refused_before_anything_is_prepared(cohor
     assert not list(tmp_path.iterdir())
 
 
-def test_steps_that_take_long_are_predicted_and_too_few_of_them_are_told(cohort_folder, tmp_path, capsys):
-    start = time.monotonic()
+def test_steps_that_take_long_are_predicted_and_too_few_of_them_are_told(cohort_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(fitting, "measured", None)
     path = tmp_path / "plan.json"
     asked = ["plan", str(cohort_folder), "-o", str(path), "--device", "cpu", "--spacing", "0.6"]
     assert main(asked) == 0
     assert "as predicted, since a step takes so long" in capsys.readouterr().out
-    assert time.monotonic() - start < 30 and Plan.load(path).grid.shape[0] > 200
+    assert Plan.load(path).grid.shape[0] > 200
     events = Heard()
     learning._tell_few_steps(Plan.load(path), 60.0, "cpu", events)
     assert ["some hundreds" in words for words in events.warnings] == [True]
