@@ -105,7 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     synthesize.add_argument("--scene", type=_path, help="write the cases as a Slicer scene too (.mrb)")
     synthesize.add_argument(
-        "--beside", type=_path, metavar="DATA", help="show cases of DATA above in the contact sheet"
+        "--beside", type=_path, metavar="DATA", help="show real cases, those of DATA, above in the contact sheet"
     )
     synthesize.add_argument("--device", **device)
     synthesize.set_defaults(run=commands.run_synthesize)
@@ -137,7 +137,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--healthy",
         type=_path,
         metavar="DATA",
-        help="write an anomaly map: folder of healthy cases, or the file that an earlier projection made of them",
+        help="write an anomaly map: folder of at least five healthy cases, or the file that was made of them before",
     )
     project.add_argument("--more", type=_whole, default=0, metavar="N", help="make N more like it (default: 0)")
     project.add_argument(

@@ -22,12 +22,13 @@ from .jobs import Events, with_progress
 
 def run_synthesize(arguments: argparse.Namespace, events: Events) -> None:
     from .exchange.nnunet import write_dataset
+    from .judging import find_for
     from .synthesis.model_file import load_model
     from .synthesis.synthesizer import Synthesizer, describe_origin
 
     model = load_model(arguments.model, arguments.device)
     synthesizer = Synthesizer(model, form_of(arguments, model))
-    beside = _dataset_beside(arguments.beside, model)
+    beside = None if arguments.beside is None else find_for(model, arguments.beside)
     check_class(arguments, model)
     whole_numbers = "" if arguments.float else model.plan.whole_numbers
     # A scene holds all cases at once anyway; without one they go to disk one by one.
@@ -153,22 +154,33 @@ def form_of(arguments: argparse.Namespace, model):
         grid = original_grid(model.plan)
     elif arguments.spacing is not None:
         grid = grid_of_spacing(model.plan, arguments.spacing)
+    if grid is not None:
+        _refuse_huge(grid, model.plan)
     return Form(grid, arguments.labels, arguments.truncation)
 
 
-def _dataset_beside(folder: Path | None, model):
-    """The data set to show beside what is made: the one asked for, else that of the run the model still lies in."""
-    import json
+COPIES, USABLE = 3, 0.8
+"""Arrays of a case that are in memory at once while it is brought to other voxels, and share of the free memory that
+they may take."""
 
-    from .volumes.dataset import find_dataset
 
-    if folder is not None:
-        return find_dataset(folder)
-    try:
-        source = json.loads((model.path.parent / "run.json").read_text(encoding="utf-8"))["data"]
-        return find_dataset(Path(source))
-    except (OSError, ValueError, KeyError, TypeError, InputError):
-        return None
+def _refuse_huge(grid, plan) -> None:
+    """:raises InputError: a case on this grid would not fit the memory."""
+    import math
+
+    from .fitting import available_memory
+    from .volumes.geometry import spacing_of
+
+    available = available_memory("cpu")
+    needed = 4.0 * COPIES * (len(plan.channels) + len(plan.labels) + 1) * math.prod(grid.shape)
+    if available is None or needed <= USABLE * available:
+        return
+    coarser = min(spacing_of(grid.affine)) * (needed / (USABLE * available)) ** (1 / 3)
+    raise InputError(
+        f"A case of {' x '.join(map(str, grid.shape))} voxels needs about {needed / 1e9:.0f} GB of memory, and "
+        f"{available / 1e9:.0f} GB are free.",
+        f"Take larger voxels: --spacing {math.ceil(coarser * 100) / 100:g}, for example.",
+    )
 
 
 def _write_contact_sheet(path: Path, made: list, model, dataset, events: Events) -> None:
@@ -177,11 +189,14 @@ def _write_contact_sheet(path: Path, made: list, model, dataset, events: Events)
     rows = [("synthesized", made)]
     if dataset is not None:
         try:
-            rows.insert(0, ("training", _real_cases(dataset, model.plan, len(made))))
+            rows.insert(0, ("real", _real_cases(dataset, model.plan, len(made))))
         except InputError as error:
-            events.emit("warning", message=f"The contact sheet shows no training cases: {error}")
+            events.emit("warning", message=f"The contact sheet shows no real cases: {error}")
     source = textwrap.shorten(model.plan.description or "unnamed scans", 200, placeholder=" …")
-    contact_sheet(path, rows, f"synthesized, not patients; learned from: {source}")
+    words = f"synthesized, not patients; learned from: {source}"
+    if len(rows) > 1:
+        words = f"Above: real cases of {dataset.folder.resolve().name}. Below: {words}"
+    contact_sheet(path, rows, words)
 
 
 def _real_cases(dataset, plan, count: int) -> list:
@@ -207,6 +222,10 @@ def _write_scene(path: Path, cases: list, model) -> None:
         save_scene(application, path)
 
 
+UNLIKE = 2.0
+"""Standard deviations, on average over a volume, from which it is probably of another kind than a model's scans."""
+
+
 def run_explain(arguments: argparse.Namespace, events: Events) -> None:
     from .synthesis.explain import colour_maps, draw_explanation, scalar_maps, structure_maps, unlikeness_map
     from .synthesis.model_file import load_model
@@ -226,6 +245,11 @@ def run_explain(arguments: argparse.Namespace, events: Events) -> None:
             show(1, 2, "discriminator")
             unlikeness = None if model is None else unlikeness_map(model, case)
             show(2, 2, "")
+        if model is not None:
+            warn_of_other_kind(arguments.volume, case, model.plan, events)
+        if unlikeness is not None and unlikeness.mean() > UNLIKE:
+            message = f"{arguments.volume} is unlike the model's scans nearly everywhere: is it a scan of their kind?"
+            events.emit("warning", message=message)
         about = f"GED-GAN {__version__}, explanation of {case.name}"
         for name, array in scalar_maps(maps, unlikeness):
             write_volume(folder / f"{name}.nrrd", array, case.affine, f"{name}; {about}")
@@ -252,25 +276,34 @@ def read_scan(path: Path, channel_names: Sequence[str], events: Events):
 
     from .volumes.case import Case
     from .volumes.files import read_volume, stem_of
-    from .volumes.reading import check_voxels
+    from .volumes.reading import check_voxels, looks_like_labels
 
     volume = read_volume(path, len(channel_names))
-    if volume.segments or (np.issubdtype(volume.array.dtype, np.integer) and _few_values(volume.array)):
-        events.emit("warning", message=f"{path} looks like a segmentation, and not like a scan.")
     image = volume.array if volume.array.ndim == 4 else volume.array[None]
     for voxels in image:
         check_voxels(path, voxels)
+    if volume.segments or looks_like_labels(volume.array, volume.array.dtype.name):
+        events.emit("warning", message=f"{path} looks like a segmentation, and not like a scan.")
     return Case(stem_of(path), image.astype(np.float32), None, volume.affine, channel_names=tuple(channel_names))
 
 
-FEW_VALUES = 16
-"""Values up to which whole numbers look like labels."""
+OTHER_SIZE = 2.0
+"""How many times larger or smaller than a model's scans one is, along an axis, that is probably of another kind."""
 
 
-def _few_values(array) -> bool:
+def warn_of_other_kind(path: Path, case, plan, events: Events) -> None:
+    """Warn of a scan whose size is not that of the scans a model learned from."""
     import numpy as np
 
-    return len(np.unique(array)) <= FEW_VALUES
+    from .volumes.geometry import spacing_of, to_closest_ras
+
+    image, affine = to_closest_ras(case.image, case.affine)
+    own = np.array(image.shape[1:]) * spacing_of(affine)
+    usual = np.array(plan.grid.shape) * plan.grid.spacing
+    if (own > OTHER_SIZE * usual).any() or (usual > OTHER_SIZE * own).any():
+        sizes = [" x ".join(f"{side:.0f}" for side in sides) for sides in (own, usual)]
+        message = f"{path} reaches {sizes[0]} mm, the model's scans about {sizes[1]} mm: is it a scan of their kind?"
+        events.emit("warning", message=message)
 
 
 def say_rejected(rejected: Counter[str]) -> None:
@@ -319,6 +352,7 @@ def run_render(arguments: argparse.Namespace, events: Events) -> None:
     from .scene.headless import headless_application, load_scene
     from .scene.read import cases_in_scene
     from .scene.render import check_rendering, render_scene
+    from .scene.sequences import shown_item
     from .volumes.writing import claim_new_file
 
     check_rendering()
@@ -335,7 +369,8 @@ def run_render(arguments: argparse.Namespace, events: Events) -> None:
         for _, other in cases:
             if other is not None:
                 other.GetDisplayNode().SetVisibility(other is segmentation)
-        title = textwrap.shorten(f"{volume.GetName()} · {volume.GetDescription() or ''}", 400, placeholder=" …")
+        words = [volume.GetName(), shown_item(volume), volume.GetDescription() or ""]
+        title = textwrap.shorten(" · ".join(filter(None, words)), 400, placeholder=" …")
         render_scene(application, volume, segmentation, arguments.output, title)
         show(1, 1, "")
     print(f"{arguments.output} shows case {arguments.case} of {arguments.scene}.")

@@ -2,7 +2,8 @@
 
 Kinds and their fields:
 
-- ``started``: run, device, seed, step, total (steps, null when the limit is in minutes), cases, processes
+- ``started``: run, device, seed, step, total (steps, null when the limit is in minutes), cases, held_out (of these),
+  processes
 - ``progress``: step, total, progress (0 to 1), and of a training seconds, seconds_left, cases_seen, losses,
   augmentation (its strength, 0 to 1), overfitting (0 to 1, null without held-out cases), waiting (share of the time
   spent waiting for cases), device, memory_gb and, where there are classes, classes (cases drawn and gap of each);
@@ -116,7 +117,10 @@ class TerminalEvents:
 
     def emit(self, event: str, **fields: Any) -> None:
         if event == "started":
-            self.console.print(f"Training on {_device_words(fields['device'])} with {fields['cases']} cases.")
+            held_out = fields.get("held_out", 0)
+            more = f", and {held_out} more held out" if held_out else ""
+            cases = f"{fields['cases'] - held_out} cases{more}"
+            self.console.print(f"Training on {_device_words(fields['device'])} with {cases}.")
             self._start("looking at all cases once")
         elif event == "progress" and self._progress is not None:
             losses = fields["losses"]

@@ -101,6 +101,7 @@ def _with_class_column(plan, column: str | None):
 def run_plan(arguments: argparse.Namespace, events: Events) -> None:
     from .device import choose_device
     from .fitting import measured, worth_measuring
+    from .planning import NOTE
     from .volumes.dataset import find_dataset
     from .volumes.prepared import prepared_bytes
     from .volumes.writing import claim_new_file
@@ -117,6 +118,9 @@ def run_plan(arguments: argparse.Namespace, events: Events) -> None:
     print(f"{arguments.output} is written. What it decides:")
     for reason in plan.reasons:
         print(f"  - {reason}")
+    for reason in plan.reasons:
+        if reason.startswith(NOTE):
+            events.emit("warning", message=reason.removeprefix(NOTE))
     print(
         f"  - Expected on {device}: {plan.prediction.memory_gb:g} GB of memory and "
         f"{plan.prediction.minutes_per_1000_steps:g} minutes for 1000 steps, {how}; and "

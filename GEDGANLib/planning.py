@@ -20,6 +20,8 @@ LARGEST_VOXELS = {"cpu": 64**3, "mps": 160**3, "cuda": 256**3}
 """Voxels up to which a plan keeps the voxels of the data: above what is trained whole, it trains on parts."""
 PART_SIDE = 64
 """Voxels of a part along each axis, where the volume is as long."""
+NOTE = "Note: "
+"""How a reason begins that is a warning."""
 TOLERANCE = 1.6
 """How far beyond its voxels a grid may come to lie when its sides are rounded up for the networks."""
 
@@ -186,13 +188,15 @@ def _choose_grid(
     reach = 2 * np.max([case.label_reach for case in cases], axis=0)
     if (shape * spacing < reach - 1e-3 * spacing).any():
         reasons.append(
-            f"Note: labels reach {_words(reach)} mm and the grid only {_words(shape * spacing)} mm; what lies beyond "
+            f"{NOTE}labels reach {_words(reach)} mm and the grid only {_words(shape * spacing)} mm; what lies beyond "
             "is cut off. Larger voxels (--spacing) would hold them."
         )
+    held = "the median field of view"
+    if any(case.labelled for case in cases):
+        held += " and every label"
     reasons.append(
-        f"Grid {' x '.join(map(str, shape))}: "
-        + ("as asked for" if grid_shape is not None else "holds the median field of view and every label")
-        + f", rounded up to multiples of {_words(stride)}, which the networks need."
+        f"Grid {' x '.join(map(str, shape))}: {f'holds {held}' if grid_shape is None else 'as asked for'}, rounded up "
+        f"to multiples of {_words(stride)}, which the networks need."
     )
     return placed_grid(fingerprint, shape, spacing), strides
 
@@ -206,8 +210,8 @@ def _refuse_empty_grid(shape: np.ndarray, spacing: np.ndarray, largest: np.ndarr
     if np.prod(shape * spacing) <= MOSTLY_EMPTY * np.prod(largest):
         return
     raise InputError(
-        f"A grid of {' x '.join(map(str, shape))} voxels of {_words(spacing)} mm reaches {_words(shape * spacing)} mm, "
-        f"and the largest scans {_words(largest)} mm: nearly all of it would be empty.",
+        f"A grid of {' x '.join(map(str, shape))} voxels of {_words(spacing)} mm (rounded up for the networks) reaches "
+        f"{_words(shape * spacing)} mm, and the largest scans {_words(largest)} mm: it would be nearly empty.",
         f"For finer voxels give --spacing, with such a grid {max(largest / shape):.2g} mm for example; or leave --grid "
         "out.",
     )

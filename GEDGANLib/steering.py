@@ -96,7 +96,7 @@ def _draw_series(path: Path, made: list, values: np.ndarray, unit: str, title: s
 
 
 def run_project(arguments: argparse.Namespace, events: Events) -> None:
-    from .commands import claim_scene, read_scan
+    from .commands import claim_scene, read_scan, warn_of_other_kind
     from .synthesis.model_file import load_model
     from .volumes.writing import new_folder
 
@@ -104,10 +104,14 @@ def run_project(arguments: argparse.Namespace, events: Events) -> None:
         claim_scene(arguments.scene)
         model = load_model(arguments.model, arguments.device, with_critic=True)
         case = read_scan(arguments.volume, [channel.name for channel in model.plan.channels], events)
+        warn_of_other_kind(arguments.volume, case, model.plan, events)
         usual = _what_is_usual(arguments, model, case, events)
         projection, maps = _project(arguments, events, model, case, usual, folder)
     words = ", what is left and the anomaly map" if arguments.healthy is not None else " and what is left"
-    print(f"The nearest case explains {projection.explained:.0%} of {case.name}; it{words} are in {arguments.output}.")
+    share = f"explains {projection.explained:.0%} of {case.name}"
+    if projection.explained < 0:
+        share = f"resembles {case.name} less than an even grey would (such a scan the model cannot make)"
+    print(f"The nearest case {share}; it{words} are in {arguments.output}.")
     if (arguments.output / HEALTHY).exists():
         kept = f"is kept in {arguments.output / HEALTHY}; give that file the next time."
         print(f"What is usual in {len(usual)} healthy cases {kept}")
@@ -227,9 +231,15 @@ def _what_is_usual(arguments: argparse.Namespace, model: Any, case: Any, events:
 
     if arguments.healthy is None:
         return None
-    if arguments.healthy.is_file():
-        return Healthy.load(arguments.healthy, model.digest)
     own = image_digest(to_working(case, model.plan))
+    if arguments.healthy.is_file():
+        healthy = Healthy.load(arguments.healthy, model.digest)
+        if own in healthy.digests:
+            message = f"{case.name} is one of the healthy cases of {arguments.healthy}: its own map is too mild."
+            events.emit("warning", message=message)
+        if healthy.digests:
+            _tell_new(len(set(healthy.digests) - set(model.about.get("trained_images") or ())), events)
+        return healthy
     every = load_working_cases(find_for(model, arguments.healthy), model.plan)
     cases = [working for working in every if image_digest(working) != own]
     unseen = [cases[index] for index in membership(model.about, cases).unseen]
@@ -239,12 +249,20 @@ def _what_is_usual(arguments: argparse.Namespace, model: Any, case: Any, events:
         raise InputError(
             f"{arguments.healthy} holds {len(cases)} healthy cases besides this one; {FEWEST} are needed.", "Add more."
         )
-    events.emit(
-        "warning",
-        message=f"Only {len(unseen)} of the healthy cases are new to the model. What is usual is taken from such that "
-        "it learned from too, which makes other scans look more unusual than they are.",
-    )
+    _tell_new(len(unseen), events)
     return cases
+
+
+def _tell_new(count: int, events: Events) -> None:
+    """Warn where what is usual was taken from few cases that are new to the model."""
+    from .synthesis.anomaly import FEWEST
+
+    if count < FEWEST:
+        events.emit(
+            "warning",
+            message=f"Only {count} of the healthy cases are new to the model. What is usual is taken from such that it "
+            "learned from too, which makes other scans look more unusual than they are.",
+        )
 
 
 def _healthy(
@@ -252,6 +270,7 @@ def _healthy(
 ) -> Any | None:
     """What is usual as a ``Healthy``; projected where it is cases, and then kept."""
     from .synthesis.anomaly import Healthy
+    from .training.request import image_digest
 
     if usual is None or isinstance(usual, Healthy):
         return usual
@@ -263,7 +282,7 @@ def _healthy(
                 show(done + step / steps, len(usual), name)
 
             residuals.append(projector.project_working(working, arguments.steps, show_step).residual)
-    healthy = Healthy.of(residuals)
+    healthy = Healthy.of(residuals, [image_digest(working) for working in usual])
     healthy.save(folder / HEALTHY, model.digest)
     return healthy
 
@@ -279,9 +298,9 @@ def _draw(path: Path, case: Any, maps: list[tuple[str, np.ndarray]]) -> None:
         "residual": {"cmap": "coolwarm", "vmin": low - high, "vmax": high - low},
         "anomaly": {"cmap": "inferno", "vmin": 0, "vmax": 6},
     }
-    units = {"nearest": "", "residual": ", units of the scan", "anomaly": ", SD"}
+    units = {"nearest": "", "residual": ": scan less nearest", "anomaly": ", SD"}
     columns: list[tuple[str, np.ndarray, dict, bool]] = [("volume", case.image[0], grey, False)]
     for name, array in maps:
         kind = name.split()[0]
         columns.append((f"{name}{units[kind]}", array, options[kind], kind != "nearest"))
-    draw_maps(path, columns, case.affine)
+    draw_maps(path, columns, case.affine, f"{case.name}; the residual is in the units of the scan")

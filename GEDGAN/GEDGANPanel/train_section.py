@@ -152,7 +152,7 @@ class TrainSection:
                 event.get("device"), _("the processor, no GPU")
             )
             self.ui.trainLabel.text = _("Training on {device} with {cases} cases").format(
-                device=device, cases=event.get("cases", "?")
+                device=device, cases=int(event.get("cases", 0)) - int(event.get("held_out", 0))
             )
         elif kind == "progress" and "losses" in event:
             self.ui.trainBar.value = int(1000 * float(event.get("progress", 0)))

@@ -327,7 +327,13 @@ def _privacy(result: Evaluation, plan, show: Progress) -> None:
     result.privacy = found
     result.figures["privacy"] = {
         key: value for key, value in asdict(found).items() if key not in ("closest", "words")
-    } | {"words": found.words}
+    } | {
+        "words": found.words,
+        "closest": [
+            {"synthesized": result.made[i].name, "training": result.training[j].name, "distance": round(distance, 4)}
+            for i, j, distance in found.closest
+        ],
+    }
 
 
 def _utility(result: Evaluation, plan, settings: Settings, show: Progress) -> None:

@@ -25,7 +25,12 @@ HTML, JSON = "report.html", "report.json"
 SHOWN = 6
 CLOSEST = 5
 COLOURS = {"made": "#c8553d", "real": "#2b6777", "reference": "#2b6777", "compared": "#88a2aa"}
-NAMES = {"made": "synthesized", "real": "real", "reference": "real, compared with", "compared": "real, trained on"}
+NAMES = {
+    "made": "synthesized",
+    "real": "real, trained on",
+    "reference": "real, compared with",
+    "compared": "real, trained on",
+}
 EXPLAINED = {
     "kernel distance": "how far the features are from those compared with; 0 is no distance, below 0 is chance",
     "precision": "share of cases that lie among real ones",
@@ -189,9 +194,14 @@ def _privacy(result: Evaluation, plan: Any) -> str:
     closest = found.closest[:CLOSEST]
     made = [_case(result.made[i], plan) for i, _, _ in closest]
     training = [_case(result.training[j], plan) for _, j, _ in closest]
-    distances = ", ".join(f"{distance:.2f}" for _, _, distance in closest)
+    pairs = "; ".join(
+        f"{result.made[i].name} and {result.training[j].name} ({distance:.2f})" for i, j, distance in closest
+    )
     sheet = _sheet([("synthesized", made), ("its nearest training case", training)], plan)
-    words = f"The {len(closest)} most suspicious pairs, distances {distances} (0 the same, 1.4 nothing in common):"
+    words = (
+        f"The {len(closest)} most suspicious pairs, first those that are far nearer to one training case than to all "
+        f"others, with their distances (0 the same, 1.4 nothing in common): {_text(pairs)}."
+    )
     return f"{table}<p>{words}</p>{sheet}"
 
 
@@ -272,7 +282,7 @@ def _distributions(result: Evaluation) -> str:
         axis.set_title(name, fontsize=8)
         axis.set_xlabel(_unit(name), fontsize=7)
         axis.tick_params(labelsize=7)
-        axis.yaxis.set_major_formatter(PercentFormatter(1, 0))
+        axis.yaxis.set_major_formatter(PercentFormatter(1))
     for axis in axes[::columns]:
         axis.set_ylabel("share of cases", fontsize=7)
     axes[0].legend(fontsize=7)
@@ -285,7 +295,8 @@ def _structure_plots(result: Evaluation) -> str:
     figure, axes = _new_figure(1 + len(histograms))
     for key, power in spectrum.items():
         axes[0].semilogy(np.linspace(0, 0.5, len(power)), power, color=COLOURS[key], label=NAMES[key])
-    axes[0].set_title("power, by cycles a voxel", fontsize=8)
+    axes[0].set_title("power of details", fontsize=8)
+    axes[0].set_xlabel("cycles a voxel", fontsize=7)
     axes[0].legend(fontsize=7)
     words = {"elevation": "surfaces face: level to up", "azimuth": "surfaces face: right, front, left",
              "linear": "how much a surface: 0 to 1"}  # fmt: skip
@@ -294,6 +305,7 @@ def _structure_plots(result: Evaluation) -> str:
             values = getattr(statistics, name)
             axis.step(np.linspace(0, 1, len(values)), values, where="mid", color=COLOURS[key])
         axis.set_title(words[name], fontsize=8)
+        axis.set_ylabel("share of structure", fontsize=7)
         axis.set_ylim(bottom=0)
     for axis in axes:
         axis.tick_params(labelsize=7)

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from .evaluation import Evaluation
 
 
+BLURRED = 0.7
+"""Power of the finest details, relative to that of training cases, below which cases count as blurred."""
+
+
 def report_path(model_path: Path) -> Path:
     """Where the figures of a model's last report are kept: beside it."""
     return model_path.with_name(f"{model_path.stem}.report.json")
@@ -26,10 +30,18 @@ def summary_of(result: Evaluation) -> list[str]:
         words = "are as near as training cases are, as far as so few cases can tell"
         if made["low"] > real["high"]:
             words = "are farther off than training cases are: they can be told from real ones"
+        elif made["value"] > real["high"]:
+            words = "seem farther off than training cases are, though so few cases cannot tell for sure"
         found.append(
             f"Fidelity: compared with {result.reference}, the synthesized cases {words}. Their kernel distance is "
             f"{made['value']:.2g} ({made['low']:.2g} to {made['high']:.2g}), that of training cases "
             f"{real['value']:.2g} ({real['low']:.2g} to {real['high']:.2g})."
+        )
+    power = result.figures.get("structure", {}).get("fine power")
+    if power is not None and power["made"] < BLURRED * power["real"]:
+        found.append(
+            f"Sharpness: fine details are weaker than in real cases ({power['made']:.0%} of their power; training "
+            f"cases {power['real']:.0%})."
         )
     if "diversity" in section:
         diversity = section["diversity"]["made"]

@@ -62,11 +62,14 @@ def render_scene(application: Any, volume: Any, segmentation: Any | None, path: 
         segmentation.GetDisplayNode().SetVisibility2DFill(False)  # outlines alone, so that the image is seen inside
     _show_volume_rendering(application, volume)
     position = _middle(volume, segmentation)
+    widest = _widest(volume)
     for view in views[:3]:
+        node = view.get_view_node()
+        node.SetFieldOfView(widest, widest, node.GetFieldOfView()[2])  # one scale for all three
         # Not by slice offsets: they count along the view's normal, which may point against R, A or S.
-        view.get_view_node().JumpSlice(*position)
+        node.JumpSlice(*position)
     pictures = [_grab(view) for view in views]
-    _compose(pictures, path, title)
+    _compose(pictures, path, title, widest, _names(segmentation))
 
 
 def _show_volume_rendering(application: Any, volume: Any) -> None:
@@ -97,6 +100,22 @@ def _middle(volume: Any, segmentation: Any | None) -> np.ndarray:
     return (case.affine @ [*index, 1.0])[:3]
 
 
+def _widest(volume: Any) -> float:
+    """Side of a square, mm, that holds the volume in each plane."""
+    bounds = [0.0] * 6
+    volume.GetRASBounds(bounds)
+    return 1.04 * max(bounds[2 * axis + 1] - bounds[2 * axis] for axis in range(3))
+
+
+def _names(segmentation: Any | None) -> list[tuple[str, tuple[float, ...]]]:
+    """Name and colour of each segment."""
+    if segmentation is None:
+        return []
+    content = segmentation.GetSegmentation()
+    segments = [content.GetNthSegment(index) for index in range(content.GetNumberOfSegments())]
+    return [(segment.GetName(), tuple(segment.GetColor())) for segment in segments]
+
+
 def _grab(view: Any) -> np.ndarray:
     import vtk
     from vtk.util.numpy_support import vtk_to_numpy
@@ -114,16 +133,37 @@ def _grab(view: Any) -> np.ndarray:
     return vtk_to_numpy(image.GetPointData().GetScalars()).reshape(height, width, 3)[::-1]
 
 
-def _compose(pictures: list[np.ndarray], path: Path, title: str) -> None:
-    """Axial and 3D above, coronal and sagittal below, as Slicer's four-up layout has it."""
+SCALE = 50.0
+"""mm of the bar."""
+
+
+def _draw_scale(axis: Any, widest: float) -> None:
+    """A bar of so many mm at the foot of a slice view."""
+    length = SCALE / widest * SIZE
+    right, foot = SIZE - 10, SIZE - 12
+    axis.plot([right - length, right], [foot, foot], color="white", linewidth=1.5)
+    axis.text(right - length / 2, foot - 5, f"{SCALE:g} mm", color="white", fontsize=7, ha="center", va="bottom")
+
+
+def _compose(
+    pictures: list[np.ndarray], path: Path, title: str, widest: float, names: list[tuple[str, tuple[float, ...]]]
+) -> None:
+    """Axial and 3D above, coronal and sagittal below, as Slicer's four-up layout has it.
+
+    :param widest: mm across each slice view.
+    :param names: and colours of what is outlined.
+    """
     from matplotlib.figure import Figure
 
-    from ..volumes.pictures import DPI, SIDES, save_figure
+    from ..volumes.pictures import DPI, SIDES, draw_legend, legend_lines, save_figure
 
     axial, coronal, sagittal, three_d = pictures
     lines = textwrap.wrap(title, LETTERS)
     # A pixel of a view is a pixel of the picture: resampled, it would lose whole rows, and lines with them.
-    width, height = 2 * SIZE + GAP, 2 * SIZE + GAP + 12 + 14 * max(len(lines), 1)
+    width = 2 * SIZE + GAP
+    legend = legend_lines(names, width / DPI)
+    below = 16 * len(legend)
+    height = 2 * SIZE + GAP + 12 + 14 * max(len(lines), 1) + below
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="black")
     upper, right = SIZE + GAP, SIZE + GAP
     for picture, name, left, bottom in (
@@ -132,12 +172,15 @@ def _compose(pictures: list[np.ndarray], path: Path, title: str) -> None:
         (coronal, "coronal", 0, 0),
         (sagittal, "sagittal", right, 0),
     ):
-        axis = figure.add_axes((left / width, bottom / height, SIZE / width, SIZE / height))
+        axis = figure.add_axes((left / width, (below + bottom) / height, SIZE / width, SIZE / height))
         axis.imshow(picture, interpolation="nearest", aspect="auto")
         axis.set_axis_off()
         axis.text(8, 22, name, color="white", fontsize=9)
         for side, anchor, letter in zip((8, SIZE - 8), ("left", "right"), SIDES.get(name, "")):
             box = {"facecolor": "black", "alpha": 0.5, "pad": 1, "linewidth": 0}
             axis.text(side, SIZE / 2, letter, color="white", fontsize=9, va="center", ha=anchor, bbox=box)
+        if name == "axial":
+            _draw_scale(axis, widest)
+    draw_legend(figure, legend)
     figure.suptitle("\n".join(lines), color="white", fontsize=7, y=1 - 6 / height)
     save_figure(figure, path)

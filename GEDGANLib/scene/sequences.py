@@ -26,6 +26,18 @@ class SequenceNodes:
         return [self.browser.GetProxyNode(sequence) for sequence in self.sequences]
 
 
+def shown_item(volume: Any) -> str:
+    """Which item of a series a volume shows, "volume of Anterior 1.5 SD"; "" where it belongs to none."""
+    import slicer
+
+    browser = slicer.modules.sequences.logic().GetFirstBrowserNodeForProxyNode(volume)
+    if browser is None:
+        return ""
+    master = browser.GetMasterSequenceNode()
+    value = master.GetNthIndexValue(browser.GetSelectedItemNumber())
+    return " ".join(part for part in (master.GetIndexName(), value, master.GetIndexUnit()) if part)
+
+
 def add_sequence(cases: Iterable[tuple[float, Case]], name: str, index_name: str, unit: str = "") -> SequenceNodes:
     """Add a series to ``slicer.mrmlScene``, at its middle item.
 
@@ -69,8 +81,11 @@ def add_sequence(cases: Iterable[tuple[float, Case]], name: str, index_name: str
     # Makes the proxies and brings them to the chosen item.
     slicer.modules.sequences.logic().UpdateProxyNodesFromSequences(browser)
     result = SequenceNodes(browser, sequences)
-    for proxy in result.proxies():
+    proxies = result.proxies()
+    for proxy in proxies:
         proxy.CreateDefaultDisplayNodes()
+    if proxies and proxies[-1].IsA("vtkMRMLSegmentationNode"):  # so that others find both together, as any case
+        proxies[-1].SetReferenceImageGeometryParameterFromVolumeNode(proxies[0])
     # One window for all items, or brightness would not tell anything.
     for proxy, (low, high) in zip(result.proxies(), windows):
         proxy.GetDisplayNode().SetAutoWindowLevel(False)

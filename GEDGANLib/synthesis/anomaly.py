@@ -31,15 +31,17 @@ class Healthy:
 
     :param mean, deviation: of the averaged size of the residual, (*grid) float32.
     :param cases: how many there were.
+    :param digests: of their images, see :func:`GEDGANLib.training.request.image_digest`; empty where not known.
     """
 
     mean: np.ndarray
     deviation: np.ndarray
     cases: int
+    digests: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, residuals: Sequence[np.ndarray]) -> Healthy:
-        """From residuals (C, *grid) of healthy cases.
+    def of(cls, residuals: Sequence[np.ndarray], digests: Sequence[str] = ()) -> Healthy:
+        """From residuals (C, *grid) of healthy cases, and the digests of their images.
 
         :raises InputError: fewer than :data:`FEWEST`.
         """
@@ -55,7 +57,7 @@ class Healthy:
         variance = ndimage.gaussian_filter(((sizes - mean) ** 2).mean(0), POOLED, mode="nearest")
         deviation = np.sqrt(variance)
         deviation = np.maximum(deviation, FLOOR * max(float(np.median(deviation)), 1e-6))
-        return cls(mean.astype(np.float32), deviation.astype(np.float32), len(residuals))
+        return cls(mean.astype(np.float32), deviation.astype(np.float32), len(residuals), tuple(digests))
 
     def anomaly(self, residual: np.ndarray) -> np.ndarray:
         """Standard deviations by which a residual (C, *grid) is larger than usual, (*grid) float32."""
@@ -68,7 +70,10 @@ class Healthy:
         """
         from safetensors.numpy import save
 
-        about = {"format": "GED-GAN healthy residuals", "model_digest": model_digest, "cases": str(self.cases)}
+        about = {
+            "format": "GED-GAN healthy residuals", "model_digest": model_digest, "cases": str(self.cases),
+            "digests": " ".join(self.digests),
+        }  # fmt: skip
         write_bytes(path, save({"mean": self.mean, "deviation": self.deviation}, about))
 
     @classmethod
@@ -89,7 +94,8 @@ class Healthy:
             ) from error
         if about.get("model_digest") != model_digest:
             raise InputError(f"{path} was made with another model.", "Give the folder of healthy cases anew.")
-        return cls(values["mean"], values["deviation"], int(about.get("cases", 0)))
+        digests = tuple(about.get("digests", "").split())
+        return cls(values["mean"], values["deviation"], int(about.get("cases", 0)), digests)
 
 
 def residual_size(residual: np.ndarray) -> np.ndarray:

@@ -187,9 +187,15 @@ def _measured(latents: np.ndarray, quantities: dict[str, np.ndarray]) -> list[Di
         weights = _regress(latents, values - values.mean())
         length = float(np.linalg.norm(weights))
         unit = " ml" if name.startswith("volume") else " in the units of the scans"
-        meaning = f"about {values.mean():.3g}{unit} at 0, {length:.2g} more with each SD; predicts {share:.0%} of it"
+        about, more = _figure(float(values.mean())), _figure(length)
+        meaning = f"about {about}{unit} at 0, {more} more with each SD; predicts {share:.0%} of it"
         found.append((share, Direction(name, "measured", tuple((weights / length).tolist()), meaning=meaning)))
     return [direction for _, direction in sorted(found, key=lambda each: -each[0])]
+
+
+def _figure(value: float) -> str:
+    """Three digits, and no powers of ten where whole numbers do."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _of_first_maps(model: Model) -> list[np.ndarray]:

@@ -127,14 +127,15 @@ def draw_explanation(path, case: Case, maps: StructureMaps, unlikeness: np.ndarr
         ("volume", case.image[0], {"cmap": "gray"}, False),
         ("across surfaces", maps.surface_direction, {}, False),
         ("along tubes", maps.tube_direction, {}, False),
-        ("linear (0 to 1)", maps.linear, share, False),
-        ("planar (0 to 1)", maps.planar, share, False),
-        ("spherical (0 to 1)", maps.spherical, share, False),
+        ("surface: linear, 0 to 1", maps.linear, share, False),
+        ("tube: planar, 0 to 1", maps.planar, share, False),
+        ("neither: spherical, 0 to 1", maps.spherical, share, False),
         ("energy (log10)", energy, {"cmap": "gray"}, True),
     ]
     if unlikeness is not None:
         columns.append(("unlike real, SD", unlikeness, {"cmap": "coolwarm", "vmin": -4, "vmax": 4}, True))
-    draw_maps(path, columns, case.affine, "red: left to right    green: back to front    blue: feet to head")
+    foot = f"{case.name}    red: left to right    green: back to front    blue: feet to head"
+    draw_maps(path, columns, case.affine, foot)
 
 
 def scalar_maps(maps: StructureMaps, unlikeness: np.ndarray | None) -> Sequence[tuple[str, np.ndarray]]:

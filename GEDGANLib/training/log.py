@@ -95,19 +95,20 @@ def plot_losses(path: Path, history: Sequence[dict[str, Any]]) -> None:
         upper.plot(steps, [line["losses"][name] for line in history], label=words, linewidth=1)
     upper.axhline(np.log(2), color="grey", linewidth=0.6, linestyle=":", label="both even (log 2)")
     upper.set_ylabel("loss")
-    upper.legend(fontsize=7)
+    above = {"fontsize": 7, "loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 3, "frameon": False}
+    upper.legend(**above)
     lower.plot(steps, [line["losses"]["gap"] for line in history], linewidth=1, label="D(real) - D(synthesized)")
     lower.set_ylabel("gap")
     twin = lower.twinx()
     twin.plot(steps, [line["losses"]["penalty"] for line in history], color="tab:green", linewidth=0.8)
-    twin.set_ylabel("R1 + R2", color="tab:green")
-    lower.legend(fontsize=7, loc="upper right")
+    twin.set_ylabel("gradient penalties (R1 + R2)", color="tab:green")
+    lower.legend(**above)
     if augmented:
         axes[2].plot(steps, [line.get("augmentation", 0) for line in history], label="strength of augmentation")
         over = [np.nan if line.get("overfitting") is None else line["overfitting"] for line in history]
-        axes[2].plot(steps, np.clip(over, -0.5, 1.5), label="over-fitting, by held-out cases", linewidth=0.8)
-        axes[2].set_ylim(-0.6, 1.6)
-        axes[2].legend(fontsize=7, loc="upper left")
+        axes[2].plot(steps, np.clip(over, -0.1, 1.2), label="over-fitting, by held-out cases", linewidth=0.8)
+        axes[2].set_ylim(-0.15, 1.25)
+        axes[2].legend(**above)
     axes[-1].set_xlabel("step")
     save_figure(figure, path)
 

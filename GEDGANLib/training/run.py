@@ -168,6 +168,7 @@ class _Run:
                 forget_old_stop(self.run, self.options.begun)
             self.board = Board(self.run, state["step"]) if self.options.tensorboard else None
         about = {"device": device, "seed": seed, "step": state["step"], "total": limit.steps}
+        about["held_out"] = self.plan.training.held_out
         self.emit("started", run=str(self.run), cases=len(self.cases), processes=self.team.size, **about)
         self.trainer = Trainer(self.plan, self.cases, device, seed, self.team, self.options.workers)
         self._note_taught()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .case import Case, Label
+from .case import Case
 from .geometry import spacing_of, to_closest_ras
 from .writing import beside
 
@@ -51,7 +51,8 @@ def contact_sheet(
     column_width = 1.7
     figure_width = column_width * columns + 0.5
     title_lines = textwrap.wrap(title, int(LETTERS * figure_width))
-    legend = _legend(rows[0][1][0].label_table if rows[0][1][0].labels is not None else (), figure_width)
+    table = rows[0][1][0].label_table if rows[0][1][0].labels is not None else ()
+    legend = legend_lines([(label.name, label.color) for label in table], figure_width)
     above = 0.1 + LINE * (len(title_lines) + bool(headings)) + 0.05
     below = 0.05 + LINE * len(legend)
     figure_height = column_width * sum(heights) / max(size[0], size[1]) + above + below
@@ -87,29 +88,40 @@ def contact_sheet(
     for line, words in enumerate(title_lines):
         height = 1 - (0.1 + LINE * line) / figure_height
         figure.text(0.5, height, words, color="white", fontsize=8, ha="center", va="top")
-    for line, entries in enumerate(reversed(legend)):
-        for left, label in entries:
-            figure.text(
-                left / figure_width, (0.1 + LINE * line) / figure_height, label.name,
-                color=to_rgb(label.color), fontsize=6, va="center",
-            )  # fmt: skip
+    draw_legend(figure, legend)
     top, bottom = 1 - above / figure_height, below / figure_height
     figure.subplots_adjust(0.5 / figure_width, bottom, 0.99, top, wspace=0.03, hspace=0.03)
     save_figure(figure, path)
 
 
-def _legend(labels: Sequence[Label], width: float) -> list[list[tuple[float, Label]]]:
-    """Lines of names, each with the inches it stands from the left."""
-    lines: list[list[tuple[float, Label]]] = []
+Names = Sequence[tuple[str, Sequence[float]]]
+"""Names, and the colours they are written in."""
+
+
+def legend_lines(names: Names, width: float) -> list[list[tuple[float, str, Sequence[float]]]]:
+    """Lines of names: inches from the left, name and colour of each.
+
+    :param width: inches of a line.
+    """
+    lines: list[list[tuple[float, str, Sequence[float]]]] = []
     left = width
-    for label in labels[:LEGEND_LABELS]:
-        needed = len(label.name) / LEGEND_LETTERS + 0.15
+    for name, colour in names[:LEGEND_LABELS]:
+        needed = len(name) / LEGEND_LETTERS + 0.15
         if left + needed > width:
             lines.append([])
             left = 0.1
-        lines[-1].append((left, label))
+        lines[-1].append((left, name, colour))
         left += needed
     return lines
+
+
+def draw_legend(figure, lines: Sequence[Sequence[tuple[float, str, Sequence[float]]]]) -> None:
+    """Write lines of :func:`legend_lines` at the foot of a figure."""
+    width, height = figure.get_size_inches()
+    for number, entries in enumerate(reversed(lines)):
+        for left, name, colour in entries:
+            place = left / width, (0.1 + LINE * number) / height
+            figure.text(*place, name, color=tuple(colour), fontsize=6, va="center")
 
 
 def _name_plane(axis, plane: str, words: str) -> None:
@@ -129,6 +141,8 @@ def draw_maps(
 ) -> None:
     """Draw the middle slices of a volume and its maps as a PNG: a plane a row, a map a column.
 
+    The first column is the volume; its outline is drawn into the others, so that one sees where they show something.
+
     :param columns: title, array (I, J, K) or (I, J, K, 3) of colours, options of matplotlib's ``imshow`` and whether a
         scale stands beside it.
     :param foot: words below.
@@ -140,7 +154,7 @@ def draw_maps(
     figure = Figure(figsize=(1.8 * len(columns) + 0.4 * scales + 0.3, 5.8), facecolor="black", layout="constrained")
     axes = figure.subplots(len(PLANES), len(columns), squeeze=False)
     for column, (name, array, options, scaled) in enumerate(columns):
-        shown = _draw_planes(axes[:, column], array, affine, options, name)
+        shown = _draw_planes(axes[:, column], array, affine, options, name, None if column == 0 else columns[0][1])
         if scaled:
             bar = figure.colorbar(shown, ax=axes[:, column], location="right", fraction=0.1)
             bar.ax.tick_params(colors="white", labelsize=6)
@@ -151,8 +165,19 @@ def draw_maps(
     save_figure(figure, path)
 
 
-def _draw_planes(axes, array: np.ndarray, affine: np.ndarray, look: dict, title: str):
-    """Draw the middle slices of a map into three axes below each other, one a plane, and return the last picture."""
+OUTLINE_SHARE = 0.25
+"""Of a volume's intensity range from its lower end, at which it is outlined."""
+
+
+def _draw_planes(axes, array: np.ndarray, affine: np.ndarray, look: dict, title: str, outlined: np.ndarray | None):
+    """Draw the middle slices of a map into three axes below each other, one a plane, and return the last picture.
+
+    :param outlined: a volume on the same grid whose outline is drawn too.
+    """
+    inside = None
+    if outlined is not None:
+        low, high = np.percentile(outlined, (0.5, 99.5))
+        inside = to_closest_ras((outlined > low + OUTLINE_SHARE * (high - low)).astype(np.uint8), affine)[0]
     leading = array if array.ndim == 3 else np.moveaxis(array, -1, 0)
     moved, affine = to_closest_ras(leading, affine)
     spacing = spacing_of(affine)
@@ -163,6 +188,10 @@ def _draw_planes(axes, array: np.ndarray, affine: np.ndarray, look: dict, title:
         shown = axis.imshow(
             picture, origin="lower", aspect=spacing[up] / spacing[across], interpolation="nearest", **look
         )
+        if inside is not None:
+            flat = np.take(inside, inside.shape[normal] // 2, axis=normal).T
+            if 0 < flat.mean() < 1:
+                axis.contour(flat, [0.5], colors=["0.55"], linewidths=0.5)
         axis.invert_xaxis()
         axis.set_axis_off()
     axes[0].set_title(title, color="white", fontsize=8)

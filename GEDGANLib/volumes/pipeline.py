@@ -12,7 +12,7 @@ from .case import Case, Label
 from .dataset import CaseFiles, Dataset
 from .geometry import centre_of, directions_of, resample, spacing_of, to_closest_ras, working_affine
 from .labels import LabelTable
-from .reading import RawCase, read_case
+from .reading import RawCase, looks_like_labels, read_case
 
 Progress = Callable[[int, int, str], None]
 """Called with cases done, cases in all, name of the next."""
@@ -38,6 +38,7 @@ class CaseFacts:
         one, as in an image that is almost all air.
     :param minima: smallest intensity of each channel.
     :param kind: type of the voxels in the files, as numpy names it.
+    :param like_labels: its channels hold so few whole numbers that they may be segmentations.
     :param label_voxels: voxels of each label, by its name; empty without segmentation.
     :param label_reach: per axis, how far from the centre of the view labels reach, mm, their voxels included; zeros
         without.
@@ -52,6 +53,7 @@ class CaseFacts:
     minima: tuple[float, ...]
     kind: str
     labelled: bool
+    like_labels: bool = False
     label_voxels: dict[str, int] = field(default_factory=dict)
     label_reach: tuple[float, ...] = (0.0, 0.0, 0.0)
     class_name: str | None = None
@@ -149,6 +151,7 @@ def _facts(case: RawCase, table: LabelTable, class_name: str | None) -> CaseFact
         minima=tuple(float(channel.min()) for channel in image),
         kind=case.kind,
         labelled=case.label_values is not None,
+        like_labels=all(looks_like_labels(channel, case.kind) for channel in case.image),
         label_voxels=voxels,
         label_reach=tuple(float(x) for x in reach),
         class_name=class_name,
@@ -177,6 +180,8 @@ def percentile_range(voxels: np.ndarray) -> tuple[float, float]:
 
 def _warnings(facts: list[CaseFacts], labels: tuple[Label, ...], value_sets: dict[str, frozenset]) -> tuple[str, ...]:
     warnings = []
+    if all(case.like_labels for case in facts):
+        warnings.append("The images hold a few whole numbers each: they look like segmentations, and not like scans.")
     if len(facts) < 20:
         warnings.append(f"{len(facts)} cases are few: expect synthesized cases that resemble them closely.")
     unlabelled = sum(not case.labelled for case in facts)

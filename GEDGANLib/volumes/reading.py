@@ -68,6 +68,20 @@ def _same_grid_or_fail(first: Volume, files: CaseFiles, other: Volume, index: in
     return other.array
 
 
+FEW_VALUES = 16
+"""Whole numbers up to which an image may be a segmentation."""
+
+
+def looks_like_labels(voxels: np.ndarray, kind: str) -> bool:
+    """Whether an image may be a segmentation, and no scan.
+
+    :param kind: type of the voxels in the file, as numpy names it.
+    """
+    if not np.issubdtype(np.dtype(kind), np.integer) or voxels.max() - voxels.min() > 256:
+        return False
+    return len(np.unique(voxels)) <= FEW_VALUES
+
+
 def check_voxels(path: Path, voxels: np.ndarray) -> None:
     """:raises InputError: voxels that are not numbers, not finite, or all the same."""
     if not np.issubdtype(voxels.dtype, np.number) or np.iscomplexobj(voxels):

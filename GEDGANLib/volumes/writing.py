@@ -22,6 +22,8 @@ def explain_unwritable(path: Path, error: OSError) -> InputError:
         reason, hint = "the disk is full", "Free some space, or choose a folder on another disk."
     elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         reason, hint = "the folder is write-protected", "Choose a folder of your own."
+    elif error.errno in (errno.EEXIST, errno.ENOTDIR):
+        reason, hint = "a file stands where a folder would have to be", "Choose another folder."
     else:
         reason, hint = error.strerror or str(error), "Choose another folder."
     return InputError(f"{path} could not be written: {reason}.", hint)

@@ -167,6 +167,10 @@ def test_faulty_data(data, tmp_path, capsys, kind, command):
 
 def test_good_data_passes(data, capsys):
     assert main(["check", str(data)]) == 0
+    assert "look like segmentations" not in capsys.readouterr().err
+    assert main(["check", str(data / "labels")]) == 0
+    said = capsys.readouterr()
+    assert "look like segmentations" in " ".join(said.err.split()) and "all good" not in said.out
 
 
 def test_run_folder_is_taken(data, tmp_path, capsys):
@@ -333,14 +337,12 @@ def test_synthesize_checks_everything_before_it_writes(model, tmp_path, capsys, 
 
 
 def test_synthesis_does_without_training_data_that_are_gone(model, tmp_path, capsys):
-    """A model in its run folder looks for them to show them beside; they may have been moved or spoiled."""
-    gone = {"data": str(tmp_path / "gone")}
-    (model.parent / "run.json").write_text(json.dumps(gone))
-    assert main(["synthesize", str(model), "-n", "1", "-o", str(tmp_path / "first")]) == 0
+    """They may have been spoiled meanwhile."""
     (tmp_path / "gone").mkdir()
     (tmp_path / "gone" / "scan.nii.gz").write_text("no longer a scan")
-    assert main(["synthesize", str(model), "-n", "1", "-o", str(tmp_path / "second")]) == 0
-    assert "shows no training cases" in capsys.readouterr().err
+    command = ["synthesize", str(model), "-n", "1", "-o", str(tmp_path / "second"), "--beside", str(tmp_path / "gone")]
+    assert main(command) == 0
+    assert "shows no real cases" in capsys.readouterr().err
     assert (tmp_path / "second" / "contact-sheet.png").exists()
 
 

@@ -15,9 +15,11 @@ from conftest import TRAINED_CASES
 from GEDGANLib.cli import main
 from GEDGANLib.errors import InputError
 from GEDGANLib.networks.build import build_generator
+from GEDGANLib.quality.evaluation import Evaluation
 from GEDGANLib.quality.features import INTENSITY_CLASSES, encoder_for
 from GEDGANLib.quality.screening import Screen
 from GEDGANLib.quality.segmentation import Pairs, case_dice, coarsened, train_segmenter
+from GEDGANLib.quality.summary import summary_of
 from GEDGANLib.synthesis.membership import membership
 from GEDGANLib.synthesis.model_file import load_model, save_model
 from GEDGANLib.synthesis.synthesizer import Synthesizer
@@ -68,6 +70,8 @@ def test_the_report_has_every_part_beside_real_cases(trained_model, trained_fold
     for word in ("Fidelity", "Diversity", "Privacy", "Utility"):
         assert any(line.startswith(word) for line in report["summary"]) and word in said
     page = (out / "report.html").read_text()
+    first = figures["privacy"]["closest"][0]
+    assert first["synthesized"] in page and f"and {first['training']} ({first['distance']:.2f})" in page
     assert not re.search(r"(src|href)=.?https?:", page)
     assert page.count("data:image/png;base64") == 4
     low, high = figures["utility"]["real"]["interval"]
@@ -75,6 +79,20 @@ def test_the_report_has_every_part_beside_real_cases(trained_model, trained_fold
     beside = trained_model.with_name("model.report.json")
     assert json.loads(beside.read_text()) == report
     beside.unlink()
+
+
+@pytest.mark.parametrize(
+    ("made", "low", "words"),
+    [(0.8, -1.0, "as near as"), (4.8, 2.4, "seem farther off"), (4.8, 3.0, "can be told from real ones")],
+)
+def test_the_words_on_fidelity_go_with_the_figures(made, low, words):
+    real = {"value": 0.7, "low": -1.3, "high": 2.7}
+    figures = {
+        "fidelity and diversity": {"kernel distance": {"made": {"value": made, "low": low, "high": 7.2}, "real": real}},
+        "structure": {"fine power": {"made": 0.28 if made > 1 else 0.9, "real": 0.91}},
+    }
+    said = " ".join(summary_of(Evaluation({}, figures)))
+    assert words in said and ("fine details are weaker" in said) == (made > 1)
 
 
 def test_few_cases_and_none_new_are_said(trained_model, trained_folder, tmp_path, capsys):

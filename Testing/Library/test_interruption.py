@@ -14,6 +14,8 @@ from GEDGANLib.volumes.writing import new_folder
 @pytest.fixture
 def signal_at(monkeypatch):
     """Have a signal sent to this process when a function is called for the n-th time."""
+    # Programs that a shell starts in the background are deaf to Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def arrange(number, module, name, call):
         real, calls = getattr(module, name), []
@@ -26,7 +28,8 @@ def signal_at(monkeypatch):
 
         monkeypatch.setattr(module, name, interrupted)
 
-    return arrange
+    yield arrange
+    signal.signal(signal.SIGINT, before)
 
 
 def test_synthesis_keeps_the_cases_that_are_complete(trained_model, tmp_path, capsys, signal_at):

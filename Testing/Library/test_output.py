@@ -16,6 +16,7 @@ from GEDGANLib.networks.build import build_generator
 from GEDGANLib.synthesis.model_file import load_model, save_model
 from GEDGANLib.synthesis.output import grid_of_spacing, original_grid
 from GEDGANLib.synthesis.synthesizer import Form, Synthesizer, most_probable
+from GEDGANLib.volumes import pictures
 from GEDGANLib.volumes.geometry import centre_of, spacing_of
 from GEDGANLib.volumes.measures import measure, piece_sizes
 
@@ -166,6 +167,26 @@ def test_cases_have_the_type_of_the_scans(tmp_path):
     for folder in ("data", "out"):
         image = nibabel.load(next((tmp_path / folder / "imagesTr").iterdir()))
         assert image.get_data_dtype() == np.uint8
+
+
+def test_real_cases_are_shown_only_when_they_are_asked_for(trained_model, cohort_folder, tmp_path, monkeypatch):
+    """What is made lies in a folder that people give away."""
+    sheets = []
+    monkeypatch.setattr(
+        pictures, "contact_sheet", lambda path, rows, title: sheets.append(([r[0] for r in rows], title))
+    )
+    command = ["synthesize", str(trained_model), "-n", "1", "-o"]
+    assert main([*command, str(tmp_path / "alone")]) == 0
+    assert main([*command, str(tmp_path / "beside"), "--beside", str(cohort_folder)]) == 0
+    assert [names for names, _ in sheets] == [["synthesized"], ["real", "synthesized"]]
+    assert sheets[0][1].startswith("synthesized, not patients") and sheets[1][1].startswith("Above: real cases of data")
+
+
+def test_voxels_that_no_memory_holds_are_refused(trained_model, tmp_path, capsys):
+    command = ["synthesize", str(trained_model), "-n", "1", "-o", str(tmp_path / "out"), "--spacing", "0.05"]
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert "GB are free" in said and "--spacing" in said and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("variety", "told"), [(0.03, True), (0.8, False)])

@@ -141,7 +141,7 @@ def test_ct_gets_one_window_for_all(channel, minimum, mapping):
 
 def test_it_says_why():
     reasons = " ".join(make_plan(fingerprint()).reasons)
-    for word in ("Spacing", "Grid", "Channel", "Widths"):
+    for word in ("Spacing", "Grid", "Channel", "Networks of"):
         assert word in reasons
 
 

@@ -144,7 +144,7 @@ def test_a_grid_that_would_be_empty_is_refused_before_anything_is_prepared(cohor
         asked = [command[0], str(cohort_folder), *command[1:], "--device", "cpu", "--grid", "500", "500", "500"]
         assert main(asked) == 2
         said = capsys.readouterr().err
-        assert "nearly all of it would be empty" in said and "--spacing" in said
+        assert "it would be nearly empty" in said and "--spacing" in said
     assert not list(tmp_path.iterdir())
 
 

@@ -187,7 +187,28 @@ def test_the_commands_write_series_projection_and_anomaly(trained_model, trained
     kept = out / "healthy.safetensors"
     command = ["project", str(trained_model), str(scan), "--steps", "5", "--healthy", str(kept)]
     assert main([*command, "-o", str(tmp_path / "again")]) == 0
+    assert "Warning" not in capsys.readouterr().err
+    other = ["project", str(trained_model), str(next(few.iterdir())), "--steps", "2", "--healthy", str(kept)]
+    assert main([*other, "-o", str(tmp_path / "other")]) == 0
+    assert "is one of the healthy cases" in capsys.readouterr().err
     np.testing.assert_allclose(nrrd.read(str(tmp_path / "again" / "anomaly.nrrd"))[0], anomaly, atol=1e-3)
+
+
+def test_a_scan_of_another_kind_is_told(trained_model, tmp_path, capsys):
+    import nibabel
+
+    scan = tmp_path / "scan.nii.gz"
+    voxels = np.random.default_rng(0).integers(0, 900, (16, 24, 16)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(voxels, np.diag([2.0, 2.0, 2.0, 1.0])), scan)
+    for command in (["project", str(trained_model), str(scan), "--steps", "1"], ["explain", str(scan)]):
+        more = ["--model", str(trained_model)] if command[0] == "explain" else []
+        assert main([*command, *more, "-o", str(tmp_path / command[0])]) == 0
+        said = capsys.readouterr()
+        assert "reaches 32 x 48 x 32 mm, the model's scans about 144 x 216 x 144 mm" in " ".join(said.err.split())
+        assert "-" not in said.out.partition("explains")[2].partition("%")[0]
+    nibabel.save(nibabel.Nifti1Image((voxels > 450).astype(np.int16), np.diag([9.0, 9.0, 9.0, 1.0])), scan)
+    assert main(["explain", str(scan), "-o", str(tmp_path / "labels")]) == 0
+    assert "looks like a segmentation" in " ".join(capsys.readouterr().err.split())
 
 
 def test_what_cannot_be_used_for_healthy_is_said_before_the_search(trained_model, trained_folder, tmp_path, capsys):

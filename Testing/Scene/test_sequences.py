@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from GEDGANLib.scene.headless import headless_application, load_scene, save_scene
-from GEDGANLib.scene.sequences import add_sequence
+from GEDGANLib.scene.read import cases_in_scene
+from GEDGANLib.scene.sequences import add_sequence, shown_item
 from GEDGANLib.volumes.cohort import make_case
 
 VALUES = (-2.0, 0.0, 2.0)
@@ -35,6 +36,9 @@ def test_a_browser_shows_each_case_in_its_place(application):
         identifier = segmentation.GetSegmentation().GetSegmentIdBySegmentName("grey matter")
         mask = slicer.util.arrayFromSegmentInternalBinaryLabelmap(segmentation, identifier)
         assert mask is not None and mask.any()
+    # Others find the segmentation with its volume, as of any case, and which item they show.
+    assert cases_in_scene(slicer.mrmlScene) == [(volume, segmentation)]
+    assert shown_item(volume) == "volume of grey matter 2 SD"
     # The series is two nodes to look at, not three times two.
     assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == 1
     assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 1

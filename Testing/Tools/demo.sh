@@ -35,7 +35,8 @@ run cohort -n 40 -o "$folder/cohort" --shape 24 32 24 --spacing 6.5
 say "2 of 4: three minutes of training"
 run train "$folder/cohort" -o "$folder/run" --minutes 3
 say "3 of 4: four new brains, each with its segmentation"
-run synthesize "$folder/run/model.safetensors" -n 4 -o "$folder/synthesized" --scene "$folder/scene.mrb"
+run synthesize "$folder/run/model.safetensors" -n 4 -o "$folder/synthesized" --scene "$folder/scene.mrb" \
+    --beside "$folder/cohort"
 cp "$folder/synthesized/contact-sheet.png" "$folder/run/losses.png" "$folder/"
 say "4 of 4: the scene as Slicer shows it"
 if ! run render "$folder/scene.mrb" -o "$folder/scene.png"; then
