@@ -148,19 +148,34 @@ def neighbours(
     references: Sequence[Picture],
     skip_same: bool = False,
     progress: Progress = _quiet,
+    mirrored: Sequence[int] = (),
 ) -> list[Neighbours]:
     """For each small picture its nearest ones among others.
 
     :param skip_same: both are one set; a case is not compared with itself.
+    :param mirrored: axes along which a picture may be mirrored to lie nearer: of it and of what it is mirrored, the one
+        counts that is the nearest to one case, beside all others.
     """
-    before = unaligned_distances(queries, references)
+    forms = [queries, *([_mirror(picture, axis) for picture in queries] for axis in mirrored)]
+    before = [unaligned_distances(form, references) for form in forms]
     if skip_same:
-        np.fill_diagonal(before, np.inf)
+        for distances in before:
+            np.fill_diagonal(distances, np.inf)
     found = []
-    for index, query in enumerate(queries):
-        order = [int(i) for i in before[index].argsort()[:CANDIDATES] if np.isfinite(before[index, i])]
-        distances = np.array([aligned_distance(query, references[i]) for i in order])
-        best = distances.argsort()
-        found.append(Neighbours(tuple(order[i] for i in best), tuple(distances[best].tolist())))
+    for index in range(len(queries)):
+        each = [_nearest(form[index], references, distances[index]) for form, distances in zip(forms, before)]
+        found.append(min(each, key=Neighbours.ratio))
         progress(index + 1, len(queries), "")
     return found
+
+
+def _mirror(picture: Picture, axis: int) -> Picture:
+    return Picture(np.flip(picture.voxels, 1 + axis).copy(), picture.spacing)
+
+
+def _nearest(query: Picture, references: Sequence[Picture], before: np.ndarray) -> Neighbours:
+    """:param before: distances as they lie, (references,)."""
+    order = [int(i) for i in before.argsort()[:CANDIDATES] if np.isfinite(before[i])]
+    distances = np.array([aligned_distance(query, references[i]) for i in order])
+    best = distances.argsort()
+    return Neighbours(tuple(order[i] for i in best), tuple(distances[best].tolist()))

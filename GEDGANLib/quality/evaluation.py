@@ -323,7 +323,7 @@ def _structure(result: Evaluation, images: dict[str, np.ndarray], plan) -> None:
 
 def _privacy(result: Evaluation, plan, show: Progress) -> None:
     pictures = [pictures_of(cases, plan.grid.spacing) for cases in (result.made, result.training, result.unseen)]
-    found = examine(*pictures, progress=show)
+    found = examine(*pictures, progress=show, mirrored=plan.augmentation.flips)
     result.privacy = found
     result.figures["privacy"] = {
         key: value for key, value in asdict(found).items() if key not in ("closest", "words")

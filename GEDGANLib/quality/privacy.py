@@ -6,7 +6,8 @@ Three questions, each beside what real cases would answer:
 alike. So the distance to the nearest training case is divided by the median of those to the next few, after rigid
 alignment (the nearest-neighbour distance ratio). Below :data:`COPY_RATIO` a case counts as a copy. As many among
 synthesized cases are compared with as many among real ones, each against the training cases other than itself
-(Fisher's exact test). A patient who was scanned twice is such a case too, and counts on the real side.
+(Fisher's exact test). A patient who was scanned twice is such a case too, and counts on the real side. Where a
+training mirrored its cases, a case counts as it lies or mirrored, whichever is nearer to one case; real ones too.
 
 *Whose neighbours are they?* For each synthesized case the nearest of all real cases is looked for, training and
 held-out ones together. A generator that has learned the anatomy and not the patients makes cases whose neighbour is a
@@ -72,10 +73,12 @@ def examine(
     held_out: Sequence[Picture],
     progress: Progress = _quiet,
     seed: int = 0,
+    mirrored: Sequence[int] = (),
 ) -> Privacy:
     """Compare synthesized cases with training and held-out ones, all as small pictures.
 
     :param made, training, held_out: see :func:`GEDGANLib.quality.alignment.small_picture`.
+    :param mirrored: axes along which training cases were mirrored, so that copies may be too.
     :raises ValueError: no synthesized case, or fewer than two training cases.
     """
     if not made or len(training) < 2:
@@ -86,13 +89,13 @@ def examine(
     def step(count: int, of: int, name: str) -> None:
         progress(done + count, total, "")
 
-    to_training = neighbours(made, training, progress=step)
+    to_training = neighbours(made, training, progress=step, mirrored=mirrored)
     done += len(made)
-    among_training = neighbours(training, training, skip_same=True, progress=step)
+    among_training = neighbours(training, training, True, step, mirrored)
     done += len(training)
-    held_to_training = neighbours(held_out, training, progress=step) if held_out else []
+    held_to_training = neighbours(held_out, training, progress=step, mirrored=mirrored) if held_out else []
     done += len(held_out)
-    to_held_out = neighbours(made, held_out, progress=step) if held_out else []
+    to_held_out = neighbours(made, held_out, progress=step, mirrored=mirrored) if held_out else []
     progress(total, total, "")
 
     copies = _copies(to_training, [*among_training, *held_to_training])

@@ -12,6 +12,7 @@ field      what the discriminator sees: each variant at its best weight and rate
 optimizer  Adam against the conjugate-direction updates, on the best variant, two seeds
 article    the article's baseline, for the processor time of the best variant, two seeds
 brain      the image alone against the best variant, on the brain data set at 4 mm, two seeds, 1500 steps
+calm       there too the best variant at the learning rate of the image alone, half its own, one seed
 few        eight labelled cases and the rest without labels: what a head of its own for the pair should see, three seeds
            (one seed for one head that judges both) (H1)
 terms      the best variant without the term of the data's statistics, two seeds (H4)
@@ -125,6 +126,10 @@ def trials_of(stage: str) -> Iterator[Trial]:
             for variant in ("image", best_variant()):
                 yield Trial("brain", variant, *best_setting(variant), seed, BRAIN_STEPS)
 
+    elif stage == "calm":
+        weight, _ = best_setting(best_variant())
+        yield Trial("brain", best_variant(), weight, best_setting("image")[1], SEEDS[0], BRAIN_STEPS)
+
     elif stage == "few":
         for seed in SEEDS:
             # One head for both is the baseline of the baseline: one seed.
@@ -154,7 +159,7 @@ def trials_of(stage: str) -> Iterator[Trial]:
 
 
 DEPENDED_ON = ("search", "field")
-STAGES = ("search", "field", "optimizer", "article", "brain", "few", "terms", "scale", "augmented", "agreement")
+STAGES = ("search", "field", "optimizer", "article", "brain", "calm", "few", "terms", "scale", "augmented", "agreement")
 
 
 def wait_for(stages: list[str]) -> None:

@@ -113,6 +113,14 @@ def test_copies_are_found_without_any_held_out_case(people):
     assert found.verdict == FLAGGED and found.near_training is found.held_out_distance is found.alike is None
 
 
+def test_mirrored_copies_are_found_where_a_training_mirrored_its_cases(people):
+    few = people[:8]
+    copies = [Picture(scanned_again(few[i % 8], i).voxels[:, ::-1].copy(), SPACING) for i in range(10)]
+    assert examine(copies, few, []).verdict == CLEAR
+    found = examine(copies, few, [], mirrored=(0,))
+    assert found.verdict == FLAGGED and found.closest[0][0] % 8 == found.closest[0][1]
+
+
 def test_people_whom_nobody_learned_from_are_not_flagged(people):
     found = examine(people[32:50], people[:16], people[16:32])
     assert found.verdict == CLEAR and "no proof" in found.words and found.alike
