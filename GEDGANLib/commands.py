@@ -83,7 +83,7 @@ def cases_folder(folder: Path, total: int) -> Iterator[Callable[[Iterable], Iter
             yield case
             done += 1
 
-    with growing_folder(folder):
+    with growing_folder(folder, ("imagesTr", "labelsTr", "images", "labels")):
         try:
             yield counted
         except KeyboardInterrupt as interrupt:
@@ -144,7 +144,7 @@ def form_of(arguments: argparse.Namespace, model):
 
     :raises InputError: options that exclude each other, or do not fit the model.
     """
-    from .synthesis.output import grid_of_spacing, original_grid
+    from .synthesis.output import grid_of_spacing, original_grid, refuse_huge
     from .synthesis.synthesizer import Form
 
     grid = None
@@ -155,32 +155,8 @@ def form_of(arguments: argparse.Namespace, model):
     elif arguments.spacing is not None:
         grid = grid_of_spacing(model.plan, arguments.spacing)
     if grid is not None:
-        _refuse_huge(grid, model.plan)
+        refuse_huge(grid, model.plan)
     return Form(grid, arguments.labels, arguments.truncation)
-
-
-COPIES, USABLE = 3, 0.8
-"""Arrays of a case that are in memory at once while it is brought to other voxels, and share of the free memory that
-they may take."""
-
-
-def _refuse_huge(grid, plan) -> None:
-    """:raises InputError: a case on this grid would not fit the memory."""
-    import math
-
-    from .fitting import available_memory
-    from .volumes.geometry import spacing_of
-
-    available = available_memory("cpu")
-    needed = 4.0 * COPIES * (len(plan.channels) + len(plan.labels) + 1) * math.prod(grid.shape)
-    if available is None or needed <= USABLE * available:
-        return
-    coarser = min(spacing_of(grid.affine)) * (needed / (USABLE * available)) ** (1 / 3)
-    raise InputError(
-        f"A case of {' x '.join(map(str, grid.shape))} voxels needs about {needed / 1e9:.0f} GB of memory, and "
-        f"{available / 1e9:.0f} GB are free.",
-        f"Take larger voxels: --spacing {math.ceil(coarser * 100) / 100:g}, for example.",
-    )
 
 
 def _write_contact_sheet(path: Path, made: list, model, dataset, events: Events) -> None:

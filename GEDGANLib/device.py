@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from .errors import InputError
 
 DEVICE_WORDS = {"cpu": "a CPU", "mps": "an Apple GPU", "cuda": "a CUDA GPU"}
@@ -43,3 +45,27 @@ def devices() -> list[dict[str, object]]:
     threads = torch.get_num_threads()
     found.append({"kind": "cpu", "name": f"{platform.machine()} processor, {threads} threads"})
     return found
+
+
+def available_memory(device: str) -> float | None:
+    """Memory in bytes that a training could take now; None where the system does not tell."""
+    if device == "cuda":
+        import torch
+
+        return float(torch.cuda.mem_get_info()[0])
+    if device == "mps":
+        import torch
+
+        return float(torch.mps.recommended_max_memory())
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024.0 * int(line.split()[1])
+    except OSError:
+        pass
+    try:
+        import os
+
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError, OSError):  # Windows has none of these
+        return None

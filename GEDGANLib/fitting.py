@@ -7,9 +7,8 @@ import time
 from bisect import bisect_left
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
-from .device import DEVICE_WORDS
+from .device import DEVICE_WORDS, available_memory
 from .errors import InputError
 from .plan import Plan
 from .planning import make_plan, predicted, with_batch
@@ -21,30 +20,6 @@ CERTAINLY_TOO_MUCH = 1.3
 """Ratio of predicted to free memory from which a plan of the user's own is refused too."""
 LARGER = 1.1
 """Ratio of voxel sizes from one try to the next, in search of a plan that fits."""
-
-
-def available_memory(device: str) -> float | None:
-    """Memory in bytes that a training could take now; None where the system does not tell."""
-    if device == "cuda":
-        import torch
-
-        return float(torch.cuda.mem_get_info()[0])
-    if device == "mps":
-        import torch
-
-        return float(torch.mps.recommended_max_memory())
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return 1024.0 * int(line.split()[1])
-    except OSError:
-        pass
-    try:
-        import os
-
-        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (AttributeError, ValueError, OSError):  # Windows has none of these
-        return None
 
 
 SMALLEST_BATCH = 2

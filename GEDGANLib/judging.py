@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -22,11 +21,11 @@ NNUNET_NAME = re.compile(r"Dataset\d{3}_.")
 def run_evaluate(arguments: argparse.Namespace, events: Events) -> None:
     from .device import choose_device
     from .quality.evaluation import Settings, evaluate
-    from .quality.report import JSON, write_report
+    from .quality.report import figures_of, write_report
     from .quality.summary import report_path
     from .synthesis.model_file import load_model
     from .volumes.pipeline import load_working_cases
-    from .volumes.writing import new_folder
+    from .volumes.writing import new_folder, write_bytes
 
     device = choose_device(arguments.device)
     model = load_model(arguments.model, device)
@@ -45,8 +44,8 @@ def run_evaluate(arguments: argparse.Namespace, events: Events) -> None:
     print(f"The report is {page}.")
     beside = report_path(arguments.model)
     try:  # where the panel and others find what is known of the model
-        shutil.copyfile(arguments.output / JSON, beside)
-    except OSError:
+        write_bytes(beside, figures_of(result, with_names=False))
+    except InputError:
         print(f"{beside} could not be written; the report is not kept beside the model.")
 
 

@@ -117,7 +117,8 @@ def run_plan(arguments: argparse.Namespace, events: Events) -> None:
     plan.save(arguments.output)
     print(f"{arguments.output} is written. What it decides:")
     for reason in plan.reasons:
-        print(f"  - {reason}")
+        if not reason.startswith(NOTE):
+            print(f"  - {reason}")
     for reason in plan.reasons:
         if reason.startswith(NOTE):
             events.emit("warning", message=reason.removeprefix(NOTE))

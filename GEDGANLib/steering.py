@@ -238,7 +238,8 @@ def _what_is_usual(arguments: argparse.Namespace, model: Any, case: Any, events:
             message = f"{case.name} is one of the healthy cases of {arguments.healthy}: its own map is too mild."
             events.emit("warning", message=message)
         if healthy.digests:
-            _tell_new(len(set(healthy.digests) - set(model.about.get("trained_images") or ())), events)
+            taught = model.about.get("trained_images")
+            _tell_new(len(set(healthy.digests) - set(taught)) if taught else 0, events)
         return healthy
     every = load_working_cases(find_for(model, arguments.healthy), model.plan)
     cases = [working for working in every if image_digest(working) != own]

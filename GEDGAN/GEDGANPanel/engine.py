@@ -63,10 +63,12 @@ class Engine:
 
         :raises EngineUnavailable: not enough memory.
         """
-        from GEDGANLib.synthesis.output import original_grid
+        from GEDGANLib.synthesis.output import original_grid, refuse_huge
         from GEDGANLib.synthesis.synthesizer import Form, Synthesizer
 
         grid = original_grid(self.model.plan) if request.original else None
+        if grid is not None:
+            refuse_huge(grid, self.model.plan)
         synthesizer = Synthesizer(self.model, Form(grid, None, request.truncation))
         # One at a time, so that Slicer answers in between.
         cases = (

@@ -178,12 +178,13 @@ class TrainSection:
             self.curves.draw(show=False)
         model = None if self.run is None else self.run / "model.safetensors"
         taken = model is not None and model.is_file() and self._take(model)
+        begun = self.run is not None and (self.run / "run.json").is_file()
         if state == DONE:
             self.ui.trainBar.value = 1000
             self.ui.trainLabel.text = _("Trained: {model}").format(model=model)
             where = _("its model is chosen below") if taken else _("its model stands in the list of models")
             self.panel.say(_("The training has ended; {where}.").format(where=where))
-        elif (asked or state == STOPPED_ON_REQUEST) and not self.resumable():
+        elif (asked or state == STOPPED_ON_REQUEST) and not begun:
             self.ui.trainLabel.text = _("Stopped before the training had begun; there is nothing to go on with.")
         elif state == STOPPED_ON_REQUEST:
             self.ui.trainLabel.text = _("Stopped; everything is saved in {run}. Resume goes on.").format(run=self.run)
@@ -193,7 +194,7 @@ class TrainSection:
             )
         else:
             self.ui.trainLabel.text = _("The training has failed.")
-            hint = _(" Resume goes on from the last checkpoint.") if self.resumable() else ""
+            hint = _(" Resume goes on from the last checkpoint.") if begun else ""
             self.panel.say(explanation + hint, True)
         self.panel.paint()
         if state == DONE and then is not None:

@@ -8,7 +8,8 @@ the same picture, 1.4 for two that have nothing in common. The rigid alignment i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations
 
 import numpy as np
 
@@ -126,10 +127,12 @@ class Neighbours:
 
     :param indices: in that set.
     :param distances: after alignment.
+    :param mirrored: the same of the case mirrored, where it may be; none of these is nearer.
     """
 
     indices: tuple[int, ...]
     distances: tuple[float, ...]
+    mirrored: tuple[Neighbours, ...] = ()
 
     @property
     def distance(self) -> float:
@@ -139,6 +142,13 @@ class Neighbours:
     def ratio(self) -> float:
         """Distance to the nearest over the median of those to the others: near 0 for a copy, near 1 for a case that is
         as near to one as to others, however blurred or typical it is. 1 where there are no others."""
+        return min(each._ratio() for each in (self, *self.mirrored))
+
+    def of_copy(self) -> Neighbours:
+        """Those of the case as it lies or mirrored, whichever is the nearest to one case, beside others."""
+        return min((self, *self.mirrored), key=Neighbours._ratio)
+
+    def _ratio(self) -> float:
         others = self.distances[1:]
         return self.distances[0] / max(float(np.median(others)), 1e-12) if others else 1.0
 
@@ -153,10 +163,10 @@ def neighbours(
     """For each small picture its nearest ones among others.
 
     :param skip_same: both are one set; a case is not compared with itself.
-    :param mirrored: axes along which a picture may be mirrored to lie nearer: of it and of what it is mirrored, the one
-        counts that is the nearest to one case, beside all others.
+    :param mirrored: axes along which a picture may be mirrored, each alone and all together, to lie nearer.
     """
-    forms = [queries, *([_mirror(picture, axis) for picture in queries] for axis in mirrored)]
+    ways = [axes for count in range(1, len(mirrored) + 1) for axes in combinations(mirrored, count)]
+    forms = [queries, *([_mirror(picture, axes) for picture in queries] for axes in ways)]
     before = [unaligned_distances(form, references) for form in forms]
     if skip_same:
         for distances in before:
@@ -164,13 +174,14 @@ def neighbours(
     found = []
     for index in range(len(queries)):
         each = [_nearest(form[index], references, distances[index]) for form, distances in zip(forms, before)]
-        found.append(min(each, key=Neighbours.ratio))
+        nearest = min(each, key=lambda form: form.distance)
+        found.append(replace(nearest, mirrored=tuple(form for form in each if form is not nearest)))
         progress(index + 1, len(queries), "")
     return found
 
 
-def _mirror(picture: Picture, axis: int) -> Picture:
-    return Picture(np.flip(picture.voxels, 1 + axis).copy(), picture.spacing)
+def _mirror(picture: Picture, axes: Sequence[int]) -> Picture:
+    return Picture(np.flip(picture.voxels, [1 + axis for axis in axes]).copy(), picture.spacing)
 
 
 def _nearest(query: Picture, references: Sequence[Picture], before: np.ndarray) -> Neighbours:

@@ -115,7 +115,7 @@ def examine(
         float(np.median([each.distance for each in held_to_training])) if held_out else None,
         _authenticity(to_training, among_training),
         _authenticity(held_to_training, among_training) if held_out else None,
-        tuple((int(i), to_training[i].indices[0], float(to_training[i].distance)) for i in order),
+        tuple((int(i), copy.indices[0], float(copy.distance)) for i in order for copy in [to_training[i].of_copy()]),
     )
 
 

@@ -63,10 +63,22 @@ def write_report(folder: Path, result: Evaluation, plan: Any) -> Path:
 
     :raises InputError: they cannot be written.
     """
-    write_bytes(folder / JSON, (json.dumps(_plain(result.to_dict()), indent=1) + "\n").encode("utf-8"))
+    write_bytes(folder / JSON, figures_of(result))
     page = folder / HTML
     write_bytes(page, _page(result, plan).encode("utf-8"))
     return page
+
+
+def figures_of(result: Evaluation, with_names: bool = True) -> bytes:
+    """All figures as JSON.
+
+    :param with_names: say which cases are the most suspicious pairs; real ones may be named like patients.
+    """
+    content = _plain(result.to_dict())
+    privacy = content["figures"].get("privacy", {})
+    if "closest" in privacy:
+        privacy["closest"] = privacy["closest"][:CLOSEST] if with_names else []
+    return (json.dumps(content, indent=1) + "\n").encode("utf-8")
 
 
 def _plain(value: Any) -> Any:

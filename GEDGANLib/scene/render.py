@@ -133,16 +133,22 @@ def _grab(view: Any) -> np.ndarray:
     return vtk_to_numpy(image.GetPointData().GetScalars()).reshape(height, width, 3)[::-1]
 
 
-SCALE = 50.0
-"""mm of the bar."""
+SCALES = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
+"""mm of the bar, the longest that is not too long."""
+BOX = {"facecolor": "black", "alpha": 0.5, "pad": 1, "linewidth": 0}
+"""Behind letters, so that they can be read on bright tissue."""
 
 
 def _draw_scale(axis: Any, widest: float) -> None:
     """A bar of so many mm at the foot of a slice view."""
-    length = SCALE / widest * SIZE
+    scale = max((scale for scale in SCALES if scale <= widest / 3), default=SCALES[0])
+    length = scale / widest * SIZE
     right, foot = SIZE - 10, SIZE - 12
+    axis.autoscale(False)
+    axis.plot([right - length, right], [foot, foot], color="black", linewidth=3)
     axis.plot([right - length, right], [foot, foot], color="white", linewidth=1.5)
-    axis.text(right - length / 2, foot - 5, f"{SCALE:g} mm", color="white", fontsize=7, ha="center", va="bottom")
+    words, look = f"{scale:g} mm", {"color": "white", "fontsize": 7, "ha": "center", "va": "bottom"}
+    axis.text(right - length / 2, foot - 5, words, bbox=BOX, **look)
 
 
 def _compose(
@@ -177,8 +183,7 @@ def _compose(
         axis.set_axis_off()
         axis.text(8, 22, name, color="white", fontsize=9)
         for side, anchor, letter in zip((8, SIZE - 8), ("left", "right"), SIDES.get(name, "")):
-            box = {"facecolor": "black", "alpha": 0.5, "pad": 1, "linewidth": 0}
-            axis.text(side, SIZE / 2, letter, color="white", fontsize=9, va="center", ha=anchor, bbox=box)
+            axis.text(side, SIZE / 2, letter, color="white", fontsize=9, va="center", ha=anchor, bbox=BOX)
         if name == "axial":
             _draw_scale(axis, widest)
     draw_legend(figure, legend)

@@ -7,6 +7,7 @@ borders stay smooth.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..volumes.case import Label
-from ..volumes.geometry import centre_of, compose, resample
+from ..volumes.geometry import centre_of, compose, resample, spacing_of
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,27 @@ def grid_of_spacing(plan, spacing: Sequence[float]) -> OutputGrid:
     spacing = list(spacing) * (dims if len(spacing) == 1 else 1)
     extent = np.array(plan.grid.shape) * plan.grid.spacing
     return _about_the_centre(plan, np.maximum(np.round(extent / spacing), 1), spacing)
+
+
+USABLE = 0.8
+"""Share of the free memory that a case on another grid may take."""
+
+
+def refuse_huge(grid: OutputGrid, plan) -> None:
+    """:raises InputError: a case on this grid does not fit the memory; names voxels that do."""
+    from ..device import available_memory
+
+    available = available_memory("cpu")
+    # Channels twice, on the way and in the units of the scans; of the labels two shares, those so far and the result.
+    needed = 4.0 * (2 * len(plan.channels) + 4) * math.prod(grid.shape)
+    if available is None or needed <= USABLE * available:
+        return
+    coarser = (math.prod(spacing_of(grid.affine)) * needed / (USABLE * available)) ** (1 / 3)
+    raise InputError(
+        f"A case of {' x '.join(map(str, grid.shape))} voxels needs about {needed / 1e9:.3g} GB of memory, and "
+        f"{available / 1e9:.3g} GB are free.",
+        f"Take larger voxels: {math.ceil(coarser * 100) / 100:g} mm (--spacing), for example.",
+    )
 
 
 def _about_the_centre(plan, shape: Sequence[float], spacing: Sequence[float]) -> OutputGrid:

@@ -38,10 +38,10 @@ class CaseFacts:
         one, as in an image that is almost all air.
     :param minima: smallest intensity of each channel.
     :param kind: type of the voxels in the files, as numpy names it.
-    :param like_labels: its channels hold so few whole numbers that they may be segmentations.
     :param label_voxels: voxels of each label, by its name; empty without segmentation.
     :param label_reach: per axis, how far from the centre of the view labels reach, mm, their voxels included; zeros
         without.
+    :param like_labels: its channels hold so few whole numbers that they may be segmentations.
     """
 
     name: str
@@ -53,10 +53,10 @@ class CaseFacts:
     minima: tuple[float, ...]
     kind: str
     labelled: bool
-    like_labels: bool = False
     label_voxels: dict[str, int] = field(default_factory=dict)
     label_reach: tuple[float, ...] = (0.0, 0.0, 0.0)
     class_name: str | None = None
+    like_labels: bool = False
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def looks_like_labels(voxels: np.ndarray, kind: str) -> bool:
 
     :param kind: type of the voxels in the file, as numpy names it.
     """
-    if not np.issubdtype(np.dtype(kind), np.integer) or voxels.max() - voxels.min() > 256:
+    if not np.issubdtype(np.dtype(kind), np.integer) or float(voxels.max()) - float(voxels.min()) > 256:
         return False
     return len(np.unique(voxels)) <= FEW_VALUES
 

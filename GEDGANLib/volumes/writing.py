@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -86,48 +87,72 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
     Where the block fails, or is interrupted, nothing of it stays.
 
-    :raises InputError: as :func:`claim_empty_folder`; or the folder is not empty any more when the block ends.
+    :raises InputError: as :func:`claim_empty_folder`; or the folder has files of the same names when the block ends.
     """
-    with _unless_empty(folder):
-        claim_empty_folder(folder)
-        partial = folder / f"{PARTIAL}{os.getpid()}"
+    made = _missing(folder)
+    claim_empty_folder(folder)
+    try:
+        partial = Path(tempfile.mkdtemp(prefix=f"{PARTIAL}{os.getpid()}-", dir=folder))
         try:
-            partial.mkdir()
             yield partial
-            if not _free(folder):
-                kept = folder / f"{folder.resolve().name}-{os.getpid()}"
-                os.replace(partial, kept)
-                raise InputError(f"Something else was written into {folder} meanwhile.", f"What was made is in {kept}.")
-            for path in list(partial.iterdir()):
-                os.replace(path, folder / path.name)
-        except OSError as error:
-            raise explain_unwritable(folder, error) from error
+            _bring(partial, folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+    except BaseException as error:
+        _remove_empty(made)
+        if isinstance(error, OSError):
+            raise explain_unwritable(folder, error) from error
+        raise
+
+
+def _bring(partial: Path, folder: Path) -> None:
+    """Move everything in ``partial`` to ``folder``.
+
+    :raises InputError: a file there has the name of one of these, or cannot be moved; what is left is kept, and named.
+    """
+    kept = folder / f"results-{os.getpid()}"
+    paths = sorted(partial.iterdir())
+    try:
+        if any((folder / path.name).exists() for path in paths):
+            raise FileExistsError(errno.EEXIST, "something else was written there meanwhile")
+        for path in paths:
+            os.replace(path, folder / path.name)
+    except BaseException as error:
+        os.replace(partial, kept)
+        if not isinstance(error, OSError):
+            raise
+        words = f"Not everything could be brought into {folder}: {error.strerror}."
+        raise InputError(words, f"What was made is in {kept}.") from error
 
 
 @contextmanager
-def growing_folder(folder: Path) -> Iterator[None]:
+def growing_folder(folder: Path, parts: Sequence[str]) -> Iterator[None]:
     """Claim ``folder`` for a block that writes into it bit by bit; what was written stays, whatever happens.
 
+    :param parts: names of the folders that the block makes in it; where it fails, empty ones are removed.
     :raises InputError: as :func:`claim_empty_folder`.
     """
-    with _unless_empty(folder):
-        claim_empty_folder(folder)
-        yield
-
-
-@contextmanager
-def _unless_empty(folder: Path) -> Iterator[None]:
-    """Where the block fails, remove folders without a file in them that were not there before."""
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    made = _missing(folder)
+    claim_empty_folder(folder)
     try:
         yield
     except BaseException:
-        with suppress(OSError):  # refused where something is in it
-            for path in [*(path for path in folder.iterdir() if path.is_dir()), *made]:
-                path.rmdir()
+        for part in parts:
+            _remove_empty([folder / part])
+        _remove_empty(made)
         raise
+
+
+def _missing(folder: Path) -> list[Path]:
+    """A folder and those it lies in, as far as they are not there, the innermost first."""
+    return [path for path in (folder, *folder.parents) if not path.exists()]
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Remove folders, the innermost first, until one that something is in."""
+    with suppress(OSError):
+        for path in folders:
+            path.rmdir()
 
 
 def claim_new_file(path: Path, suffix: str) -> None:
@@ -187,7 +212,7 @@ def probe(folder: Path) -> None:
     """
     existed = folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{PARTIAL}{os.getpid()}"
+    file = folder / f"{PARTIAL}{os.getpid()}-probe"
     try:
         file.write_bytes(b"\0" * PROBE_BYTES)
     except OSError:

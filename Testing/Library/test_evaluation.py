@@ -77,7 +77,10 @@ def test_the_report_has_every_part_beside_real_cases(trained_model, trained_fold
     low, high = figures["utility"]["real"]["interval"]
     assert f"({low:.3f} to {high:.3f})" in page
     beside = trained_model.with_name("model.report.json")
-    assert json.loads(beside.read_text()) == report
+    kept = json.loads(beside.read_text())
+    assert kept["figures"]["privacy"]["closest"] == []  # it may go where the names of patients must not
+    kept["figures"]["privacy"]["closest"] = figures["privacy"]["closest"]
+    assert kept == report
     beside.unlink()
 
 

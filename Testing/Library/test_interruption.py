@@ -8,7 +8,7 @@ import pytest
 
 from GEDGANLib.cli import main
 from GEDGANLib.errors import InputError
-from GEDGANLib.volumes.writing import new_folder
+from GEDGANLib.volumes.writing import growing_folder, new_folder
 
 
 @pytest.fixture
@@ -88,12 +88,22 @@ def test_nothing_of_somebody_else_is_removed(tmp_path):
         raise KeyboardInterrupt
     assert (folder / "run" / "model.safetensors").read_text() == "theirs" and len(list(folder.iterdir())) == 1
     other = tmp_path / "c"
-    with pytest.raises(InputError, match="Something else was written") as told, new_folder(other) as partial:
-        (partial / "mine.txt").write_text("whole")
+    with pytest.raises(InputError, match="something else was written there") as told, new_folder(other) as partial:
+        (partial / "report.html").write_text("mine")
         (other / "report.html").write_text("theirs")
     assert (other / "report.html").read_text() == "theirs"
     kept = next(path for path in other.iterdir() if path.is_dir())
-    assert (kept / "mine.txt").read_text() == "whole" and str(kept) in told.value.hint
+    assert (kept / "report.html").read_text() == "mine" and str(kept) in told.value.hint
+    with new_folder(tmp_path / "d") as partial:  # what file managers leave everywhere is in nobody's way
+        (partial / "report.html").write_text("mine")
+        (tmp_path / "d" / ".DS_Store").touch()
+    assert {path.name for path in (tmp_path / "d").iterdir()} == {"report.html", ".DS_Store"}
+    own = tmp_path / "own"
+    (own / "imagesTr").mkdir(parents=True)
+    for claim in (new_folder(own), growing_folder(own, ["imagesTr"])):
+        with pytest.raises(InputError, match="already holds files"), claim:
+            pass
+    assert (own / "imagesTr").is_dir()
     with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "x" / "y" / "z"):
         raise KeyboardInterrupt
     assert not (tmp_path / "x").exists()
@@ -106,6 +116,16 @@ def test_a_folder_without_a_single_case_does_not_stand_in_the_way(tmp_path, sign
     command = ["cohort", "-n", "2", "-o", str(tmp_path / "a"), "--shape", "12", "12", "12", "--spacing", "12"]
     assert main(command) == 3 and not (tmp_path / "a").exists()
     assert main(command) == 0
+
+
+@pytest.mark.parametrize("command", ["explain SCAN", "project MODEL SCAN --steps 1", "vary MODEL --frames 2"])
+def test_the_scene_may_lie_in_the_folder_of_the_output(trained_model, cohort_folder, tmp_path, command):
+    names = {"MODEL": str(trained_model), "SCAN": str(next((cohort_folder / "imagesTr").iterdir()))}
+    words = [names.get(word, word) for word in command.split()]
+    words += ["--direction", "volume of grey"] if words[0] == "vary" else []
+    out = tmp_path / "out"
+    assert main([*words, "-o", str(out), "--scene", str(out / "scene.mrb")]) == 0
+    assert (out / "scene.mrb").exists() and len(list(out.iterdir())) > 2 and not list(out.glob(".*"))
 
 
 @pytest.mark.parametrize(

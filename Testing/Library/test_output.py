@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import nibabel
@@ -14,7 +15,7 @@ from GEDGANLib.errors import InputError
 from GEDGANLib.exchange.nnunet import voxels_to_write
 from GEDGANLib.networks.build import build_generator
 from GEDGANLib.synthesis.model_file import load_model, save_model
-from GEDGANLib.synthesis.output import grid_of_spacing, original_grid
+from GEDGANLib.synthesis.output import grid_of_spacing, original_grid, refuse_huge
 from GEDGANLib.synthesis.synthesizer import Form, Synthesizer, most_probable
 from GEDGANLib.volumes import pictures
 from GEDGANLib.volumes.geometry import centre_of, spacing_of
@@ -183,10 +184,13 @@ def test_real_cases_are_shown_only_when_they_are_asked_for(trained_model, cohort
 
 
 def test_voxels_that_no_memory_holds_are_refused(trained_model, tmp_path, capsys):
-    command = ["synthesize", str(trained_model), "-n", "1", "-o", str(tmp_path / "out"), "--spacing", "0.05"]
-    assert main(command) == 2
+    command = ["synthesize", str(trained_model), "-n", "1", "-o", str(tmp_path / "out"), "--spacing"]
+    assert main([*command, "0.02", "0.02", "2"]) == 2
     said = capsys.readouterr().err
-    assert "GB are free" in said and "--spacing" in said and not (tmp_path / "out").exists()
+    assert "GB are free" in said and not (tmp_path / "out").exists()
+    fits = float(re.search(r"larger voxels: ([\d.]+) mm", said)[1])
+    refuse_huge(grid_of_spacing(load_model(trained_model).plan, [1.05 * fits]), load_model(trained_model).plan)
+    assert main([*command, str(fits / 2)]) == 2
 
 
 @pytest.mark.parametrize(("variety", "told"), [(0.03, True), (0.8, False)])

@@ -121,6 +121,13 @@ def test_mirrored_copies_are_found_where_a_training_mirrored_its_cases(people):
     assert found.verdict == FLAGGED and found.closest[0][0] % 8 == found.closest[0][1]
 
 
+def test_who_may_be_mirrored_is_never_farther_from_the_nearest(people):
+    plain, mirrored = neighbours(people[:3], people[3:10]), neighbours(people[:3], people[3:10], mirrored=(0, 1))
+    assert all(either.distance <= each.distance for each, either in zip(plain, mirrored))
+    both = [Picture(people[5].voxels[:, ::-1, ::-1].copy(), SPACING)]
+    assert neighbours(both, people[3:10], mirrored=(0, 1))[0].of_copy().indices[0] == 2
+
+
 def test_people_whom_nobody_learned_from_are_not_flagged(people):
     found = examine(people[32:50], people[:16], people[16:32])
     assert found.verdict == CLEAR and "no proof" in found.words and found.alike

@@ -155,15 +155,16 @@ def test_rendered_picture_shows_the_brain_where_it_is(tmp_path, capfd):
     assert quarter["3D"][40:].std() > 0.05
 
 
-def test_a_pixel_of_a_view_is_a_pixel_of_the_picture(tmp_path, random):
+@pytest.mark.parametrize("widest", [200.0, 24.0, 2.0])
+def test_a_pixel_of_a_view_is_a_pixel_of_the_picture(tmp_path, random, widest):
     """A picture that is a little smaller than its views lacks whole rows of them, and outlines that lie in these."""
     views = [random.integers(0, 255, (SIZE, SIZE, 3), dtype=np.uint8) for _ in range(4)]
-    _compose(views, tmp_path / "picture.png", "title " * 60, 200.0, [])
+    _compose(views, tmp_path / "picture.png", "title " * 60, widest, [])
     picture = np.round(255 * matplotlib.image.imread(tmp_path / "picture.png")[..., :3]).astype(np.uint8)
     top, far = picture.shape[0] - 2 * SIZE - GAP, SIZE + GAP
     for view, (row, column) in zip(views, ((0, 0), (far, 0), (far, far), (0, far))):
         found = picture[top + row : top + row + SIZE, column : column + SIZE]
-        assert (found == view).all(-1).mean() > 0.99  # names and letters lie over the rest
+        assert (found == view).all(-1).mean() > 0.98  # names and letters lie over the rest
 
 
 def test_render_says_what_is_missing(tmp_path, capsys):
