@@ -7,6 +7,7 @@ import os
 import signal
 import time
 
+import pytest
 import slicer
 from acting import put_brains, start_training, training_well_under_way
 from desktop import pump
@@ -66,6 +67,29 @@ def test_a_training_that_is_stopped_before_it_began_says_so(trainable):
     pump(lambda: not trainable.train_section.state)
     assert "before the training had begun" in trainable.ui.trainLabel.text
     assert not trainable.ui.resumeButton.isEnabled()
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_worker_that_somebody_else_ended_is_told_by_its_own_run(trainable, instead, tmp_path, begun):
+    """By the system, at its shutdown, say: nobody pressed Stop here. Another run folder has been chosen meanwhile."""
+    instead('import time; time.sleep(0.5); print(\'{"event": "stopped", "message": "Stopped."}\'); raise SystemExit(3)')
+    start_training(trainable)
+    other, own = tmp_path / "other", trainable.train_section.run
+    for folder in (own,) if begun else (other,):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "run.json").write_text("{}")
+    trainable.ui.runPath.currentPath = str(other)
+    pump(lambda: not trainable.train_section.state)
+    assert ("everything is saved" in trainable.ui.trainLabel.text) == begun
+    assert ("before the training had begun" in trainable.ui.trainLabel.text) != begun
+
+
+def test_a_report_that_somebody_else_ended_is_not_passed_over(panel, instead, model):
+    instead('print(\'{"event": "stopped", "message": "Stopped."}\'); raise SystemExit(3)')
+    panel.ui.reportDataPath.currentPath = str(model.parent)
+    panel.ui.reportButton.click()
+    pump(lambda: panel.judge_section.job is None)
+    assert "The report was stopped" in panel.ui.messageLabel.text
 
 
 def test_trainings_of_two_slicers_are_kept_apart(trainable, opened, instead):
