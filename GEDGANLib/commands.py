@@ -165,13 +165,13 @@ def _write_contact_sheet(path: Path, made: list, model, dataset, events: Events)
     rows = [("synthesized", made)]
     if dataset is not None:
         try:
-            rows.insert(0, ("real", _real_cases(dataset, model.plan, len(made))))
+            rows.insert(0, ("data", _real_cases(dataset, model.plan, len(made))))
         except InputError as error:
             events.emit("warning", message=f"The contact sheet shows no real cases: {error}")
     source = textwrap.shorten(model.plan.description or "unnamed scans", 200, placeholder=" …")
     words = f"synthesized, not patients; learned from: {source}"
     if len(rows) > 1:
-        words = f"Above: real cases of {dataset.folder.resolve().name}. Below: {words}"
+        words = f"Above: data of {dataset.folder.resolve().name}. Below: {words}"
     contact_sheet(path, rows, words)
 
 

@@ -25,7 +25,7 @@ DEVICES = ("auto", "cuda", "mps", "cpu")
 """As the choices of the combo box."""
 CASE, VOLUME, SEGMENTATION, CLASS, STATUS = range(5)
 """Columns of the table."""
-COLUMN_WIDTHS = (120, 70, 95, 40)
+COLUMN_WIDTHS = (112, 70, 80, 40)
 """Pixels, of all but the last."""
 REFRESH_MILLISECONDS = 150
 PLAN_DEPENDS_ON = ("fromScene", "device", "spacing", "data", "classColumn")

@@ -164,7 +164,7 @@ def _compose(
     from ..volumes.pictures import DPI, SIDES, draw_legend, legend_lines, save_figure
 
     axial, coronal, sagittal, three_d = pictures
-    lines = textwrap.wrap(title, LETTERS)
+    lines = textwrap.wrap(title, LETTERS, break_on_hyphens=False)
     # A pixel of a view is a pixel of the picture: resampled, it would lose whole rows, and lines with them.
     width = 2 * SIZE + GAP
     legend = legend_lines(names, width / DPI)

@@ -50,7 +50,7 @@ def contact_sheet(
     heights = [size[1], size[2], size[2]] * len(rows)
     column_width = 1.7
     figure_width = column_width * columns + 0.5
-    title_lines = textwrap.wrap(title, int(LETTERS * figure_width))
+    title_lines = textwrap.wrap(title, int(LETTERS * figure_width), break_on_hyphens=False)
     table = rows[0][1][0].label_table if rows[0][1][0].labels is not None else ()
     legend = legend_lines([(label.name, label.color) for label in table], figure_width)
     above = 0.1 + LINE * (len(title_lines) + bool(headings)) + 0.05

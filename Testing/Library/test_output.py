@@ -179,8 +179,10 @@ def test_real_cases_are_shown_only_when_they_are_asked_for(trained_model, cohort
     command = ["synthesize", str(trained_model), "-n", "1", "-o"]
     assert main([*command, str(tmp_path / "alone")]) == 0
     assert main([*command, str(tmp_path / "beside"), "--beside", str(cohort_folder)]) == 0
-    assert [names for names, _ in sheets] == [["synthesized"], ["real", "synthesized"]]
-    assert sheets[0][1].startswith("synthesized, not patients") and sheets[1][1].startswith("Above: real cases of data")
+    assert [names for names, _ in sheets] == [["synthesized"], ["data", "synthesized"]]
+    assert sheets[0][1].startswith("synthesized, not patients") and sheets[1][1].startswith(
+        "Above: data of data. Below: synthesized"
+    )
 
 
 def test_voxels_that_no_memory_holds_are_refused(trained_model, tmp_path, capsys):
