@@ -201,14 +201,20 @@ def end_on_termination() -> Iterator[None]:
     def end(number: int, _frame: Any) -> None:
         raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():
+    with _handled((signal.SIGTERM,), end):
         yield
-        return
-    before = signal.signal(signal.SIGTERM, end)
+
+
+@contextmanager
+def _handled(numbers: Iterable[int], handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Handle signals while the block runs; they reach the main thread alone, elsewhere nothing is changed."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, handler) for number in (numbers if in_main_thread else ())}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 @contextmanager
@@ -227,15 +233,9 @@ def stop_on_signals(announce: Callable[[], None]) -> Iterator[Callable[[], bool]
         asked = True
         announce()
 
-    # Signals reach the main thread alone; elsewhere whoever started the thread stops it by the STOP file.
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    numbers = (signal.SIGINT, signal.SIGTERM) if in_main_thread else ()
-    before = {number: signal.signal(number, ask) for number in numbers}
-    try:
+    # In another thread than the main one, whoever started it stops it by the STOP file.
+    with _handled((signal.SIGINT, signal.SIGTERM), ask):
         yield lambda: asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def with_progress(items: Iterable, total: int, show) -> Iterator:

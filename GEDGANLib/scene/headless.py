@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..volumes.writing import explain_unwritable
+from ..volumes.writing import PARTIAL, explain_unwritable
 
 HINT = "Install it with `pip install 'gedgan[scene]'`, or load the NIfTI files into Slicer."
 
@@ -103,7 +103,7 @@ def save_scene(application: Any, path: Path) -> None:
     """
     path = Path(path).resolve()
     # WriteToMRB names the folder inside the archive after the file, so the partial file gets a folder of its own.
-    partial = path.parent / f".partial-{os.getpid()}" / path.name
+    partial = path.parent / f"{PARTIAL}{os.getpid()}" / path.name
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
         application.scene.SetRootDirectory(str(partial.parent))

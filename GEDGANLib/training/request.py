@@ -68,7 +68,7 @@ def claim_run_folder(run: Path, resume: bool) -> None:
 
 
 def _is_left_of_preparing(path: Path) -> bool:
-    return path.name in (PREPARING, PREPARED, "plan.json", STOP) or path.name.startswith(".partial-")
+    return path.name in (PREPARING, PREPARED, "plan.json", STOP)
 
 
 def forget_old_stop(run: Path, begun: float) -> None:

@@ -150,11 +150,14 @@ def draw_maps(
     """
     from matplotlib.figure import Figure
 
+    volume = columns[0][1]
+    low, high = np.percentile(volume, (0.5, 99.5))
+    inside = to_closest_ras((volume > low + OUTLINE_SHARE * (high - low)).astype(np.uint8), affine)[0]
     scales = sum(scaled for *_, scaled in columns)
     figure = Figure(figsize=(1.8 * len(columns) + 0.4 * scales + 0.3, 5.8), facecolor="black", layout="constrained")
     axes = figure.subplots(len(PLANES), len(columns), squeeze=False)
     for column, (name, array, options, scaled) in enumerate(columns):
-        shown = _draw_planes(axes[:, column], array, affine, options, name, None if column == 0 else columns[0][1])
+        shown = _draw_planes(axes[:, column], array, affine, options, name, inside if column else None)
         if scaled:
             bar = figure.colorbar(shown, ax=axes[:, column], location="right", fraction=0.1)
             bar.ax.tick_params(colors="white", labelsize=6)
@@ -169,15 +172,11 @@ OUTLINE_SHARE = 0.25
 """Of a volume's intensity range from its lower end, at which it is outlined."""
 
 
-def _draw_planes(axes, array: np.ndarray, affine: np.ndarray, look: dict, title: str, outlined: np.ndarray | None):
+def _draw_planes(axes, array: np.ndarray, affine: np.ndarray, look: dict, title: str, inside: np.ndarray | None):
     """Draw the middle slices of a map into three axes below each other, one a plane, and return the last picture.
 
-    :param outlined: a volume on the same grid whose outline is drawn too.
+    :param inside: what is outlined too, 1 or 0, with its axes in the order closest to RAS.
     """
-    inside = None
-    if outlined is not None:
-        low, high = np.percentile(outlined, (0.5, 99.5))
-        inside = to_closest_ras((outlined > low + OUTLINE_SHARE * (high - low)).astype(np.uint8), affine)[0]
     leading = array if array.ndim == 3 else np.moveaxis(array, -1, 0)
     moved, affine = to_closest_ras(leading, affine)
     spacing = spacing_of(affine)

@@ -22,7 +22,7 @@ import numpy as np
 from ..errors import InputError
 from .dataset import CaseFiles, Dataset
 from .pipeline import COARSE_FACTOR, Progress, WorkingCase, _quiet, coarse_of, load_working_cases
-from .writing import explain_unwritable, write_bytes
+from .writing import PARTIAL, explain_unwritable, write_bytes
 
 FORMAT_VERSION = 1
 
@@ -81,9 +81,9 @@ def prepare_cases(dataset: Dataset, plan, folder: Path, progress: Progress = _qu
         del prepared  # a mapped file cannot be removed on Windows
     except (OSError, ValueError, KeyError):
         pass
-    for left_by_a_kill in folder.parent.glob(f".partial-*-{folder.name}"):
+    for left_by_a_kill in folder.parent.glob(f"{PARTIAL}*-{folder.name}"):
         shutil.rmtree(left_by_a_kill, ignore_errors=True)
-    partial = folder.with_name(f".partial-{os.getpid()}-{folder.name}")
+    partial = folder.with_name(f"{PARTIAL}{os.getpid()}-{folder.name}")
     try:
         partial.mkdir()
         _write(dataset, plan, partial, key, progress)
