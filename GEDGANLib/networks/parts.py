@@ -167,6 +167,16 @@ class PartsDiscriminator(nn.Module):
         return self.whole.first_parts(stages)
 
 
+def start_of_part(drawn: Tensor, shape: Sequence[int], part: Sequence[int]) -> Tensor:
+    """First voxels of parts, (..., D) whole multiples of 4, borders as often as they would be were there more behind.
+
+    :param drawn: (..., D) in [0, 1): from half a part before the volume to half a part behind it, moved inside.
+    """
+    sides, sides_of_part = torch.tensor(shape), torch.tensor(part)
+    start = (drawn * sides - sides_of_part / 2).div(FACTOR).round().long() * FACTOR
+    return start.clamp_min(0).minimum(sides - sides_of_part)
+
+
 def position(starts: Tensor, part: Sequence[int], shape: Sequence[int]) -> Tensor:
     """Where each voxel of the parts lies in the volume: (N, D, *part), from -1 to 1 along each axis."""
     dims = len(shape)

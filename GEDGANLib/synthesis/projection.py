@@ -12,11 +12,12 @@ stages, what is made small is
 each distance by its median over the random cases, so that none of them outweighs the others, and the last term keeping
 z where latents are. The maps of the discriminator stand in for the perceptual network of natural images: they were
 learned from the same data and need no download. A model without a discriminator, the article's, is projected without.
+Where a model was trained on parts x is the coarse whole, and the first two distances of one part, another one each
+step, are added (:mod:`.likeness`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,11 +25,10 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..networks.build import build_field, field_channels, seen_alone
-from ..structure.field import median_trace
 from ..volumes.case import Case
 from ..volumes.geometry import resample
 from ..volumes.pipeline import Progress, WorkingCase, _quiet, to_working
+from .likeness import Images, distances, likeness_of
 from .model_file import Model
 from .output import most_probable
 from .synthesizer import latent_of
@@ -38,6 +38,8 @@ CANDIDATES, STARTS = 64, 2
 STEPS, RATE = 120, 0.08
 PRIOR = 0.02
 """λ, the weight of the latent's length."""
+SCALED_BY = 16
+"""Random cases that tell the scale of the field's structure."""
 SEED = 20190925
 
 
@@ -78,54 +80,23 @@ class Projector:
         self.model, self.plan = model, model.plan
         self.device = next(model.generator.parameters()).device
         self.channels = len(self.plan.channels)
-        for weight in model.generator.parameters():
-            weight.requires_grad_(False)
+        for network in (model.generator, model.critic and model.critic.discriminator):
+            if network is not None:
+                network.requires_grad_(False)
         self.latents = torch.from_numpy(
             np.stack([latent_of(SEED, i, self.plan.networks.latent_size) for i in range(candidates)])
         ).to(self.device)
-        self.weights = self._start_weights(candidates)
-        self.field: Callable[[Tensor], Tensor] | None = None
-        self.made = torch.cat([self._make(z[None], w) for z, w in zip(self.latents, self._rows(self.weights))])
-        if field_channels(self.plan):
-            tau = median_trace(list(self.made[:16]), self.plan.field.sigma, self.plan.field.rho, self.plan.grid.spacing)
-            self.field = build_field(self.plan, tau)
-
-    def _start_weights(self, count: int) -> Tensor | None:
         classes = len(self.plan.classes)
-        return torch.full((count, classes), 1 / classes, device=self.device) if classes else None
-
-    @staticmethod
-    def _rows(weights: Tensor | None) -> Iterable[Tensor | None]:
-        return iter(lambda: None, 0) if weights is None else weights.split(1)
-
-    def _outputs(self, latent: Tensor, weights: Tensor | None) -> Tensor:
-        return self.model.generator(latent, *(() if weights is None else (weights.softmax(1),)))
+        self.weights = torch.full((candidates, classes), 1 / classes, device=self.device) if classes else None
+        self.likeness = likeness_of(model)
+        self.middle = self.likeness.place([0.5] * self.plan.spatial_dims)
+        self.made = [self._candidate(i) for i in range(candidates)]
+        self.likeness.learn_scales(tuple(torch.cat(images) for images in zip(*self.made[:SCALED_BY])))
 
     @torch.no_grad()
-    def _make(self, latent: Tensor, weights: Tensor | None) -> Tensor:
-        return self._outputs(latent, weights)[:, : self.channels]
-
-    def _views(self, image: Tensor) -> list[Tensor]:
-        """What is compared of images (N, C, *grid): they, their field, the discriminator's maps."""
-        views = [image]
-        if self.field is not None:
-            views.append(self.field(image))
-        if self.model.critic is not None:
-            views += self._maps(image)
-        return views
-
-    def _maps(self, image: Tensor) -> list[Tensor]:
-        critic = self.model.critic
-        inputs = seen_alone(self.plan, image, critic.tau)
-        maps: list[Tensor] = []
-        judge = getattr(critic.discriminator, "image", critic.discriminator)
-        handles = [stage.register_forward_hook(lambda m, i, output: maps.append(output)) for stage in judge.stages]
-        try:
-            critic.discriminator.realness(*inputs, labelled=torch.zeros(len(image), device=image.device))
-        finally:
-            for handle in handles:
-                handle.remove()
-        return maps
+    def _candidate(self, index: int) -> Images:
+        weights = None if self.weights is None else self.weights[index : index + 1]
+        return self.likeness.made(self.latents[index : index + 1], weights, self.middle)
 
     def project(self, case: Case, steps: int = STEPS, progress: Progress = _quiet) -> Projection:
         """The nearest case to ``case``.
@@ -143,13 +114,15 @@ class Projector:
 
     def project_working(self, working: WorkingCase, steps: int = STEPS, progress: Progress = _quiet) -> Projection:
         """The nearest case to one that is on the working grid already."""
-        target = torch.from_numpy(np.array(working.image))[None].to(self.device)
+        likeness = self.likeness
         with torch.no_grad():
-            wanted = self._views(target)
-            each = torch.stack([self._distances(self._views(made[None]), wanted)[0] for made in self.made])
+            wanted = likeness.target(torch.from_numpy(np.array(working.image))[None].to(self.device))
+            in_the_middle = wanted(self.middle)
+            each = torch.cat([distances(likeness.views(images), in_the_middle) for images in self.made])
         scales = each.median(0).values.clamp_min(1e-12)
-        shares = self._shares(each.shape[1])
-        nearest = (each / scales * shares).sum(1).argsort()[: min(STARTS, len(each))]
+        shares = torch.tensor(likeness.shares(each.shape[1]), device=self.device) / scales
+        of_whole = each.shape[1] - likeness.of_part
+        nearest = (each * shares).sum(1).argsort()[: min(STARTS, len(each))]
         latent = self.latents[nearest].clone().requires_grad_()
         weights = None if self.weights is None else self.weights[nearest].log().clone().requires_grad_()
         moved = [latent] if weights is None else [latent, weights]
@@ -157,44 +130,37 @@ class Projector:
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
         best_loss, best = torch.full((len(latent),), torch.inf, device=self.device), latent.detach().clone()
         best_weights = None if weights is None else weights.detach().clone()
+        random = np.random.default_rng(SEED)
         for step in range(steps):
             optimizer.zero_grad(set_to_none=True)
-            made = self._outputs(latent, weights)[:, : self.channels]
-            distances = self._distances(self._views(made), wanted) / scales * shares
-            losses = distances.sum(1) + PRIOR * latent.square().mean(1)
+            place = likeness.place(random.random(self.plan.spatial_dims))
+            made = likeness.made(latent, None if weights is None else weights.softmax(1), place)
+            apart = distances(likeness.views(made), wanted(place)) * shares
+            prior = PRIOR * latent.square().mean(1)
             with torch.no_grad():
+                # Some parts are harder than others: by the whole alone can steps be told apart.
+                losses = apart[:, :of_whole].sum(1) + prior
                 better = losses < best_loss
                 best_loss = torch.where(better, losses, best_loss)
                 best[better] = latent.detach()[better]
                 if weights is not None:
                     best_weights[better] = weights.detach()[better]
-            losses.sum().backward()
+            (apart.sum(1) + prior).sum().backward()
             optimizer.step()
             schedule.step()
             progress(step + 1, steps, working.name)
         winner = int(best_loss.argmin()) if steps else 0
         return self._result(best[winner], None if best_weights is None else best_weights[winner], working)
 
-    def _shares(self, count: int) -> Tensor:
-        """How much each distance counts: image and field 1, all maps of the discriminator together 1."""
-        plain = 1 + (self.field is not None)
-        return torch.tensor(
-            [1.0] * plain + [1 / max(count - plain, 1)] * (count - plain), dtype=torch.float32, device=self.device
-        )
-
-    @staticmethod
-    def _distances(views: list[Tensor], wanted: list[Tensor]) -> Tensor:
-        """Mean absolute differences, (N, views)."""
-        return torch.stack([(view - other).abs().flatten(1).mean(1) for view, other in zip(views, wanted)], 1)
-
     @torch.no_grad()
     def _result(self, latent: Tensor, weights: Tensor | None, working: WorkingCase) -> Projection:
-        output = self._outputs(latent[None], None if weights is None else weights[None])[0].cpu()
+        classes = () if weights is None else (weights.softmax(0)[None],)
+        output = self.model.generator(latent[None], *classes)[0].cpu()
         made = output[: self.channels].numpy()
         rest = working.image - made
         return Projection(
             latent.cpu().numpy(),
-            None if weights is None else weights.softmax(0).cpu().numpy(),
+            classes[0][0].cpu().numpy() if classes else None,
             made,
             most_probable(output[self.channels :].numpy()) if self.plan.labels else None,
             working,

@@ -24,7 +24,7 @@ from ..networks.build import (
     seen,
 )
 from ..networks.discriminator import Critic
-from ..networks.parts import FACTOR
+from ..networks.parts import start_of_part
 from ..plan import AUGMENTATIONS, Plan
 from ..structure.field import median_trace
 from ..volumes.case import Case
@@ -154,13 +154,10 @@ class PartsView(WholeView):
         return ((case.coarse or coarse_of(case, len(self.plan.labels)))[0] for case in cases)
 
     def starts(self, draws: Draws, step: int) -> Tensor | None:
-        """First voxels of the parts, multiples of 4; borders are drawn as often as they would be were there more."""
+        """Where the parts begin, (batch, D), see ``parts.start_of_part``."""
         random = draws.of("places", step)
-        sides, part = torch.tensor(self.full_shape), torch.tensor(self.part)
         drawn = torch.rand(self._full_plan.training.batch, len(self.part), generator=random)
-        # Drawn from half a part before the volume to half a part behind it, and moved inside.
-        start = (drawn * sides - part / 2).div(FACTOR).round().long() * FACTOR
-        return start.clamp_min(0).minimum(sides - part)
+        return start_of_part(drawn, self.full_shape, self.part)
 
     def discriminator(self) -> nn.Module:
         return build_discriminator(self._full_plan)

@@ -16,6 +16,7 @@ from GEDGANLib.networks.parts import FACTOR, PartsGenerator, position
 from GEDGANLib.plan import Plan
 from GEDGANLib.synthesis.explain import unlikeness_map
 from GEDGANLib.synthesis.model_file import load_model
+from GEDGANLib.synthesis.projection import Projector
 from GEDGANLib.synthesis.synthesizer import Synthesizer
 from GEDGANLib.training.trainer import Trainer
 from GEDGANLib.volumes.pipeline import coarse_of
@@ -143,20 +144,52 @@ def test_fine_parts_reach_all_weights_and_the_coarse_case_agrees(parts_plan, cas
     assert float((lowered(fine)[0, 0] - mean[0]).abs().mean()) < 0.1  # near its start: detail adds little
 
 
-def test_parts_from_data_to_cases_and_explanations(data_of_32, parts_plan, tmp_path, capsys):
-    path, run = tmp_path / "plan.json", tmp_path / "run"
+@pytest.fixture(scope="module")
+def parts_run(data_of_32, parts_plan, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run_of_parts")
+    path, run = folder / "plan.json", folder / "run"
     plan = replace(parts_plan, classes=())
     plan.save(path)
     options = ["train", str(data_of_32), "-o", str(run), "--plan", str(path)]
     assert main([*options, "--steps", "2"]) == 0
     assert main(["train", str(data_of_32), "-o", str(run), "--resume", "--steps", "3"]) == 0
-    assert (run / "prepared" / "coarse_images.npy").exists()
-    model = load_model(run / "model.safetensors", with_critic=True)
+    return run
+
+
+def test_parts_from_data_to_cases_and_explanations(parts_run, parts_plan, tmp_path):
+    assert (parts_run / "prepared" / "coarse_images.npy").exists()
+    model = load_model(parts_run / "model.safetensors", with_critic=True)
     case = next(iter(Synthesizer(model).cases(1)))
     assert case.image.shape[1:] == tuple(parts_plan.grid.shape)
     unlike = unlikeness_map(model, case)
     assert unlike.shape == case.labels.shape and np.isfinite(unlike).all()
-    assert main(["synthesize", str(run / "model.safetensors"), "-n", "1", "-o", str(tmp_path / "out")]) == 0
+    assert main(["synthesize", str(parts_run / "model.safetensors"), "-n", "1", "-o", str(tmp_path / "out")]) == 0
+
+
+def test_a_projection_finds_the_nearest_case_by_parts_alone(parts_run, monkeypatch):
+    model = load_model(parts_run / "model.safetensors", with_critic=True)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, weight in model.generator.named_parameters():
+            if name != "mean_case":  # after three steps all cases are alike
+                weight += 0.07 * torch.randn_like(weight)
+    synthesizer, learned_from = Synthesizer(model), []
+    fine = type(model.generator).fine
+
+    def watched(self, maps, logits, start, shape):
+        if maps.requires_grad:
+            learned_from.append((tuple(start), tuple(shape)))
+        return fine(self, maps, logits, start, shape)
+
+    monkeypatch.setattr(type(model.generator), "fine", watched)
+    case = synthesizer.draw(77, 3)[0]
+    found = Projector(model, candidates=24).project(replace(case, labels=None), steps=80)
+    target = found.working.image[0]
+    nearest_random = min(float(np.abs(synthesizer.draw(78, i)[1][0] - target).mean()) for i in range(8))
+    assert float(np.abs(found.residual).mean()) < 0.6 * nearest_random
+    assert found.made.shape[1:] == found.labels.shape == tuple(model.plan.grid.shape)
+    assert {shape for _, shape in learned_from} == {(16, 16, 16)}
+    assert len({start for start, _ in learned_from}) > 20
 
 
 def test_parts_that_cannot_be_are_refused(parts_plan):
