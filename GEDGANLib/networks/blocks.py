@@ -21,9 +21,31 @@ SLOPE = 0.2
 """Negative slope of every leaky ReLU."""
 
 
+class Convolution3d(nn.Conv3d):
+    """A 3D convolution that is as fast for one volume as for several.
+
+    For one small volume on a CPU PyTorch leaves oneDNN aside, for a routine of its own that takes five times as long at
+    the sizes of a case's coarser stages. Here oneDNN is asked all the same, where it can be: not for a traced network,
+    which has to run anywhere.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if (
+            torch.jit.is_tracing()
+            or x.shape[0] != 1
+            or x.device.type != "cpu"
+            or x.dtype != torch.float32
+            or not torch.backends.mkldnn.is_available()
+        ):
+            return super().forward(x)
+        return torch.mkldnn_convolution(
+            x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups
+        )
+
+
 def convolution(spatial_dims: int, in_channels: int, out_channels: int, kernel_size: int, **options) -> nn.Module:
     """Return a 2D or 3D convolution, He-initialised for a leaky ReLU in front of it, bias 0."""
-    kind = {2: nn.Conv2d, 3: nn.Conv3d}[spatial_dims]
+    kind = {2: nn.Conv2d, 3: Convolution3d}[spatial_dims]
     layer = kind(in_channels, out_channels, kernel_size, **options)
     nn.init.kaiming_normal_(layer.weight, a=SLOPE)
     if layer.bias is not None:

@@ -6,6 +6,7 @@ the same way whatever they are, and training is counted in steps, so that more p
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -183,8 +184,8 @@ def case_dice(network: nn.Module, pairs: Pairs, label_count: int) -> np.ndarray:
     """Dice coefficient of each label in each case, (cases, label_count); NaN where a case does not have the label."""
     device = next(network.parameters()).device
     found = np.full((len(pairs), label_count), np.nan)
-    for index in range(len(pairs)):
-        predicted = network(pairs.images[index : index + 1].to(device))[0].argmax(0).cpu()
+    predictions = (network(images.to(device)).argmax(1).cpu() for images in pairs.images.split(BATCH))
+    for index, predicted in enumerate(itertools.chain.from_iterable(predictions)):
         for label in range(1, label_count + 1):
             truth, guess = pairs.labels[index] == label, predicted == label
             if truth.any():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from GEDGANLib.networks.blocks import convolution
 from GEDGANLib.networks.discriminator import Discriminator, SeparateHeads
 from GEDGANLib.networks.generator import Generator
 
@@ -120,3 +121,16 @@ def test_thick_slices_keep_their_axis_until_the_others_are_as_coarse():
         Generator(3, (32, 24, 5), 1, 0, (16, 8, 8), 4, strides=strides)
     with pytest.raises(ValueError, match="must have 2 entries of 3"):
         Generator(3, shape, 1, 0, (8, 8), 4, strides=strides)
+
+
+def test_one_small_volume_is_convolved_like_several():
+    layer = convolution(3, 4, 6, 3, padding=1)
+    several = torch.randn(2, 4, 8, 8, 8)
+    torch.testing.assert_close(layer(several[:1]), layer(several)[:1])
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+        layer(several[:1])
+    if torch.backends.mkldnn.is_available():
+        assert not any("slow" in event.key for event in seen.key_averages())
+    traced = torch.jit.trace(layer, several[:1])  # has to run on a GPU as well
+    assert "mkldnn" not in str(traced.inlined_graph)
+    torch.testing.assert_close(traced(several), layer(several))
