@@ -22,10 +22,9 @@ def run_evaluate(arguments: argparse.Namespace, events: Events) -> None:
     from .device import choose_device
     from .quality.evaluation import Settings, evaluate
     from .quality.report import figures_of, write_report
-    from .quality.summary import report_path
-    from .synthesis.model_file import load_model
+    from .synthesis.model_file import keep_report, load_model
     from .volumes.pipeline import load_working_cases
-    from .volumes.writing import new_folder, write_bytes
+    from .volumes.writing import new_folder
 
     device = choose_device(arguments.device)
     model = load_model(arguments.model, device)
@@ -42,11 +41,10 @@ def run_evaluate(arguments: argparse.Namespace, events: Events) -> None:
     for words in (*result.summary, *result.notes):
         print(f"- {words}")
     print(f"The report is {page}.")
-    beside = report_path(arguments.model)
-    try:  # where the panel and others find what is known of the model
-        write_bytes(beside, figures_of(result, with_names=False))
-    except InputError:
-        print(f"{beside} could not be written; the report is not kept beside the model.")
+    try:  # where the panel, and whoever is given the model, find what is known of it
+        keep_report(arguments.model, figures_of(result, with_names=False), model.digest)
+    except InputError as error:
+        print(f"The report is not kept in the model file: {error}")
 
 
 def _each_once(cases: list[Any]) -> list[Any]:

@@ -11,8 +11,8 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
-from GEDGANLib.quality.summary import report_path
-from GEDGANLib.synthesis.model_file import digest_of, read_header, variety_if_alike
+from GEDGANLib.errors import InputError
+from GEDGANLib.synthesis.model_file import read_header, read_report, variety_if_alike
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,8 @@ class ModelCard:
     def report(self) -> list[str]:
         """What the last report of this very model came to, a sentence each; nothing where there is none."""
         try:
-            found = json.loads(report_path(self.path).read_text(encoding="utf-8"))
-            if found["about"]["model_digest"] != digest_of(self.path):  # it has learned on since
-                return []
-            return [str(line) for line in found["summary"]]
-        except (OSError, ValueError, KeyError, TypeError):
+            return [str(line) for line in read_report(self.path)["summary"]]
+        except (InputError, KeyError, TypeError):
             return []
 
     def lines(self) -> list[str]:

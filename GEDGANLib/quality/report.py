@@ -63,14 +63,14 @@ def write_report(folder: Path, result: Evaluation, plan: Any) -> Path:
 
     :raises InputError: they cannot be written.
     """
-    write_bytes(folder / JSON, figures_of(result))
+    write_bytes(folder / JSON, (json.dumps(figures_of(result), indent=1) + "\n").encode("utf-8"))
     page = folder / HTML
     write_bytes(page, _page(result, plan).encode("utf-8"))
     return page
 
 
-def figures_of(result: Evaluation, with_names: bool = True) -> bytes:
-    """All figures as JSON.
+def figures_of(result: Evaluation, with_names: bool = True) -> dict[str, Any]:
+    """All figures, as JSON has them.
 
     :param with_names: say which cases are the most suspicious pairs; real ones may be named like patients.
     """
@@ -78,7 +78,7 @@ def figures_of(result: Evaluation, with_names: bool = True) -> bytes:
     privacy = content["figures"].get("privacy", {})
     if "closest" in privacy:
         privacy["closest"] = privacy["closest"][:CLOSEST] if with_names else []
-    return (json.dumps(content, indent=1) + "\n").encode("utf-8")
+    return content
 
 
 def _plain(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..volumes.measures import COLLAPSED
@@ -13,11 +12,6 @@ if TYPE_CHECKING:
 
 BLURRED = 0.7
 """Power of the finest details, relative to that of training cases, below which cases count as blurred."""
-
-
-def report_path(model_path: Path) -> Path:
-    """Where the figures of a model's last report are kept: beside it."""
-    return model_path.with_name(f"{model_path.stem}.report.json")
 
 
 def summary_of(result: Evaluation) -> list[str]:

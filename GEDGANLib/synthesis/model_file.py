@@ -2,8 +2,8 @@
 
 Tensors are the averaged generator's and, for explanations, the discriminator's and what it makes of real cases; these
 have names that begin with ``discriminator.`` and ``realness.``, and a file without them is whole too. The header holds
-the plan (grid, intensities, labels with names and colours) and where the model came from. There is no code in the file
-and nothing is unpickled.
+the plan (grid, intensities, labels with names and colours), where the model came from and, once it was judged, the
+figures of its last report. There is no code in the file and nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -52,11 +52,12 @@ class Model:
 
 
 def digest_of(path: Path) -> str:
-    """A short text that changes with a model file."""
+    """A short text that changes with a model file, apart from the report in it."""
     try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+        content = Path(path).read_bytes()
     except OSError:  # moved away meanwhile
         return "unknown"
+    return hashlib.sha256(_with_header(content, report=None)).hexdigest()[:16]
 
 
 def variety_if_alike(about: dict[str, Any]) -> float | None:
@@ -89,17 +90,49 @@ def save_model(path: Path, generator, plan: Plan, about: dict[str, Any], critic:
         "plan": json.dumps(plan.to_dict()),
         "about": json.dumps({**about, "library_version": __version__}),
     }
-    write_bytes(path, _with_sorted_header(save(tensors, header)))
+    write_bytes(path, _with_header(save(tensors, header)))
 
 
-def _with_sorted_header(content: bytes) -> bytes:
+def keep_report(path: Path, report: dict[str, Any], digest: str) -> None:
+    """Put the figures of a report into the header of the model file that it is about.
+
+    :param report: plain JSON types.
+    :param digest: of the model that was judged.
+    :raises InputError: the file cannot be written, or has become another one meanwhile; it is what it was then.
+    """
+    if digest_of(path) != digest:
+        raise InputError(f"{path} is not the model any more that the report is about.", "Judge the new one.")
+    write_bytes(path, _with_header(Path(path).read_bytes(), report=json.dumps(report)))
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """What :func:`keep_report` put into a model file; nothing where there is no report.
+
+    :raises InputError: as :func:`read_header`.
+    """
+    try:
+        report = json.loads(_read_entries(Path(path)).get("report", "{}"))
+    except (TypeError, ValueError):
+        return {}
+    return report if isinstance(report, dict) else {}
+
+
+def _with_header(content: bytes, **changed: str | None) -> bytes:
     """The same safetensors file with the entries of its header sorted: the same model is then the same bytes.
 
     The format is the header's length (8 bytes, little-endian), the header (JSON, padded by blanks to a multiple of 8)
     and the tensors, whose offsets count from the end of the header.
+
+    :param changed: entries of the metadata, None to leave one out. What is not such a file stays as it is.
     """
     length = int.from_bytes(content[:8], "little")
-    text = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode("utf-8")
+    try:
+        header = json.loads(content[8 : 8 + length])
+        entries = {**header["__metadata__"], **changed}
+    except (KeyError, TypeError, ValueError):
+        return content
+    header["__metadata__"] = {name: text for name, text in entries.items() if text is not None}
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode("utf-8")
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text + content[8 + length :]
 
@@ -110,6 +143,11 @@ def read_header(path: Path) -> tuple[Plan, dict[str, Any]]:
     :raises InputError: as :func:`load_model`, apart from what only the weights tell.
     """
     path = Path(path)
+    return _understand(path, _read_entries(path))
+
+
+def _read_entries(path: Path) -> dict[str, str]:
+    """The metadata of the file's header alone."""
     if path.is_dir():
         raise InputError(f"{path} is a folder, not a model file.", f"Did you mean {path / 'model.safetensors'}?")
     try:
@@ -122,11 +160,11 @@ def read_header(path: Path) -> tuple[Plan, dict[str, Any]]:
         header = json.loads(content)["__metadata__"]
         if not isinstance(header, dict):
             raise ValueError("not entries with names")
+        return header
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{path} is not a model of GED-GAN.", "Choose the model.safetensors of a run, or copy it again."
         ) from error
-    return _understand(path, header)
 
 
 def load_model(path: Path, device: str = "cpu", with_critic: bool = False) -> Model:

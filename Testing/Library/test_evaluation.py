@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections import Counter
 from dataclasses import replace
 
@@ -21,7 +22,7 @@ from GEDGANLib.quality.screening import Screen
 from GEDGANLib.quality.segmentation import Pairs, case_dice, coarsened, train_segmenter
 from GEDGANLib.quality.summary import summary_of
 from GEDGANLib.synthesis.membership import membership
-from GEDGANLib.synthesis.model_file import load_model, save_model
+from GEDGANLib.synthesis.model_file import digest_of, keep_report, load_model, read_report, save_model
 from GEDGANLib.synthesis.synthesizer import Synthesizer
 from GEDGANLib.training.request import image_digest
 from GEDGANLib.volumes.dataset import find_dataset
@@ -52,6 +53,7 @@ def test_the_model_knows_which_cases_it_was_trained_on(model, cases):
 def test_the_report_has_every_part_beside_real_cases(trained_model, trained_folder, tmp_path, capsys):
     out = tmp_path / "report"
     command = ["evaluate", str(trained_model), "--data", str(trained_folder), "-o", str(out)]
+    digest = digest_of(trained_model)
     assert main([*command, "-n", "14", "--updates", "15"]) == 0
     said = capsys.readouterr().out
     report = json.loads((out / "report.json").read_text())
@@ -76,12 +78,11 @@ def test_the_report_has_every_part_beside_real_cases(trained_model, trained_fold
     assert page.count("data:image/png;base64") == 4
     low, high = figures["utility"]["real"]["interval"]
     assert f"({low:.3f} to {high:.3f})" in page
-    beside = trained_model.with_name("model.report.json")
-    kept = json.loads(beside.read_text())
+    assert digest_of(trained_model) == digest
+    kept = read_report(trained_model)
     assert kept["figures"]["privacy"]["closest"] == []  # it may go where the names of patients must not
     kept["figures"]["privacy"]["closest"] = figures["privacy"]["closest"]
     assert kept == report
-    beside.unlink()
 
 
 @pytest.mark.parametrize(
@@ -246,3 +247,20 @@ def test_screened_cases_all_pass_and_the_others_are_counted(by_heart, model, cas
         index = case.provenance["index"]
         _, working = synthesizer.draw(0, index)
         assert screen.fault(working[:1], working[1].astype(np.uint8), model.plan.grid.affine) is None
+
+
+def test_a_report_is_kept_in_the_model_that_it_is_about_and_in_no_other(trained_model, tmp_path):
+    path = tmp_path / "model.safetensors"
+    shutil.copy(trained_model, path)
+    digest = digest_of(path)
+    weights = load_model(path).generator.state_dict()
+    keep_report(path, {"summary": ["Fidelity: good."]}, digest)
+    keep_report(path, {"summary": ["Fidelity: fair."]}, digest)
+    assert read_report(path) == {"summary": ["Fidelity: fair."]} and digest_of(path) == digest
+    again = load_model(path)
+    assert all(bool((again.generator.state_dict()[name] == weight).all()) for name, weight in weights.items())
+    assert again.about == load_model(trained_model).about and again.digest == digest
+    content = path.read_bytes()
+    with pytest.raises(InputError, match="is not the model any more"):
+        keep_report(path, {}, "of another")
+    assert path.read_bytes() == content

@@ -209,14 +209,13 @@ def test_the_model_stays_chosen_while_it_is_in_use(panel, instead, model):
     assert panel.ui.modelCombo.isEnabled()
 
 
-def test_a_report_on_earlier_weights_is_not_shown(panel, model):
-    from GEDGANLib.quality.summary import report_path
-    from GEDGANLib.synthesis.model_file import digest_of
+def test_the_report_in_the_model_is_shown_until_it_has_learned_on(panel, model):
+    from GEDGANLib.synthesis.model_file import digest_of, keep_report
 
-    about = {"about": {"model_digest": digest_of(model)}, "summary": ["Fidelity: good."]}
-    report_path(model).write_text(json.dumps(about))
+    without = model.read_bytes()
+    keep_report(model, {"summary": ["Fidelity: good."]}, digest_of(model))
     panel.synthesize_section.refresh()
-    assert "Fidelity" in panel.ui.modelCard.toPlainText()
-    report_path(model).write_text(json.dumps({**about, "about": {"model_digest": "of before it was resumed"}}))
+    assert "Fidelity: good." in panel.ui.modelCard.toPlainText()
+    model.write_bytes(without)  # as a training that is resumed writes it
     panel.synthesize_section.refresh()
-    assert "Fidelity" not in panel.ui.modelCard.toPlainText()
+    assert "Fidelity: good." not in panel.ui.modelCard.toPlainText()
