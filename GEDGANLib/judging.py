@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from .errors import InputError
@@ -20,31 +21,45 @@ NNUNET_NAME = re.compile(r"Dataset\d{3}_.")
 
 def run_evaluate(arguments: argparse.Namespace, events: Events) -> None:
     from .device import choose_device
-    from .quality.evaluation import Settings, evaluate
-    from .quality.report import figures_of, write_report
+    from .quality.report import HTML
     from .synthesis.model_file import keep_report, load_model
-    from .volumes.pipeline import load_working_cases
     from .volumes.writing import new_folder
 
     device = choose_device(arguments.device)
     model = load_model(arguments.model, device)
-    datasets = [find_for(model, folder) for folder in (arguments.data, arguments.new) if folder]
-    with new_folder(arguments.output) as folder:
-        cases: list[Any] = []
-        for dataset in datasets:
-            with events.bar("reading") as show:
-                cases += load_working_cases(dataset, model.plan, show)
-        cases = _each_once(cases)
-        settings = Settings(arguments.number, arguments.updates, not arguments.quick, arguments.seed, device)
-        result = evaluate(model, cases, settings, events.bar)
-        page = arguments.output / write_report(folder, result, model.plan).name
-    for words in (*result.summary, *result.notes):
+    with new_folder(arguments.output) as folder, TemporaryDirectory(dir=folder) as cases:
+        said, figures = _judge(arguments, model, device, folder, Path(cases), events)
+    for words in said:
         print(f"- {words}")
-    print(f"The report is {page}.")
+    print(f"The report is {arguments.output / HTML}.")
     try:  # where the panel, and whoever is given the model, find what is known of it
-        keep_report(arguments.model, figures_of(result, with_names=False), model.digest)
+        keep_report(arguments.model, figures, model.digest)
     except InputError as error:
         print(f"The report is not kept in the model file: {error}")
+
+
+def _judge(
+    arguments: argparse.Namespace, model: Any, device: str, folder: Path, in_files: Path, events: Events
+) -> tuple[list[str], dict[str, Any]]:
+    """Write the report and return what it says, in sentences and in figures.
+
+    :param in_files: a folder for the cases; nothing refers to them any more when this returns.
+    """
+    from .quality.evaluation import Settings, evaluate
+    from .quality.report import figures_of, write_report
+    from .volumes.pipeline import load_working_cases
+    from .volumes.prepared import keep_cases
+
+    cases: list[Any] = []
+    for number, data in enumerate(filter(None, (arguments.data, arguments.new))):
+        dataset = find_for(model, data)
+        with events.bar("reading") as show:
+            read = load_working_cases(dataset, model.plan, show)
+            cases += keep_cases(read, len(dataset.cases), model.plan, in_files / f"real-{number}")
+    settings = Settings(arguments.number, arguments.updates, not arguments.quick, arguments.seed, device)
+    result = evaluate(model, _each_once(cases), settings, events.bar, in_files / "synthesized")
+    write_report(folder, result, model.plan)
+    return [*result.summary, *result.notes], figures_of(result, with_names=False)
 
 
 def _each_once(cases: list[Any]) -> list[Any]:

@@ -12,6 +12,7 @@ real balls a synthesized case lies, over k, and *coverage* is the share of real 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,15 +115,20 @@ def coverage(real: np.ndarray, made: np.ndarray, neighbours: int = NEIGHBOURS) -
     )
 
 
-def relative_diversity(real: np.ndarray, made: np.ndarray) -> float:
+def relative_diversity(real: Sequence[np.ndarray], made: Sequence[np.ndarray]) -> float:
     """Mean squared distance between two synthesized cases over that between two real ones; 0 is collapse, 1 as real.
 
-    :param real: (N, ...), images or features.
-    :param made: (M, ...), alike.
+    :param real: N arrays of one shape, images or features.
+    :param made: M arrays, alike.
     """
 
-    def mean_pairwise(cases: np.ndarray) -> float:
-        # Twice the variance, summed over the voxels: no need of all pairs.
-        return 2 * float(cases.reshape(len(cases), -1).astype(np.float64).var(axis=0, ddof=1).sum())
+    def mean_pairwise(cases: Sequence[np.ndarray]) -> float:
+        # Twice the variance, summed over the voxels: no need of all pairs, nor of all cases at once (Welford, 1962).
+        mean, squares = np.zeros(np.shape(cases[0])), 0.0
+        for count, case in enumerate(cases, 1):
+            apart = case - mean
+            mean += apart / count
+            squares += float((apart * (case - mean)).sum())
+        return 2 * squares / (len(cases) - 1)
 
     return mean_pairwise(made) / max(mean_pairwise(real), 1e-12)

@@ -10,24 +10,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .. import __version__
 from ..errors import InputError
+from ..jobs import with_progress
 from ..synthesis.membership import membership
 from ..synthesis.model_file import Model
 from ..synthesis.synthesizer import Synthesizer
 from ..volumes.case import Case
 from ..volumes.measures import measure
 from ..volumes.pipeline import Progress, WorkingCase, map_intensities, unmap_intensities
+from ..volumes.prepared import keep_cases
 from .alignment import pictures_of
 from .distances import NEIGHBOURS, coverage, kernel_distance, relative_diversity
 from .features import FEWEST_PAIRS, encoder_for
 from .orientation import orientation_statistics
 from .privacy import Privacy, examine
-from .segmentation import pairs_of
 from .similarity import levels_of, pairwise_similarity
 from .spectrum import fine_power_ratio, radial_power
 from .summary import summary_of
@@ -95,11 +97,12 @@ Bar = Callable[[str], Any]
 """Context that gives a function (done, total, name) for a piece of work named in words, see ``jobs.Events.bar``."""
 
 
-def evaluate(model: Model, cases: Sequence[WorkingCase], settings: Settings, bar: Bar) -> Evaluation:
+def evaluate(model: Model, cases: Sequence[WorkingCase], settings: Settings, bar: Bar, made: Path) -> Evaluation:
     """Judge a model by the data it was trained on and, better, data it was not.
 
     :param cases: real cases on the grid of the model's plan; which of them were trained on is found out.
-    :raises InputError: fewer than 4 cases, or none of the model's training cases among them.
+    :param made: a folder that is not there, for the synthesized cases, which the result refers to.
+    :raises InputError: fewer than 4 cases, or none of the model's training cases among them; a full disk.
     """
     plan = model.plan
     members = membership(model.about, cases)
@@ -117,11 +120,10 @@ def evaluate(model: Model, cases: Sequence[WorkingCase], settings: Settings, bar
         result.notes.append(
             "The model does not say which cases it was trained on; all of these are taken to be training cases."
         )
-    synthesizer = Synthesizer(model)
+    drawn = Synthesizer(model).cases(settings.number, settings.seed)
     with bar("synthesizing") as show:
-        for index, case in enumerate(synthesizer.cases(settings.number, settings.seed)):
-            result.made.append(_as_working(case, plan))
-            show(index + 1, settings.number, "")
+        drawn = with_progress((_as_working(case, plan) for case in drawn), settings.number, show)
+        result.made = list(keep_cases(drawn, settings.number, plan, made))
     reference, compared = unseen, training
     if len(unseen) < FEWEST_UNSEEN:
         half = np.random.default_rng(settings.seed).permutation(len(training))
@@ -169,13 +171,17 @@ def _as_working(case: Case, plan) -> WorkingCase:
     return WorkingCase(case.name, image, case.labels, case.affine, case.affine, tuple(image.shape[1:]))
 
 
-def _images(cases: Sequence[WorkingCase]) -> np.ndarray:
-    return np.stack([case.image for case in cases])
+def _images(cases: Sequence[WorkingCase]) -> list[np.ndarray]:
+    return [case.image for case in cases]
+
+
+def _first_channel(images: Sequence[np.ndarray]) -> list[np.ndarray]:
+    return [image[0] for image in images]
 
 
 def _fidelity(
     result: Evaluation,
-    images: dict[str, np.ndarray],
+    images: dict[str, list[np.ndarray]],
     training: list[WorkingCase],
     plan,
     settings: Settings,
@@ -188,7 +194,7 @@ def _fidelity(
     learning(0, 1, "")
     encoder, kind = encoder_for(training, len(plan.labels), settings.steps, settings.seed, settings.device, learning)
     result.about["features"] = kind
-    features = {name: encoder(array) for name, array in images.items()}
+    features = {name: encoder(group) for name, group in images.items()}
     show(1, 3, "distances")
     section: dict[str, Any] = {}
     counts = {name: len(array) for name, array in images.items()}
@@ -297,22 +303,23 @@ def _labels(
     result.curves["measures"] = curves
 
 
-def _structure(result: Evaluation, images: dict[str, np.ndarray], plan) -> None:
+def _structure(result: Evaluation, images: dict[str, list[np.ndarray]], plan) -> None:
+    first = {name: _first_channel(group) for name, group in images.items()}
     section: dict[str, Any] = {
         "fine power": {
-            "made": round(fine_power_ratio(images["reference"][:, 0], images["made"][:, 0]), 4),
-            "real": round(fine_power_ratio(images["reference"][:, 0], images["compared"][:, 0]), 4),
+            "made": round(fine_power_ratio(first["reference"], first["made"]), 4),
+            "real": round(fine_power_ratio(first["reference"], first["compared"]), 4),
         }
     }
-    result.curves["spectrum"] = {name: radial_power(array[:, 0]) for name, array in images.items()}
+    result.curves["spectrum"] = {name: radial_power(group) for name, group in first.items()}
     if plan.spatial_dims == 3:
         scales = plan.field.sigma, plan.field.rho
         count = min(len(images["made"]), len(images["compared"]))  # histograms of fewer cases are farther apart
         statistics = {
             name: orientation_statistics(
-                array if name == "reference" else array[:count], tuple(plan.grid.spacing), *scales
+                group if name == "reference" else group[:count], tuple(plan.grid.spacing), *scales
             )
-            for name, array in images.items()
+            for name, group in images.items()
         }
         far = {key: statistics["reference"].distances(statistics[key]) for key in ("made", "compared")}
         for name, value in far["made"].items():
@@ -347,10 +354,7 @@ def _utility(result: Evaluation, plan, settings: Settings, show: Progress) -> No
             f"and {len(unseen)}."
         )
         return
-    found = measure_utility(
-        pairs_of(training), pairs_of(result.made), pairs_of(unseen), labels, settings.steps, settings.seed,
-        settings.device, show,
-    )  # fmt: skip
+    found = measure_utility(training, result.made, unseen, labels, settings.steps, settings.seed, settings.device, show)
     result.figures["utility"] = {
         arm: {
             "mean dice": round(found.mean(arm), 4),

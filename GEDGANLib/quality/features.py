@@ -10,13 +10,14 @@ variances: scaled to equal ones, the smallest, which are hardly more than roundi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..volumes.pipeline import Progress, WorkingCase, _quiet
-from .segmentation import Pairs, coarsened, pairs_of, train_segmenter
+from .segmentation import BATCH, Pairs, coarsened, coarsened_pairs, train_segmenter
 
 COMPONENTS = 32
 """Most principal components that are kept; fewer where there are few cases."""
@@ -78,8 +79,8 @@ class Encoder:
         return torch.cat(features).double().numpy()
 
 
-Encode = Callable[[np.ndarray], np.ndarray]
-"""Images (N, C, *grid) -> features (N, d)."""
+Encode = Callable[[Sequence[np.ndarray]], np.ndarray]
+"""N images (C, *grid) -> features (N, d)."""
 
 
 def encoder_for(
@@ -88,24 +89,24 @@ def encoder_for(
     """An encoder that was trained on the training cases, and its kind in words."""
     labelled = [case for case in training if case.labels is not None and label_count]
     if len(labelled) >= FEWEST_PAIRS:
-        pairs, classes = pairs_of(labelled), label_count
+        known, classes = labelled, label_count
         kind = f"the encoder of a U-Net that learned to segment the {len(labelled)} labelled training cases"
     else:
         classes = INTENSITY_CLASSES - 1
-        pairs = Pairs(
-            torch.from_numpy(np.stack([case.image for case in training])),
-            torch.stack([torch.from_numpy(_classes(case)) for case in training]),
-        )
+        known = [replace(case, labels=_classes(case)) for case in training]
         kind = (
             f"the encoder of a U-Net that learned to tell {INTENSITY_CLASSES} ranges of smoothed intensity apart in "
             "the training cases, which have no segmentations: weaker than one of anatomy"
         )
-    pairs, block = coarsened(pairs, classes, device)
+    pairs, block = coarsened_pairs(known, classes, device)
     encoder = Encoder.train(pairs, classes, steps, seed, device, progress)
 
-    def encode(images: np.ndarray) -> np.ndarray:
-        group = torch.from_numpy(images)
-        return encoder(coarsened(Pairs(group, torch.zeros(len(group), *group.shape[2:])), 0, device)[0].images)
+    def encode(images: Sequence[np.ndarray]) -> np.ndarray:
+        return np.concatenate([encoder(small(images[i : i + BATCH])) for i in range(0, len(images), BATCH)])
+
+    def small(images: Sequence[np.ndarray]) -> Tensor:
+        group = torch.from_numpy(np.stack(images))
+        return coarsened(Pairs(group, torch.zeros(len(group), *group.shape[2:])), 0, device)[0].images
 
     return encode, kind + (f", in blocks of {' x '.join(map(str, block))} voxels" if max(block) > 1 else "")
 

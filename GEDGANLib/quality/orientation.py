@@ -6,6 +6,7 @@ surfaces, a noisy one more blobs. Histograms count voxels with structure alone, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,11 +42,11 @@ class OrientationStatistics:
 
 
 def orientation_statistics(
-    images: np.ndarray, spacing: tuple[float, ...], sigma: float, rho: float
+    images: Sequence[np.ndarray], spacing: tuple[float, ...], sigma: float, rho: float
 ) -> OrientationStatistics:
     """Statistics of the first channel of cases.
 
-    :param images: (N, C, *grid), three spatial axes along right, anterior, superior.
+    :param images: N of (C, *grid), three spatial axes along right, anterior, superior.
     :param spacing: mm.
     :param sigma, rho: scales of the structure tensor, mm.
     """
@@ -54,9 +55,7 @@ def orientation_statistics(
     field = ShapeField(spacing=spacing, sigma=sigma, rho=rho, tau=1.0)
     counts = {name: np.zeros(BINS) for name in ("elevation", "azimuth", "linear", "planar", "spherical")}
     for image in images:
-        maps = (
-            field.by_blocks(torch.from_numpy(np.ascontiguousarray(image[:1], np.float32))[None])[0].flatten(1).numpy()
-        )
+        maps = field.by_blocks(torch.from_numpy(np.array(image[:1], np.float32))[None])[0].flatten(1).numpy()
         energy = maps[3]
         kept = energy >= np.quantile(energy, 1 - LARGEST_SHARE)
         kept &= energy > 0

@@ -91,6 +91,24 @@ def coarsened(pairs: Pairs, label_count: int, device: str) -> tuple[Pairs, tuple
     return Pairs(pool(images, factors), found), tuple(factors)
 
 
+def coarsened_pairs(cases: Sequence[WorkingCase], label_count: int, device: str) -> tuple[Pairs, tuple[int, ...]]:
+    """Labelled working cases as :func:`coarsened` pairs, a few of them in memory in full at a time.
+
+    :raises ValueError: there are no cases.
+    """
+    parts = [
+        coarsened(pairs_of(cases[first : first + BATCH]), label_count, device) for first in range(0, len(cases), BATCH)
+    ]
+    if not parts:
+        raise ValueError("there are no cases")
+    return join(*(pairs for pairs, _ in parts)), parts[0][1]
+
+
+def join(*sets: Pairs) -> Pairs:
+    """Several sets of pairs as one."""
+    return Pairs(torch.cat([each.images for each in sets]), torch.cat([each.labels for each in sets]))
+
+
 def small_unet(spatial_dims: int, image_channels: int, label_count: int, normalisation: str) -> nn.Module:
     """U-Net of three levels, (N, C, *grid) -> logits (N, label_count + 1, *grid); sides must be multiples of 4.
 

@@ -7,12 +7,17 @@ Shlens, ICML 2017, section 4.2.) The measure is MONAI's.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 
 KERNEL = 7
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Of the scales, finest first (Wang et al., section 3.2); of fewer scales the first, made to sum to 1."""
 PAIRS = 100
+MOST_VOXELS = 8 * 64**3
+"""Of pairs that are compared at once; comparing takes some ten times their memory."""
 
 
 def levels_of(shape: tuple[int, ...]) -> int:
@@ -26,28 +31,30 @@ def levels_of(shape: tuple[int, ...]) -> int:
     return levels
 
 
-def pairwise_similarity(images: np.ndarray, seed: int = 0, pairs: int = PAIRS) -> np.ndarray:
+def pairwise_similarity(images: Sequence[np.ndarray], seed: int = 0, pairs: int = PAIRS) -> np.ndarray:
     """MS-SSIM of random pairs of different cases.
 
-    :param images: (N, C, *grid) in [-1, 1], N at least 2.
+    :param images: at least 2 of (C, *grid) in [-1, 1].
     :returns: (pairs,), 1 for equal images; fewer where there are fewer pairs.
     :raises ValueError: fewer than 2 cases, or a side of the grid below :data:`KERNEL` voxels.
     """
     import torch
     from monai.metrics import MultiScaleSSIMMetric
 
-    levels = levels_of(images.shape[2:])
+    grid = images[0].shape[1:] if len(images) else ()
+    levels = levels_of(grid) if grid else 0
     if len(images) < 2 or not levels:
         raise ValueError(f"structural similarity needs 2 cases of at least {KERNEL} voxels a side")
     weights = np.array(WEIGHTS[:levels])
     metric = MultiScaleSSIMMetric(
-        spatial_dims=images.ndim - 2, data_range=2.0, kernel_size=KERNEL, weights=tuple(weights / weights.sum())
+        spatial_dims=len(grid), data_range=2.0, kernel_size=KERNEL, weights=tuple(weights / weights.sum())
     )
     random = np.random.default_rng(seed)
     every = [(i, j) for i in range(len(images)) for j in range(i)]
     chosen = random.permutation(len(every))[:pairs]
     values = []
-    for part in np.array_split(chosen, max(len(chosen) // 8, 1)):
+    at_once = min(max(MOST_VOXELS // math.prod(grid), 1), 8)
+    for part in np.array_split(chosen, max(len(chosen) // at_once, 1)):
         first, second = (torch.from_numpy(np.stack([images[every[k][side]] for k in part])) for side in (0, 1))
         values.append(metric(first.float(), second.float()).flatten().numpy())
     return np.nan_to_num(np.concatenate(values))

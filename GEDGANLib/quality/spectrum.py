@@ -5,6 +5,8 @@ Frequencies are counted in cycles a voxel; 0.5 along an axis is the Nyquist freq
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 BINS = 16
@@ -12,16 +14,16 @@ FINEST = 0.4
 """Cycles a voxel above which a frequency counts as near Nyquist's."""
 
 
-def radial_power(images: np.ndarray, bins: int | None = None) -> np.ndarray:
+def radial_power(images: Sequence[np.ndarray], bins: int | None = None) -> np.ndarray:
     """Mean power of ``images`` over shells of equal frequency, up to 0.5 cycles a voxel.
 
     A window (Hann) takes the borders away, whose jump would otherwise look like high frequencies.
 
-    :param images: (N, *grid).
+    :param images: N of (*grid).
     :param bins: shells; as many as the grid fills when not given.
     :returns: (bins,), from the lowest frequency to the highest.
     """
-    grid = images.shape[1:]
+    grid = images[0].shape
     bins = bins or bins_of(grid)
     window = np.ones(grid)
     radius = np.zeros(grid)
@@ -42,12 +44,12 @@ def bins_of(grid: tuple[int, ...]) -> int:
     return max(min(BINS, min(grid) // 2), 1)
 
 
-def fine_power_ratio(real: np.ndarray, made: np.ndarray) -> float:
+def fine_power_ratio(real: Sequence[np.ndarray], made: Sequence[np.ndarray]) -> float:
     """Power above :data:`FINEST` of synthesized images over that of real ones; 1 is as real, 0 is blur.
 
-    :param real: (N, *grid).
-    :param made: (M, *grid), on the same grid.
+    :param real: N of (*grid).
+    :param made: M of them, on the same grid.
     """
-    bins = bins_of(real.shape[1:])
+    bins = bins_of(real[0].shape)
     finest = slice(min(round(FINEST / 0.5 * bins), bins - 1), None)
     return float(radial_power(made)[finest].mean() / max(radial_power(real)[finest].mean(), 1e-12))

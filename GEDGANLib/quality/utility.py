@@ -8,13 +8,14 @@ first.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from ..volumes.pipeline import Progress, _quiet
-from .segmentation import Pairs, case_dice, coarsened, train_segmenter
+from ..volumes.pipeline import Progress, WorkingCase, _quiet
+from .segmentation import case_dice, coarsened_pairs, join, train_segmenter
 
 ARMS = ("real", "synthesized", "real and synthesized")
 
@@ -66,15 +67,10 @@ class Utility:
         return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
 
 
-def join(first: Pairs, second: Pairs) -> Pairs:
-    """Both sets of pairs as one."""
-    return Pairs(torch.cat([first.images, second.images]), torch.cat([first.labels, second.labels]))
-
-
 def measure_utility(
-    real: Pairs,
-    made: Pairs,
-    unseen: Pairs,
+    real: Sequence[WorkingCase],
+    made: Sequence[WorkingCase],
+    unseen: Sequence[WorkingCase],
     label_count: int,
     steps: int,
     seed: int = 0,
@@ -83,12 +79,14 @@ def measure_utility(
 ) -> Utility:
     """Train and test the three arms.
 
-    :param real: what the generator learned from.
-    :param made: synthesized pairs.
-    :param unseen: real pairs that neither the generator nor a U-Net has learned from.
+    :param real: what the generator learned from, labelled.
+    :param made: synthesized cases.
+    :param unseen: labelled real cases that neither the generator nor a U-Net has learned from.
     """
-    (real, block), (made, _), (unseen, _) = (coarsened(pairs, label_count, device) for pairs in (real, made, unseen))
-    sets = dict(zip(ARMS, (real, made, join(real, made))))
+    (known, block), (new, _), (tested, _) = (
+        coarsened_pairs(cases, label_count, device) for cases in (real, made, unseen)
+    )
+    sets = dict(zip(ARMS, (known, new, join(known, new))))
     scores = {}
     for index, (name, pairs) in enumerate(sets.items()):
 
@@ -97,8 +95,8 @@ def measure_utility(
 
         shares = None
         if name == ARMS[2]:
-            shares = torch.cat([torch.full((len(group),), 1 / len(group)) for group in (real, made)])
+            shares = torch.cat([torch.full((len(group),), 1 / len(group)) for group in (known, new)])
         network = train_segmenter(pairs, label_count, steps, seed, device, shares=shares, progress=show)
-        scores[name] = case_dice(network, unseen, label_count)
+        scores[name] = case_dice(network, tested, label_count)
     progress(len(sets), len(sets), "")
-    return Utility(scores, {name: len(pairs) for name, pairs in sets.items()}, len(unseen), steps, block)
+    return Utility(scores, {name: len(pairs) for name, pairs in sets.items()}, len(tested), steps, block)

@@ -13,7 +13,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +85,8 @@ def prepare_cases(dataset: Dataset, plan, folder: Path, progress: Progress = _qu
         shutil.rmtree(left_by_a_kill, ignore_errors=True)
     partial = folder.with_name(f"{PARTIAL}{os.getpid()}-{folder.name}")
     try:
-        partial.mkdir()
-        _write(dataset, plan, partial, key, progress)
+        cases = load_working_cases(dataset, plan, progress)
+        keep_cases(cases, len(dataset.cases), plan, partial, key, plan.training.volume == "parts")
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(partial, folder)
     except OSError as error:
@@ -96,14 +96,14 @@ def prepare_cases(dataset: Dataset, plan, folder: Path, progress: Progress = _qu
     return PreparedCases(folder)
 
 
-def _arrays(plan, count: int) -> dict[str, tuple[type, tuple[int, ...]]]:
+def _arrays(plan, count: int, coarse: bool) -> dict[str, tuple[type, tuple[int, ...]]]:
     """Type and shape of each array that is kept of ``count`` cases, by its name."""
     shape, channels = tuple(plan.grid.shape), len(plan.channels)
     arrays: dict[str, tuple[type, tuple[int, ...]]] = {
         "images": (np.float32, (count, channels, *shape)),
         "labels": (np.uint8, (count, *shape)),
     }
-    if plan.training.volume == "parts":
+    if coarse:
         small = tuple(side // COARSE_FACTOR for side in shape)
         arrays["coarse_images"] = (np.float32, (count, channels, *small))
         arrays["coarse_labels"] = (np.float16, (count, len(plan.labels) + 1, *small))
@@ -112,31 +112,59 @@ def _arrays(plan, count: int) -> dict[str, tuple[type, tuple[int, ...]]]:
 
 def prepared_bytes(plan, count: int) -> int:
     """Bytes that ``count`` prepared cases take on the disk."""
-    return sum(np.dtype(kind).itemsize * math.prod(shape) for kind, shape in _arrays(plan, count).values())
+    return _bytes_of(_arrays(plan, count, plan.training.volume == "parts"))
 
 
-def _write(dataset: Dataset, plan, folder: Path, key: str, progress: Progress) -> None:
-    count = len(dataset.cases)
+def _bytes_of(arrays: dict[str, tuple[type, tuple[int, ...]]]) -> int:
+    return sum(np.dtype(kind).itemsize * math.prod(shape) for kind, shape in arrays.values())
+
+
+def keep_cases(
+    cases: Iterable[WorkingCase], count: int, plan, folder: Path, key: str = "", coarse: bool = False
+) -> PreparedCases:
+    """Write ``count`` cases into files as they come, so that one at a time is in memory, and map these.
+
+    :param folder: is created, and must not be there.
+    :param key: see :attr:`PreparedCases.key`.
+    :param coarse: keep each case coarsely, too.
+    :raises InputError: a full disk, a folder that cannot be written.
+    """
+    try:
+        folder.mkdir()
+        _write(cases, _arrays(plan, count, coarse), len(plan.labels), folder, key)
+    except OSError as error:
+        raise explain_unwritable(folder, error) from error
+    return PreparedCases(folder)
+
+
+def _write(
+    cases: Iterable[WorkingCase],
+    arrays: dict[str, tuple[type, tuple[int, ...]]],
+    label_count: int,
+    folder: Path,
+    key: str,
+) -> None:
     # Room for everything, before hours are spent on what would not fit: a sparse file promises what is not there.
-    needed, free = prepared_bytes(plan, count), shutil.disk_usage(folder).free
+    needed, free = _bytes_of(arrays), shutil.disk_usage(folder).free
     if free < 1.02 * needed:
         raise InputError(
-            f"The prepared cases need {needed / 1e9:.1f} GB in {folder.parent}, which has {free / 1e9:.1f} GB left.",
-            "Free some space, choose a run folder on another disk, or take larger voxels (--spacing).",
+            f"The cases on the working grid need {needed / 1e9:.1f} GB in {folder.parent}, which has "
+            f"{free / 1e9:.1f} GB left.",
+            "Free some space, or choose an output folder on another disk; for a training, larger voxels (--spacing) "
+            "help too.",
         )
-    images, labels, *coarse = [
-        np.lib.format.open_memmap(folder / f"{name}.npy", "w+", kind, shape)
-        for name, (kind, shape) in _arrays(plan, count).items()
+    images, labels, *in_parts = [
+        np.lib.format.open_memmap(folder / f"{name}.npy", "w+", kind, shape) for name, (kind, shape) in arrays.items()
     ]
-    for array in (images, labels, *coarse):
+    for array in (images, labels, *in_parts):
         _take_room(Path(array.filename), array.nbytes)
     about = []
-    for index, case in enumerate(load_working_cases(dataset, plan, progress)):
+    for index, case in enumerate(cases):
         images[index] = case.image
         if case.labels is not None:
             labels[index] = case.labels
-        if coarse:
-            coarse[0][index], coarse[1][index] = coarse_of(case, len(plan.labels))
+        if in_parts:
+            in_parts[0][index], in_parts[1][index] = coarse_of(case, label_count)
         about.append(
             {
                 "name": case.name,
@@ -147,9 +175,9 @@ def _write(dataset: Dataset, plan, folder: Path, key: str, progress: Progress) -
                 "source_shape": list(case.source_shape),
             }
         )
-    for array in (images, labels, *coarse):
+    for array in (images, labels, *in_parts):
         array.flush()
-    content = {"format_version": FORMAT_VERSION, "key": key, "coarse": bool(coarse), "cases": about}
+    content = {"format_version": FORMAT_VERSION, "key": key, "coarse": bool(in_parts), "cases": about}
     write_bytes(folder / "cases.json", json.dumps(content, indent=1).encode("utf-8"))
 
 
