@@ -161,7 +161,7 @@ def _project(
         write_volume(folder / "nearest-segmentation.nrrd", labels, case.affine, describe_origin(model))
     healthy = _healthy(arguments, model, projector, usual, events, folder)
     if healthy is not None:
-        maps.append(("anomaly", on_grid_of(healthy.anomaly(projection.residual), projection)))
+        maps.append(("anomaly", on_grid_of(healthy.anomaly(projection.working.image, projection.made), projection)))
         _write_maps(folder, maps[-1:], case, model)
     about = {
         "volume": str(arguments.volume),
@@ -275,15 +275,15 @@ def _healthy(
 
     if usual is None or isinstance(usual, Healthy):
         return usual
-    residuals = []
+    made = []
     with events.bar("projecting healthy cases") as show:
         for done, working in enumerate(usual):
 
             def show_step(step: int, steps: int, name: str, done: int = done) -> None:
                 show(done + step / steps, len(usual), name)
 
-            residuals.append(projector.project_working(working, arguments.steps, show_step).residual)
-    healthy = Healthy.of(residuals, [image_digest(working) for working in usual])
+            made.append(projector.project_working(working, arguments.steps, show_step).made)
+    healthy = Healthy.of([working.image for working in usual], made, [image_digest(working) for working in usual])
     healthy.save(folder / HEALTHY, model.digest)
     return healthy
 

@@ -1,9 +1,17 @@
-r"""Anomaly map: where a volume differs from the nearest case a model can make more than healthy ones do.
+r"""Anomaly map: where a volume holds what neither its place nor the nearest case of a model explains.
 
-The residual r of a projection, averaged over a Gaussian, is compared voxel by voxel with those of held-out healthy
-cases, :math:`(|r| - \mu)/s`; mean and deviation are themselves averaged over a Gaussian, since a dozen healthy cases do
-not tell them for each voxel alone. (Residuals of a projection as a map of what is unusual: Schlegl et al., *f-AnoGAN*,
-Medical Image Analysis 54, 2019.)
+What a model makes misses much of any scan, and always the same at some places. So of held-out healthy scans x with
+their nearest cases g (:mod:`.projection`) the best linear guess of a voxel is taken, with means over healthy cases,
+
+.. math::
+   u = (x-\bar x) - \beta\,(g-\bar g),\qquad
+   \beta = \frac{\langle\mathrm{cov}(x,g)\rangle}{\langle\mathrm{var}(g)\rangle} \in [0,1],
+
+and the map counts, in root mean squares of the same in healthy cases, how large the averaged u is,
+:math:`|\langle u\rangle|/\sqrt{\langle u^2\rangle}`. Where the model tells nothing :math:`\beta` is 0 and this is the
+plain intensity z-score, where it tells all it is the residual. Averages :math:`\langle\cdot\rangle` are over Gaussians,
+since a dozen cases tell little of each voxel alone. (Residuals of a projection as a map of what is unusual: Schlegl et
+al., *f-AnoGAN*, Medical Image Analysis 54, 2019, with the plain residual.)
 """
 
 from __future__ import annotations
@@ -17,8 +25,10 @@ import numpy as np
 from ..errors import InputError
 from ..volumes.writing import write_bytes
 
-SMOOTHED, POOLED = 1.0, 2.0
-"""Voxels of the Gaussians over the residual, and over its mean and deviation."""
+SMOOTHED, POOLED = 0.7, 2.0
+"""Voxels of the Gaussians over what is unexplained, and over statistics of healthy cases."""
+MAPS = ("scan_mean", "made_mean", "slope", "deviation")
+"""Of what is usual, as a file keeps them."""
 FEWEST = 5
 """Healthy cases below which a deviation says nothing."""
 FLOOR = 0.25
@@ -27,41 +37,55 @@ FLOOR = 0.25
 
 @dataclass(frozen=True)
 class Healthy:
-    """What residuals of healthy cases are like, voxel by voxel of the working grid.
+    """What healthy scans are like beside their nearest cases, voxel by voxel of the working grid.
 
-    :param mean, deviation: of the averaged size of the residual, (*grid) float32.
+    :param scan_mean, made_mean: of scans and of nearest cases, (C, *grid) float32.
+    :param slope: of a scan's difference from the mean for one of its nearest case, (C, *grid) float32 in [0, 1].
+    :param deviation: root mean square of what is unexplained, averaged, (C, *grid) float32.
     :param cases: how many there were.
     :param digests: of their images, see :func:`GEDGANLib.training.request.image_digest`; empty where not known.
     """
 
-    mean: np.ndarray
+    scan_mean: np.ndarray
+    made_mean: np.ndarray
+    slope: np.ndarray
     deviation: np.ndarray
     cases: int
     digests: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, residuals: Sequence[np.ndarray], digests: Sequence[str] = ()) -> Healthy:
-        """From residuals (C, *grid) of healthy cases, and the digests of their images.
+    def of(cls, scans: Sequence[np.ndarray], made: Sequence[np.ndarray], digests: Sequence[str] = ()) -> Healthy:
+        """From healthy scans.
 
+        :param scans: (C, *grid) in [-1, 1], on the working grid.
+        :param made: the nearest case of each, alike.
+        :param digests: of the images of the scans.
         :raises InputError: fewer than :data:`FEWEST`.
         """
-        from scipy import ndimage
-
-        if len(residuals) < FEWEST:
+        count = len(scans)
+        if count < FEWEST:
             raise InputError(
-                f"{len(residuals)} healthy cases are too few to know what is usual; {FEWEST} are needed.",
+                f"{count} healthy cases are too few to know what is usual; {FEWEST} are needed.",
                 "Give a folder with more of them, best such that the model was not trained on.",
             )
-        sizes = np.stack([residual_size(residual) for residual in residuals])
-        mean = ndimage.gaussian_filter(sizes.mean(0), POOLED, mode="nearest")
-        variance = ndimage.gaussian_filter(((sizes - mean) ** 2).mean(0), POOLED, mode="nearest")
-        deviation = np.sqrt(variance)
-        deviation = np.maximum(deviation, FLOOR * max(float(np.median(deviation)), 1e-6))
-        return cls(mean.astype(np.float32), deviation.astype(np.float32), len(residuals), tuple(digests))
+        scan_mean, made_mean = (np.mean(group, 0, dtype=np.float32) for group in (scans, made))
+        apart = [(scan - scan_mean, case - made_mean) for scan, case in zip(scans, made)]
+        together = averaged(sum(of_scan * of_made for of_scan, of_made in apart), POOLED)
+        variance = averaged(sum(of_made**2 for _, of_made in apart), POOLED)
+        slope = np.clip(together / np.maximum(variance, 1e-12), 0, 1)
+        # Each case is part of its own mean; this is how far it is from that of the others.
+        unexplained = [(of_scan - slope * of_made) * count / (count - 1) for of_scan, of_made in apart]
+        square = sum(averaged(each, SMOOTHED) ** 2 for each in unexplained) / count
+        deviation = np.sqrt(averaged(square, POOLED))
+        typical = np.median(deviation, axis=tuple(range(1, deviation.ndim)), keepdims=True)
+        deviation = np.maximum(deviation, FLOOR * np.maximum(typical, 1e-6))
+        return cls(scan_mean, made_mean, slope, deviation.astype(np.float32), count, tuple(digests))
 
-    def anomaly(self, residual: np.ndarray) -> np.ndarray:
-        """Standard deviations by which a residual (C, *grid) is larger than usual, (*grid) float32."""
-        return ((residual_size(residual) - self.mean) / self.deviation).astype(np.float32)
+    def anomaly(self, scan: np.ndarray, made: np.ndarray) -> np.ndarray:
+        """How unusual a scan (C, *grid) beside its nearest case is, (*grid) float32; in healthy ones it is about 1."""
+        unexplained = scan - self.scan_mean - self.slope * (made - self.made_mean)
+        size = averaged(unexplained, SMOOTHED) / self.deviation
+        return np.sqrt(np.mean(size**2, 0)).astype(np.float32)
 
     def save(self, path: Path, model_digest: str) -> None:
         """Write as safetensors.
@@ -71,10 +95,10 @@ class Healthy:
         from safetensors.numpy import save
 
         about = {
-            "format": "GED-GAN healthy residuals", "model_digest": model_digest, "cases": str(self.cases),
+            "format": "GED-GAN healthy scans", "model_digest": model_digest, "cases": str(self.cases),
             "digests": " ".join(self.digests),
         }  # fmt: skip
-        write_bytes(path, save({"mean": self.mean, "deviation": self.deviation}, about))
+        write_bytes(path, save({name: getattr(self, name) for name in MAPS}, about))
 
     @classmethod
     def load(cls, path: Path, model_digest: str) -> Healthy:
@@ -87,19 +111,19 @@ class Healthy:
         try:
             with safe_open(path, framework="np") as file:
                 about = file.metadata() or {}
-                values = {name: file.get_tensor(name) for name in ("mean", "deviation")}
+                values = {name: file.get_tensor(name) for name in MAPS}
         except (OSError, SafetensorError) as error:
             raise InputError(
-                f"{path} holds no residuals of healthy cases.", "Give a folder of healthy cases."
+                f"{path} does not say what healthy scans are like.", "Give a folder of healthy cases."
             ) from error
         if about.get("model_digest") != model_digest:
             raise InputError(f"{path} was made with another model.", "Give the folder of healthy cases anew.")
         digests = tuple(about.get("digests", "").split())
-        return cls(values["mean"], values["deviation"], int(about.get("cases", 0)), digests)
+        return cls(**values, cases=int(about.get("cases", 0)), digests=digests)
 
 
-def residual_size(residual: np.ndarray) -> np.ndarray:
-    """Size of the averaged residual (C, *grid) over the channels, (*grid)."""
+def averaged(values: np.ndarray, sigma: float) -> np.ndarray:
+    """Values (C, *grid) averaged over a Gaussian of ``sigma`` voxels, each channel for itself."""
     from scipy import ndimage
 
-    return np.sqrt(sum(ndimage.gaussian_filter(channel, SMOOTHED, mode="nearest") ** 2 for channel in residual))
+    return ndimage.gaussian_filter(values, (0, *[sigma] * (values.ndim - 1)), mode="nearest")

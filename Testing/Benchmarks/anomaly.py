@@ -7,8 +7,8 @@ lesions are put: a ball of a random radius (mm), blurred at its rim, inside the 
 a level 15 % of the intensity range brighter than the brightest, or darker than the darkest tenth of the labelled
 voxels. Both maps score every voxel of the labelled region widened by 5 voxels; the figure is the area under the ROC
 curve, lesion voxels against all others, mean and interval over cases (bootstrap). The z-score compares each voxel with
-mean and deviation of TRAINING and the first half of UNSEEN at that place, averaged over Gaussians just as the residual
-is: as much data as the model had.
+mean and deviation of TRAINING and the first half of UNSEEN at that place, averaged over Gaussians just as the anomaly
+map is: as much data as the model had.
 """
 
 from __future__ import annotations
@@ -75,19 +75,20 @@ def main() -> None:
     usual, tested = new[: len(new) // 2], new[len(new) // 2 :]
     start = time.perf_counter()
     projector = Projector(model)
-    healthy = Healthy.of([projector.project_working(case, arguments.steps).residual for case in usual])
-    plain = Healthy.of([case.image - np.mean([c.image for c in training], 0) for case in [*training, *usual]])
-    middle = np.mean([case.image for case in training], 0)
+    healthy = Healthy.of([c.image for c in usual], [projector.project_working(c, arguments.steps).made for c in usual])
+    known = [case.image for case in [*training, *usual]]
+    nothing = np.zeros_like(known[0])
+    plain = Healthy.of(known, [nothing] * len(known))  # beside nothing its map is the z-score
     random = np.random.default_rng(0)
     found: dict[str, list[float]] = {"anomaly map": [], "intensity z-score": []}
     for case in tested:
         image, lesion, _ = with_lesion(case, float(random.uniform(*arguments.radius)), spacing, random)
         looked_at = ndimage.binary_dilation(case.labels > 0, iterations=WIDENED) | lesion
         sick = WorkingCase(case.name, image, None, case.affine, case.source_affine, case.source_shape)
-        residual = projector.project_working(sick, arguments.steps).residual
+        made = projector.project_working(sick, arguments.steps).made
         for name, scores in (
-            ("anomaly map", healthy.anomaly(residual)),
-            ("intensity z-score", plain.anomaly(image - middle)),
+            ("anomaly map", healthy.anomaly(image, made)),
+            ("intensity z-score", plain.anomaly(image, nothing)),
         ):
             found[name].append(area(scores[looked_at], lesion[looked_at]))
         print(f"{case.name}: " + ", ".join(f"{name} {values[-1]:.3f}" for name, values in found.items()), flush=True)

@@ -12,7 +12,7 @@ import pytest
 
 from GEDGANLib.cli import main
 from GEDGANLib.errors import InputError
-from GEDGANLib.synthesis.anomaly import Healthy
+from GEDGANLib.synthesis.anomaly import MAPS, SMOOTHED, Healthy, averaged
 from GEDGANLib.synthesis.directions import choose, directions_of, directions_path, find_directions
 from GEDGANLib.synthesis.explorer import Explorer, interpolate, near, on_arc
 from GEDGANLib.synthesis.model_file import load_model
@@ -135,30 +135,49 @@ def test_projection_finds_what_the_model_made_itself(model, projector):
 
 def test_a_lesion_stands_out_of_the_anomaly_map(model, projector):
     synthesizer = Synthesizer(model)
-    healthy = Healthy.of([projector.project(synthesizer.draw(5, i)[0], steps=25).residual for i in range(6)])
+    found = [projector.project(synthesizer.draw(5, i)[0], steps=25) for i in range(6)]
+    healthy = Healthy.of([each.working.image for each in found], [each.made for each in found])
     case = synthesizer.draw(5, 20)[0]
     lesion = np.zeros(case.image.shape[1:], bool)
     lesion[6:9, 10:13, 6:9] = True
     sick = replace(case, image=np.where(lesion, case.image.max(), case.image).astype(np.float32), labels=None)
     found = projector.project(sick, steps=25)
-    anomaly = on_grid_of(healthy.anomaly(found.residual), found)
+    anomaly = on_grid_of(healthy.anomaly(found.working.image, found.made), found)
     assert anomaly.shape == case.image.shape[1:]
     assert anomaly[lesion].mean() > np.quantile(anomaly[~lesion], 0.95)
     with pytest.raises(InputError, match="2 healthy cases are too few"):
-        Healthy.of([found.residual] * 2)
+        Healthy.of([found.made] * 2, [found.made] * 2)
+
+
+def test_what_is_unexplained_is_the_residual_where_the_model_tells_all_and_the_z_score_where_nothing():
+    random = np.random.default_rng(0)
+    usual, own = random.standard_normal((2, 200, 2, 6, 6, 6)).astype(np.float32)
+    usual[:, 1] *= 3  # a channel that varies more
+    new, known = np.ones((2, 2, 6, 6, 6), np.float32)
+    blank = Healthy.of(usual, np.zeros_like(usual))
+    assert not blank.slope.any()
+    z = averaged(new - usual.mean(0), SMOOTHED) / np.array([1, 3]).reshape(2, 1, 1, 1)
+    noise = float(averaged(usual[:, 0], SMOOTHED).std())
+    np.testing.assert_allclose(blank.anomaly(new, 0 * new), np.sqrt((z**2).mean(0)) / noise, rtol=0.25)
+    told = Healthy.of(usual + 0.1 * own, usual)
+    assert told.slope.min() > 0.9
+    assert told.anomaly(known, known).max() < 1.5 < told.anomaly(known + 1, known).min()
+    alone = Healthy.of(usual[:, :1], np.zeros_like(usual[:, :1]))
+    np.testing.assert_allclose(alone.deviation, blank.deviation[:1])
 
 
 def test_what_is_usual_is_kept_with_the_model_it_belongs_to(tmp_path):
-    healthy = Healthy.of([np.random.default_rng(i).standard_normal((1, 8, 8, 8)) for i in range(6)])
+    healthy = Healthy.of(*np.random.default_rng(0).standard_normal((2, 6, 1, 8, 8, 8)).astype(np.float32))
     path = tmp_path / "healthy.safetensors"
     healthy.save(path, "digest")
     again = Healthy.load(path, "digest")
-    np.testing.assert_array_equal(again.mean, healthy.mean)
+    for name in MAPS:
+        np.testing.assert_array_equal(getattr(again, name), getattr(healthy, name))
     assert again.cases == 6
     with pytest.raises(InputError, match="another model"):
         Healthy.load(path, "other")
     path.write_bytes(b"nothing")
-    with pytest.raises(InputError, match="holds no residuals"):
+    with pytest.raises(InputError, match="does not say what healthy"):
         Healthy.load(path, "digest")
 
 
