@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -27,15 +28,21 @@ def run_evaluate(arguments: argparse.Namespace, events: Events) -> None:
 
     device = choose_device(arguments.device)
     model = load_model(arguments.model, device)
-    with new_folder(arguments.output) as folder, TemporaryDirectory(dir=folder) as cases:
-        said, figures = _judge(arguments, model, device, folder, Path(cases), events)
+    digest = model.digest  # of what is judged, before a training that goes on can write another one
+    with new_folder(arguments.output) as folder, TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as cases:
+        try:
+            said, figures = _judge(arguments, model, device, folder, Path(cases), events)
+        except BaseException as error:
+            # Not all systems remove files that are mapped, and the frames of an error hold the maps.
+            traceback.clear_frames(error.__traceback__)
+            raise
     for words in said:
         print(f"- {words}")
     print(f"The report is {arguments.output / HTML}.")
     try:  # where the panel, and whoever is given the model, find what is known of it
-        keep_report(arguments.model, figures, model.digest)
+        keep_report(arguments.model, figures, digest)
     except InputError as error:
-        print(f"The report is not kept in the model file: {error}")
+        events.emit("warning", message=f"The report is not kept in the model file: {error}")
 
 
 def _judge(
@@ -43,16 +50,18 @@ def _judge(
 ) -> tuple[list[str], dict[str, Any]]:
     """Write the report and return what it says, in sentences and in figures.
 
-    :param in_files: a folder for the cases; nothing refers to them any more when this returns.
+    :param in_files: an empty folder for the cases; nothing refers to them any more when this returns.
     """
     from .quality.evaluation import Settings, evaluate
     from .quality.report import figures_of, write_report
     from .volumes.pipeline import load_working_cases
-    from .volumes.prepared import keep_cases
+    from .volumes.prepared import keep_cases, prepared_bytes, refuse_without_room
 
+    datasets = [find_for(model, data) for data in (arguments.data, arguments.new) if data]
+    count = sum(len(dataset.cases) for dataset in datasets) + arguments.number
+    refuse_without_room(prepared_bytes(model.plan, count, False), arguments.output, "an output folder on another disk")
     cases: list[Any] = []
-    for number, data in enumerate(filter(None, (arguments.data, arguments.new))):
-        dataset = find_for(model, data)
+    for number, dataset in enumerate(datasets):
         with events.bar("reading") as show:
             read = load_working_cases(dataset, model.plan, show)
             cases += keep_cases(read, len(dataset.cases), model.plan, in_files / f"real-{number}")

@@ -196,14 +196,26 @@ class Worker:
     def ask_to_stop(self, wait_seconds: float = 5.0) -> None:
         """Ask it to end with everything saved; a command that knows no STOP file is ended.
 
-        :param wait_seconds: for the end of such a command, at most.
+        :param wait_seconds: for such a command, to clear away what is half done; it is killed after that. With 0 it is
+            only asked. On Windows, where no process can be asked, it is killed at once.
         """
         stop_file = self.about.get("stop_file")
         if stop_file and Path(stop_file).parent.is_dir():
             with suppress(OSError):
                 Path(stop_file).touch()
                 return
-        self.kill(wait_seconds)
+        if sys.platform == "win32":
+            self.kill(wait_seconds)
+            return
+        self._known_until = -float("inf")
+        if self.alive():
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(int(self.about["pid"]), signal.SIGTERM)
+        end = time.monotonic() + wait_seconds
+        while self.alive() and time.monotonic() < end:
+            time.sleep(0.02)
+        if wait_seconds:
+            self.kill(wait_seconds)
 
     def kill(self, wait_seconds: float = 5.0) -> None:
         """End it and what it started, at once.

@@ -22,6 +22,8 @@ from . import places
 LOOK_MILLISECONDS = 200
 PATIENCE_SECONDS = 30.0
 """After a request to stop, before the user may end the process at once."""
+CLEARING_SECONDS = 5.0
+"""After a request to stop, for a command that saves nothing to clear away what is half done; then it is ended."""
 QUIET_SECONDS = 180.0
 """Without a word from a worker, after which the user is told."""
 
@@ -47,6 +49,8 @@ class FollowedJob:
         """Hand on what is new; what the timer does."""
         if self._ended:
             return
+        if self.can_be_ended() and not self.worker.about.get("stop_file"):
+            self.worker.kill(wait_seconds=0)
         running = self.worker.alive()  # asked first: what was written before the end is then seen below
         while True:
             events = self.worker.poll()
@@ -81,7 +85,8 @@ class FollowedJob:
 
     def can_be_ended(self) -> bool:
         """Whether it was asked to stop long enough ago."""
-        return self._asked is not None and time.monotonic() - self._asked > PATIENCE_SECONDS
+        patience = PATIENCE_SECONDS if self.worker.about.get("stop_file") else CLEARING_SECONDS
+        return self._asked is not None and time.monotonic() - self._asked > patience
 
     def quiet(self) -> bool:
         """Whether nothing was heard for long."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,7 @@ class JudgeSection:
 
     def _follow(self, worker: Worker) -> None:
         self.ui.reportBar.value = 0
+        self.warnings: list[str] = []
         self.job = FollowedJob(worker, self._heard, lambda state, why: self._ended(worker, state, why))
 
     def find_again(self) -> None:
@@ -89,7 +91,8 @@ class JudgeSection:
             self.ui.reportBar.value = int(1000 * float(event.get("progress", 0)))
             self.ui.reportBar.format = f"{stage_words(event)} %p%"
         elif event["event"] == "warning":
-            self.panel.say(event.get("message", ""), True)
+            self.warnings.append(event.get("message", ""))
+            self.panel.say(self.warnings[-1], True)
 
     def _ended(self, worker: Worker, state: str, explanation: str) -> None:
         asked, self.job = self.job.asked_to_stop, None
@@ -99,11 +102,20 @@ class JudgeSection:
             places.remember_report(Path(notes.get("model", "")), Path(notes.get("page", "")))
             self.panel.synthesize_section.refresh()
             text = _("The report on {model} is there: press Open report. Read it before you trust what was made.")
-            self.panel.say(text.format(model=notes.get("model", "")))
+            words = [text.format(model=notes.get("model", "")), *self.warnings]
+            self.panel.say(" ".join(words), bool(self.warnings))
         else:
+            self._clear_away(Path(worker.about.get("notes", {}).get("page", "")).parent)
             stopped = asked or state == STOPPED_ON_REQUEST
             self.panel.say(_("The report was stopped.") if stopped else explanation, not stopped)
         self.panel.paint()
+
+    @staticmethod
+    def _clear_away(folder: Path) -> None:
+        """Remove what a report that was killed left in the folder made for it: its cases, in hidden files."""
+        made_for_it = folder.parent == places.base_folder() / "reports" and folder.is_dir()
+        if made_for_it and all(path.name.startswith(".") for path in folder.iterdir()):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def onOpen(self) -> None:
         if not qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(self.page))):

@@ -21,26 +21,36 @@ SLOPE = 0.2
 """Negative slope of every leaky ReLU."""
 
 
+LEFT_ALONE = 20_480
+"""Values of one volume's largest three axes, channels first, up to which PyTorch leaves oneDNN aside."""
+
+
 class Convolution3d(nn.Conv3d):
     """A 3D convolution that is as fast for one volume as for several.
 
     For one small volume on a CPU PyTorch leaves oneDNN aside, for a routine of its own that takes five times as long at
-    the sizes of a case's coarser stages. Here oneDNN is asked all the same, where it can be: not for a traced network,
-    which has to run anywhere.
+    the sizes of a case's coarser stages. Here oneDNN is asked all the same. Backward there is no other way to it than
+    by two volumes, one of which nobody looks at. Traced and exported networks, which have to run anywhere, are left
+    alone.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         if (
             torch.jit.is_tracing()
+            or torch.compiler.is_compiling()
             or x.shape[0] != 1
             or x.device.type != "cpu"
             or x.dtype != torch.float32
             or not torch.backends.mkldnn.is_available()
         ):
             return super().forward(x)
-        return torch.mkldnn_convolution(
-            x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups
-        )
+        if not torch.is_grad_enabled() or not (x.requires_grad or self.weight.requires_grad):
+            return torch.mkldnn_convolution(
+                x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups
+            )
+        if x.shape[1:4].numel() > LEFT_ALONE or max(self.kernel_size) == 1:  # as fast one way as the other
+            return super().forward(x)
+        return super().forward(x.expand(2, *x.shape[1:]))[:1]
 
 
 def convolution(spatial_dims: int, in_channels: int, out_channels: int, kernel_size: int, **options) -> nn.Module:

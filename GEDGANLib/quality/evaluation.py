@@ -102,7 +102,8 @@ def evaluate(model: Model, cases: Sequence[WorkingCase], settings: Settings, bar
 
     :param cases: real cases on the grid of the model's plan; which of them were trained on is found out.
     :param made: a folder that is not there, for the synthesized cases, which the result refers to.
-    :raises InputError: fewer than 4 cases, or none of the model's training cases among them; a full disk.
+    :raises InputError: fewer than 4 cases, or none of the model's training cases among them.
+    :raises OSError: the synthesized cases cannot be written.
     """
     plan = model.plan
     members = membership(model.about, cases)

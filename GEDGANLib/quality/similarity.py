@@ -16,8 +16,8 @@ KERNEL = 7
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Of the scales, finest first (Wang et al., section 3.2); of fewer scales the first, made to sum to 1."""
 PAIRS = 100
-MOST_VOXELS = 8 * 64**3
-"""Of pairs that are compared at once; comparing takes some ten times their memory."""
+MOST_VALUES = 8 * 64**3
+"""Voxels times channels of the first cases of pairs that are compared at once, which takes some twenty times that."""
 
 
 def levels_of(shape: tuple[int, ...]) -> int:
@@ -53,8 +53,8 @@ def pairwise_similarity(images: Sequence[np.ndarray], seed: int = 0, pairs: int 
     every = [(i, j) for i in range(len(images)) for j in range(i)]
     chosen = random.permutation(len(every))[:pairs]
     values = []
-    at_once = min(max(MOST_VOXELS // math.prod(grid), 1), 8)
-    for part in np.array_split(chosen, max(len(chosen) // at_once, 1)):
+    at_once = min(max(MOST_VALUES // images[0].size, 1), 8)
+    for part in np.array_split(chosen, math.ceil(len(chosen) / at_once)):
         first, second = (torch.from_numpy(np.stack([images[every[k][side]] for k in part])) for side in (0, 1))
         values.append(metric(first.float(), second.float()).flatten().numpy())
     return np.nan_to_num(np.concatenate(values))

@@ -47,16 +47,19 @@ class Model:
 
     @cached_property
     def digest(self) -> str:
-        """A short text that changes with the file."""
+        """See :func:`digest_of`; of the file as it is when this is asked for the first time."""
         return digest_of(self.path)
 
 
 def digest_of(path: Path) -> str:
     """A short text that changes with a model file, apart from the report in it."""
     try:
-        content = Path(path).read_bytes()
+        return _digest(Path(path).read_bytes())
     except OSError:  # moved away meanwhile
         return "unknown"
+
+
+def _digest(content: bytes) -> str:
     return hashlib.sha256(_with_header(content, report=None)).hexdigest()[:16]
 
 
@@ -96,13 +99,20 @@ def save_model(path: Path, generator, plan: Plan, about: dict[str, Any], critic:
 def keep_report(path: Path, report: dict[str, Any], digest: str) -> None:
     """Put the figures of a report into the header of the model file that it is about.
 
+    Its permissions and times stay as they are.
+
     :param report: plain JSON types.
     :param digest: of the model that was judged.
-    :raises InputError: the file cannot be written, or has become another one meanwhile; it is what it was then.
+    :raises InputError: the file cannot be read or written, or has become another one meanwhile; it is what it was then.
     """
-    if digest_of(path) != digest:
+    path = Path(path).resolve()  # what a link leads to, not the link
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"The model {path} cannot be read any more: {error.strerror}.", "Check the path.") from error
+    if _digest(content) != digest:
         raise InputError(f"{path} is not the model any more that the report is about.", "Judge the new one.")
-    write_bytes(path, _with_header(Path(path).read_bytes(), report=json.dumps(report)))
+    write_bytes(path, _with_header(content, report=json.dumps(report)), like=path)
 
 
 def read_report(path: Path) -> dict[str, Any]:

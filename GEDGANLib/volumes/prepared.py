@@ -85,8 +85,12 @@ def prepare_cases(dataset: Dataset, plan, folder: Path, progress: Progress = _qu
         shutil.rmtree(left_by_a_kill, ignore_errors=True)
     partial = folder.with_name(f"{PARTIAL}{os.getpid()}-{folder.name}")
     try:
-        cases = load_working_cases(dataset, plan, progress)
-        keep_cases(cases, len(dataset.cases), plan, partial, key, plan.training.volume == "parts")
+        count, coarse = len(dataset.cases), plan.training.volume == "parts"
+        # Before hours are spent on what would not fit.
+        refuse_without_room(
+            prepared_bytes(plan, count), folder.parent, "a run folder on another disk, or larger voxels (--spacing)"
+        )
+        keep_cases(load_working_cases(dataset, plan, progress), count, plan, partial, key, coarse)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(partial, folder)
     except OSError as error:
@@ -110,13 +114,23 @@ def _arrays(plan, count: int, coarse: bool) -> dict[str, tuple[type, tuple[int, 
     return arrays
 
 
-def prepared_bytes(plan, count: int) -> int:
-    """Bytes that ``count`` prepared cases take on the disk."""
-    return _bytes_of(_arrays(plan, count, plan.training.volume == "parts"))
+def prepared_bytes(plan, count: int, coarse: bool | None = None) -> int:
+    """Bytes that ``count`` prepared cases take on the disk.
 
-
-def _bytes_of(arrays: dict[str, tuple[type, tuple[int, ...]]]) -> int:
+    :param coarse: whether they are kept coarsely, too; as the plan's training needs them when not given.
+    """
+    arrays = _arrays(plan, count, plan.training.volume == "parts" if coarse is None else coarse)
     return sum(np.dtype(kind).itemsize * math.prod(shape) for kind, shape in arrays.values())
+
+
+def refuse_without_room(needed: int, folder: Path, otherwise: str) -> None:
+    """:raises InputError: ``needed`` bytes do not fit the disk of ``folder``; it offers ``otherwise``."""
+    free = shutil.disk_usage(folder).free
+    if free < 1.02 * needed:
+        raise InputError(
+            f"The cases on the working grid need {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are left in {folder}.",
+            f"Free some space, or choose {otherwise}.",
+        )
 
 
 def keep_cases(
@@ -127,32 +141,10 @@ def keep_cases(
     :param folder: is created, and must not be there.
     :param key: see :attr:`PreparedCases.key`.
     :param coarse: keep each case coarsely, too.
-    :raises InputError: a full disk, a folder that cannot be written.
+    :raises OSError: a full disk, a folder that cannot be written.
     """
-    try:
-        folder.mkdir()
-        _write(cases, _arrays(plan, count, coarse), len(plan.labels), folder, key)
-    except OSError as error:
-        raise explain_unwritable(folder, error) from error
-    return PreparedCases(folder)
-
-
-def _write(
-    cases: Iterable[WorkingCase],
-    arrays: dict[str, tuple[type, tuple[int, ...]]],
-    label_count: int,
-    folder: Path,
-    key: str,
-) -> None:
-    # Room for everything, before hours are spent on what would not fit: a sparse file promises what is not there.
-    needed, free = _bytes_of(arrays), shutil.disk_usage(folder).free
-    if free < 1.02 * needed:
-        raise InputError(
-            f"The cases on the working grid need {needed / 1e9:.1f} GB in {folder.parent}, which has "
-            f"{free / 1e9:.1f} GB left.",
-            "Free some space, or choose an output folder on another disk; for a training, larger voxels (--spacing) "
-            "help too.",
-        )
+    folder.mkdir()
+    arrays = _arrays(plan, count, coarse)
     images, labels, *in_parts = [
         np.lib.format.open_memmap(folder / f"{name}.npy", "w+", kind, shape) for name, (kind, shape) in arrays.items()
     ]
@@ -164,7 +156,7 @@ def _write(
         if case.labels is not None:
             labels[index] = case.labels
         if in_parts:
-            in_parts[0][index], in_parts[1][index] = coarse_of(case, label_count)
+            in_parts[0][index], in_parts[1][index] = coarse_of(case, len(plan.labels))
         about.append(
             {
                 "name": case.name,
@@ -179,6 +171,7 @@ def _write(
         array.flush()
     content = {"format_version": FORMAT_VERSION, "key": key, "coarse": bool(in_parts), "cases": about}
     write_bytes(folder / "cases.json", json.dumps(content, indent=1).encode("utf-8"))
+    return PreparedCases(folder)
 
 
 def _take_room(path: Path, size: int) -> None:

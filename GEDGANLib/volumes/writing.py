@@ -47,15 +47,21 @@ def beside(path: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, like: Path | None = None) -> None:
     """Write a file that is on the disk, not in a cache, when this returns.
 
+    :param like: a file whose permissions and times it gets.
     :raises InputError: it could not be written.
     """
-    with beside(path) as partial, open(partial, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    with beside(path) as partial:
+        with open(partial, "wb") as file:
+            if like is not None:  # before there is anything in it that others must not read
+                shutil.copymode(like, partial)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if like is not None:
+            shutil.copystat(like, partial)
 
 
 def claim_empty_folder(folder: Path, leftovers: Callable[[Path], bool] = lambda path: False) -> None:

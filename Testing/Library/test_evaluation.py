@@ -7,6 +7,8 @@ import re
 import shutil
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -25,6 +27,7 @@ from GEDGANLib.synthesis.membership import membership
 from GEDGANLib.synthesis.model_file import digest_of, keep_report, load_model, read_report, save_model
 from GEDGANLib.synthesis.synthesizer import Synthesizer
 from GEDGANLib.training.request import image_digest
+from GEDGANLib.volumes import prepared
 from GEDGANLib.volumes.dataset import find_dataset
 from GEDGANLib.volumes.pipeline import load_working_cases
 
@@ -264,3 +267,44 @@ def test_a_report_is_kept_in_the_model_that_it_is_about_and_in_no_other(trained_
     with pytest.raises(InputError, match="is not the model any more"):
         keep_report(path, {}, "of another")
     assert path.read_bytes() == content
+    path.chmod(0o600)
+    before, link = path.stat(), tmp_path / "link.safetensors"
+    link.symlink_to(path)
+    keep_report(link, {"summary": []}, digest)
+    assert read_report(path) == {"summary": []} and link.is_symlink()
+    assert (path.stat().st_mode, path.stat().st_mtime_ns) == (before.st_mode, before.st_mtime_ns)
+    save_model(path, again.generator, again.plan, {**again.about, "steps": 7})  # as a training that goes on does
+    assert not read_report(path)
+    path.unlink()
+    with pytest.raises(InputError, match="cannot be read any more"):
+        keep_report(path, {}, "unknown")
+
+
+def test_a_report_that_fails_says_why_and_holds_no_file(trained_model, trained_folder, tmp_path, monkeypatch, capsys):
+    from GEDGANLib.quality import evaluation
+
+    out, mapped = tmp_path / "report", []
+
+    def fail(result, *_):
+        raise InputError(f"{len(result.made)} cases are the wrong ones.", "Take others.")
+
+    def clean(directory, cleanup=TemporaryDirectory.cleanup):
+        mapped.append(str(out) in Path("/proc/self/maps").read_text())
+        cleanup(directory)
+
+    monkeypatch.setattr(evaluation, "_structure", fail)
+    monkeypatch.setattr(TemporaryDirectory, "cleanup", clean)
+    command = ["evaluate", str(trained_model), "--data", str(trained_folder), "-o", str(out), "--updates", "5"]
+    assert main([*command, "-n", "3", "--quick"]) == 2
+    assert "3 cases are the wrong ones" in capsys.readouterr().err
+    assert mapped[:1] == [False] and not out.exists()
+
+
+def test_a_report_without_room_for_its_cases_is_refused_at_once(
+    trained_model, trained_folder, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(prepared.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 1000))
+    command = ["evaluate", str(trained_model), "--data", str(trained_folder), "-o", str(tmp_path / "report")]
+    assert main(command) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"GB are left in {tmp_path / 'report'}" in said and "output folder on another disk" in said

@@ -123,14 +123,28 @@ def test_thick_slices_keep_their_axis_until_the_others_are_as_coarse():
         Generator(3, shape, 1, 0, (8, 8), 4, strides=strides)
 
 
-def test_one_small_volume_is_convolved_like_several():
-    layer = convolution(3, 4, 6, 3, padding=1)
+@pytest.mark.parametrize("options", [{"kernel_size": 3, "padding": 1}, {"kernel_size": 1}])
+def test_one_small_volume_is_convolved_like_several(options):
+    layer = convolution(3, 4, 6, **options)
     several = torch.randn(2, 4, 8, 8, 8)
-    torch.testing.assert_close(layer(several[:1]), layer(several)[:1])
+    alone = several[:1].clone().requires_grad_()
+
+    def first_and_second_gradients(convolve):
+        made = convolve(alone)
+        (gradient,) = torch.autograd.grad(made.square().sum(), alone, create_graph=True)
+        return made, gradient, *torch.autograd.grad(gradient.square().mean(), (alone, layer.weight))
+
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
-        layer(several[:1])
+        with torch.no_grad():
+            made = layer(several[:1])
+        if options["kernel_size"] > 1:
+            layer(alone).sum().backward()
+    torch.testing.assert_close(made, layer(several)[:1])
     if torch.backends.mkldnn.is_available():
         assert not any("slow" in event.key for event in seen.key_averages())
+    plain = first_and_second_gradients(lambda x: torch.nn.Conv3d.forward(layer, x))
+    for found, expected in zip(first_and_second_gradients(layer), plain):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     traced = torch.jit.trace(layer, several[:1])  # has to run on a GPU as well
     assert "mkldnn" not in str(traced.inlined_graph)
     torch.testing.assert_close(traced(several), layer(several))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,11 +12,12 @@ import torch
 
 from GEDGANLib.cli import main
 from GEDGANLib.errors import InputError
-from GEDGANLib.networks.build import build_generator, coarse_plan, part_plan
+from GEDGANLib.networks.build import build_discriminator, build_generator, coarse_plan, part_plan, plan_of_critic
+from GEDGANLib.networks.discriminator import Critic
 from GEDGANLib.networks.parts import FACTOR, PartsGenerator, position
 from GEDGANLib.plan import Plan
 from GEDGANLib.synthesis.explain import unlikeness_map
-from GEDGANLib.synthesis.model_file import load_model
+from GEDGANLib.synthesis.model_file import Model, load_model
 from GEDGANLib.synthesis.projection import Projector
 from GEDGANLib.synthesis.synthesizer import Synthesizer
 from GEDGANLib.training.trainer import Trainer
@@ -190,6 +192,23 @@ def test_a_projection_finds_the_nearest_case_by_parts_alone(parts_run, monkeypat
     assert found.made.shape[1:] == found.labels.shape == tuple(model.plan.grid.shape)
     assert {shape for _, shape in learned_from} == {(16, 16, 16)}
     assert len({start for start, _ in learned_from}) > 20
+
+
+@pytest.mark.parametrize("kind", ["classes", "no field", "no critic", "no labels"])
+def test_models_of_parts_of_every_kind_are_projected_on(parts_plan, cases_of_32, kind):
+    plan = replace(parts_plan, classes=("old", "young") if kind == "classes" else ())
+    if kind == "no field":
+        plan = replace(plan, field=replace(plan.field, kind="none"))
+    if kind == "no labels":
+        plan = replace(plan, labels=())
+    torch.manual_seed(0)
+    critic = Critic(build_discriminator(plan_of_critic(plan)), 1.0, torch.zeros(1), torch.ones(1))
+    model = Model(Path("model"), build_generator(plan), plan, {}, None if kind == "no critic" else critic)
+    found = Projector(model, candidates=4).project_working(cases_of_32[0], steps=2)
+    assert found.made.shape == cases_of_32[0].image.shape and np.isfinite(found.made).all()
+    assert (found.labels is None) == (kind == "no labels")
+    if kind == "classes":
+        assert found.class_weights.sum() == pytest.approx(1)
 
 
 def test_parts_that_cannot_be_are_refused(parts_plan):

@@ -49,7 +49,7 @@ def test_they_are_made_once_and_anew_when_anything_changes(data, small_plan, tmp
 
 def test_a_disk_without_room_is_told_before_the_work(data, small_plan, tmp_path, monkeypatch):
     monkeypatch.setattr(prepared.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 1000))
-    with pytest.raises(InputError, match="GB left"):
+    with pytest.raises(InputError, match="GB are left in"):
         prepare_cases(find_dataset(data), small_plan, tmp_path / "prepared")
     assert not (tmp_path / "prepared").exists()
 

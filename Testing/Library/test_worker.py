@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -209,6 +210,40 @@ def test_a_silent_worker_is_seen_to_be_silent(started):
     assert job.poll() == [] and job.state() == RUNNING and job.silent_seconds() >= 0.3
     job.ask_to_stop()  # it knows no STOP file
     assert job.state() == LOST
+
+
+CLEARING = """
+import signal, sys, time
+sys.path.insert(0, {root!r})
+from pathlib import Path
+from GEDGANLib.jobs import end_on_termination
+file = Path({file!r})
+with end_on_termination():
+    try:
+        file.touch()
+        time.sleep(30)
+    finally:
+        file.unlink()
+"""
+
+
+def test_a_worker_without_a_stop_file_clears_away_what_is_half_done(started, tmp_path):
+    file = tmp_path / "half"
+    job = started(["train"], launch=script(CLEARING.format(root=str(Path(worker.__file__).parents[1]), file=str(file))))
+    until(file.exists)
+    job.ask_to_stop()
+    assert not job.alive() and not file.exists()
+
+
+def test_a_worker_that_does_not_listen_is_killed(started, tmp_path):
+    file = tmp_path / "deaf"
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+    job = started(["train"], launch=script(deaf + f"open({str(file)!r}, 'w').close(); time.sleep(30)"))
+    until(file.exists)
+    job.ask_to_stop(wait_seconds=0)
+    assert job.alive()
+    job.ask_to_stop(wait_seconds=0.3)
+    assert not job.alive()
 
 
 def test_what_cannot_be_started_or_written_is_said(tmp_path):

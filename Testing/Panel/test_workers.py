@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import slicer
@@ -207,6 +208,35 @@ def test_the_model_stays_chosen_while_it_is_in_use(panel, instead, model):
     panel.ui.projectButton.click()
     pump(lambda: not panel.tasks.name)
     assert panel.ui.modelCombo.isEnabled()
+
+
+def test_a_report_that_was_killed_leaves_nothing(panel, instead, model):
+    from GEDGANPanel import places
+
+    instead("import time; time.sleep(600)")
+    panel.ui.reportDataPath.currentPath = str(model.parent)
+    panel.ui.reportButton.click()
+    folder = Path(panel.judge_section.job.worker.about["notes"]["page"]).parent
+    cases = folder / ".partial-1-x" / "real-0"
+    cases.mkdir(parents=True)
+    (cases / "images.npy").write_bytes(b"0" * 1000)
+    panel.judge_section.job.worker.kill()
+    pump(lambda: panel.judge_section.job is None)
+    assert not folder.exists() and folder.parent == places.base_folder() / "reports"
+
+
+def test_a_job_without_a_stop_file_that_does_not_listen_is_ended(panel, instead, model, monkeypatch):
+    from GEDGANPanel import following
+
+    monkeypatch.setattr(following, "CLEARING_SECONDS", 0.5)
+    instead("import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(600)")
+    panel.ui.reportDataPath.currentPath = str(model.parent)
+    panel.ui.reportButton.click()
+    worker = panel.judge_section.job.worker
+    pump(lambda: (worker.folder / "events.jsonl").stat().st_size)
+    panel.ui.reportButton.click()
+    pump(lambda: panel.judge_section.job is None)
+    assert not worker.alive() and "The report was stopped" in panel.ui.messageLabel.text
 
 
 def test_the_report_in_the_model_is_shown_until_it_has_learned_on(panel, model):
