@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from . import __version__
 from .errors import InputError, StoppedOnRequest
@@ -222,7 +223,7 @@ def run_explain(arguments: argparse.Namespace, events: Events) -> None:
             unlikeness = None if model is None else unlikeness_map(model, case)
             show(2, 2, "")
         if model is not None:
-            warn_of_other_kind(arguments.volume, case, model.plan, events)
+            warn_of_other_kind(arguments.volume, case.image.shape[1:], case.affine, model.plan, events)
         if unlikeness is not None and unlikeness.mean() > UNLIKE:
             message = f"{arguments.volume} is unlike the model's scans nearly everywhere: is it a scan of their kind?"
             events.emit("warning", message=message)
@@ -267,18 +268,22 @@ OTHER_SIZE = 2.0
 """How many times larger or smaller than a model's scans one is, along an axis, that is probably of another kind."""
 
 
-def warn_of_other_kind(path: Path, case, plan, events: Events) -> None:
-    """Warn of a scan whose size is not that of the scans a model learned from."""
+def warn_of_other_kind(name: object, shape: Sequence[int], affine: Any, plan: Any, events: Events) -> None:
+    """Warn of a scan whose size is not that of the scans a model learned from.
+
+    :param name: of the scan, or its path.
+    :param shape, affine: of its grid, voxels along its own axes.
+    """
     import numpy as np
 
     from .volumes.geometry import spacing_of, to_closest_ras
 
-    image, affine = to_closest_ras(case.image, case.affine)
-    own = np.array(image.shape[1:]) * spacing_of(affine)
+    nothing, affine = to_closest_ras(np.broadcast_to(np.float32(0), (1, *shape)), affine)
+    own = np.array(nothing.shape[1:]) * spacing_of(affine)
     usual = np.array(plan.grid.shape) * plan.grid.spacing
     if (own > OTHER_SIZE * usual).any() or (usual > OTHER_SIZE * own).any():
         sizes = [" x ".join(f"{side:.0f}" for side in sides) for sides in (own, usual)]
-        message = f"{path} reaches {sizes[0]} mm, the model's scans about {sizes[1]} mm: is it a scan of their kind?"
+        message = f"{name} reaches {sizes[0]} mm, the model's scans about {sizes[1]} mm: is it a scan of their kind?"
         events.emit("warning", message=message)
 
 

@@ -23,12 +23,16 @@ NNUNET_NAME = re.compile(r"Dataset\d{3}_.")
 def run_evaluate(arguments: argparse.Namespace, events: Events) -> None:
     from .device import choose_device
     from .quality.report import HTML
-    from .synthesis.model_file import keep_report, load_model
+    from .synthesis.model_file import keep_report, load_model, refuse_unwritable
     from .volumes.writing import new_folder
 
     device = choose_device(arguments.device)
     model = load_model(arguments.model, device)
     digest = model.digest  # of what is judged, before a training that goes on can write another one
+    try:
+        refuse_unwritable(arguments.model)
+    except InputError as error:
+        events.emit("warning", message=f"The report will not be kept in the model file: {error}")
     with new_folder(arguments.output) as folder, TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as cases:
         try:
             said, figures = _judge(arguments, model, device, folder, Path(cases), events)
@@ -41,6 +45,7 @@ def run_evaluate(arguments: argparse.Namespace, events: Events) -> None:
     print(f"The report is {arguments.output / HTML}.")
     try:  # where the panel, and whoever is given the model, find what is known of it
         keep_report(arguments.model, figures, digest)
+        print(f"Its figures are in {arguments.model} too.")
     except InputError as error:
         events.emit("warning", message=f"The report is not kept in the model file: {error}")
 

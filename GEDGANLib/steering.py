@@ -104,7 +104,7 @@ def run_project(arguments: argparse.Namespace, events: Events) -> None:
         claim_scene(arguments.scene)
         model = load_model(arguments.model, arguments.device, with_critic=True)
         case = read_scan(arguments.volume, [channel.name for channel in model.plan.channels], events)
-        warn_of_other_kind(arguments.volume, case, model.plan, events)
+        warn_of_other_kind(arguments.volume, case.image.shape[1:], case.affine, model.plan, events)
         usual = _what_is_usual(arguments, model, case, events)
         projection, maps = _project(arguments, events, model, case, usual, folder)
     words = ", what is left and the anomaly map" if arguments.healthy is not None else " and what is left"
@@ -202,7 +202,9 @@ def _write_maps(folder: Path, maps: list[tuple[str, np.ndarray]], case: Any, mod
 
     for name, array in maps:
         path = folder / f"{name.replace(' ', '-')}.nrrd"
-        write_volume(path, array, case.affine, f"{name} of {case.name}, {describe_origin(model)}")
+        # What is left over is the patient's scan as much as the model's.
+        whose = describe_origin(model) if name.startswith("nearest") else "made from a real scan; treat it like that"
+        write_volume(path, array, case.affine, f"{name} of {case.name}: {whose}")
 
 
 def _in_units_of(case: Any, model: Any, projection: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -223,6 +225,7 @@ def _what_is_usual(arguments: argparse.Namespace, model: Any, case: Any, events:
     :returns: a ``Healthy``, a list of working cases, or None when no anomaly map is asked for.
     :raises InputError: a file or folder that cannot be used, too few cases.
     """
+    from .commands import warn_of_other_kind
     from .judging import find_for
     from .synthesis.anomaly import FEWEST, Healthy
     from .synthesis.membership import membership
@@ -241,8 +244,12 @@ def _what_is_usual(arguments: argparse.Namespace, model: Any, case: Any, events:
             taught = model.about.get("trained_images")
             _tell_new(len(set(healthy.digests) - set(taught)) if taught else 0, events)
         return healthy
-    every = load_working_cases(find_for(model, arguments.healthy), model.plan)
-    cases = [working for working in every if image_digest(working) != own]
+    dataset = find_for(model, arguments.healthy)
+    # Their segmentations are not needed, whatever they are.
+    dataset = replace(dataset, cases=tuple(replace(files, label=None) for files in dataset.cases))
+    cases = [working for working in load_working_cases(dataset, model.plan) if image_digest(working) != own]
+    for working in cases:
+        warn_of_other_kind(working.name, working.source_shape, working.source_affine, model.plan, events)
     unseen = [cases[index] for index in membership(model.about, cases).unseen]
     if len(unseen) >= FEWEST:
         return unseen

@@ -148,6 +148,8 @@ def evaluate(model: Model, cases: Sequence[WorkingCase], settings: Settings, bar
     if settings.utility:
         with bar("training U-Nets") as show:
             _utility(result, plan, settings, show)
+    else:
+        result.notes.append("What the pairs are worth for a segmentation was not measured, as was asked for (--quick).")
     result.summary += summary_of(result)
     return result
 

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from .evaluation import Evaluation
 
 
+WHOLE = 0.9
+"""Share of cases whose label hangs together, relative to that of real ones, below which it is said."""
 BLURRED = 0.7
 """Power of the finest details, relative to that of training cases, below which cases count as blurred."""
 
@@ -36,6 +38,17 @@ def summary_of(result: Evaluation) -> list[str]:
         found.append(
             f"Sharpness: fine details are weaker than in real cases ({power['made']:.0%} of their power; training "
             f"cases {power['real']:.0%})."
+        )
+    pieces = "pieces of "
+    odd = [
+        f"{name.removeprefix(pieces)} in {1 - each['made']:.0%}"
+        for name, each in result.figures.get("volumes and intensities", {}).items()
+        if name.startswith(pieces) and each["made"] < WHOLE * each.get("new", 1)
+    ]
+    if odd:
+        found.append(
+            "Shape: a label is missing or in pieces in more of the synthesized cases than of the real ones: "
+            f"{', '.join(odd)} of them."
         )
     if "diversity" in section:
         diversity = section["diversity"]["made"]

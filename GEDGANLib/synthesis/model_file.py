@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -96,6 +97,17 @@ def save_model(path: Path, generator, plan: Plan, about: dict[str, Any], critic:
     write_bytes(path, _with_header(save(tensors, header)))
 
 
+def refuse_unwritable(path: Path) -> None:
+    """:raises InputError: a model file that a report cannot be put into: it is write-protected, or its folder is."""
+    path = Path(path).resolve()
+    try:
+        for place, what in ((path, ""), (path.parent, "the folder of ")):
+            if not place.stat().st_mode & 0o200 or not os.access(place, os.W_OK):
+                raise InputError(f"{what}{path} is write-protected.", "Judge a copy of it to have the report in it.")
+    except OSError as error:
+        raise InputError(f"The model {path} cannot be read any more: {error.strerror}.", "Check the path.") from error
+
+
 def keep_report(path: Path, report: dict[str, Any], digest: str) -> None:
     """Put the figures of a report into the header of the model file that it is about.
 
@@ -106,6 +118,7 @@ def keep_report(path: Path, report: dict[str, Any], digest: str) -> None:
     :raises InputError: the file cannot be read or written, or has become another one meanwhile; it is what it was then.
     """
     path = Path(path).resolve()  # what a link leads to, not the link
+    refuse_unwritable(path)
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -159,7 +172,7 @@ def read_header(path: Path) -> tuple[Plan, dict[str, Any]]:
 def _read_entries(path: Path) -> dict[str, str]:
     """The metadata of the file's header alone."""
     if path.is_dir():
-        raise InputError(f"{path} is a folder, not a model file.", f"Did you mean {path / 'model.safetensors'}?")
+        raise _not_a_file(path)
     try:
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -196,6 +209,12 @@ def load_model(path: Path, device: str = "cpu", with_critic: bool = False) -> Mo
     _fill(generator, {name: tensor for name, tensor in tensors.items() if not name.startswith(of_critic)}, path)
     critic = _load_critic(path, plan, about, tensors, device) if with_critic and REALNESS + "mean" in tensors else None
     return Model(path, generator.to(device).eval(), plan, about, critic)
+
+
+def _not_a_file(path: Path) -> InputError:
+    inside = path / "model.safetensors"
+    hint = f"Did you mean {inside}?" if inside.is_file() else "Choose the model.safetensors of a run."
+    return InputError(f"{path} is a folder, not a model file.", hint)
 
 
 def _understand(path: Path, header: dict[str, Any]) -> tuple[Plan, dict[str, Any]]:
@@ -247,7 +266,7 @@ def _read(path: Path) -> tuple[dict[str, str], dict]:
     from safetensors import SafetensorError, safe_open
 
     if path.is_dir():
-        raise InputError(f"{path} is a folder, not a model file.", f"Did you mean {path / 'model.safetensors'}?")
+        raise _not_a_file(path)
     try:
         with open(path, "rb") as file:
             start = file.read(16)
@@ -264,7 +283,7 @@ def _read(path: Path) -> tuple[dict[str, str], dict]:
             ) from error
         length = int.from_bytes(start[:8], "little")
         cut_off = start[8:9] == b"{" and ("incomplete" in str(error).lower() or path.stat().st_size < length + 8)
-        if cut_off or len(start) < 16:
+        if cut_off or not start:
             text = f"{path} is cut off: the end of the file is missing."
             raise InputError(text, "Copy it again from where it came from.") from error
         raise InputError(

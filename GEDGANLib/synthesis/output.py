@@ -15,7 +15,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..volumes.case import Label
-from ..volumes.geometry import centre_of, compose, resample, spacing_of
+from ..volumes.geometry import resample, spacing_of, working_affine
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,10 @@ def refuse_huge(grid: OutputGrid, plan) -> None:
 
 
 def _about_the_centre(plan, shape: Sequence[float], spacing: Sequence[float]) -> OutputGrid:
+    """About the centre of the working grid, and on its voxels along axes of the same spacing: half a voxel beside them
+    everything would be blurred."""
     shape = tuple(int(side) for side in shape)
-    directions = np.array(plan.grid.directions)
-    half = directions @ ((np.array(shape) - 1) / 2 * np.array(spacing))
-    centre = centre_of(plan.grid.affine, plan.grid.shape)
-    return OutputGrid(shape, compose(directions, spacing, centre - half))
+    return OutputGrid(shape, working_affine(plan.grid.affine, plan.grid.shape, shape, spacing))
 
 
 def to_grid(output: np.ndarray, image_channels: int, source: OutputGrid, grid: OutputGrid) -> np.ndarray:

@@ -353,8 +353,10 @@ def load_case(
     strange = sorted({label.name for label in table.labels()} - known) if raw.label_values is not None else []
     if strange and known:
         raise InputError(
-            f"{files.label} has labels that the plan does not know: {', '.join(strange)}.",
-            "Make a new plan with `gedgan plan`, or correct the segmentation.",
+            f"{files.label} has labels that the plan does not know, {', '.join(strange)}; it knows "
+            f"{', '.join(sorted(known))}.",
+            "If they are these under other names, copy the dataset.json that names them into the folder. If not, "
+            "correct the segmentation, or make a new plan with `gedgan plan` and train with that.",
         )
     indices = table.renumber(raw, labels) if known else None
     return Case(

@@ -98,8 +98,10 @@ def test_the_words_on_fidelity_go_with_the_figures(made, low, words):
         "fidelity and diversity": {"kernel distance": {"made": {"value": made, "low": low, "high": 7.2}, "real": real}},
         "structure": {"fine power": {"made": 0.28 if made > 1 else 0.9, "real": 0.91}},
     }
+    figures["volumes and intensities"] = {"pieces of Anterior": {"made": 0.73, "new": 0.8 if made < 1 else 1.0}}
     said = " ".join(summary_of(Evaluation({}, figures)))
     assert words in said and ("fine details are weaker" in said) == (made > 1)
+    assert ("Anterior in 27% of them" in said) == (made > 1)
 
 
 def test_few_cases_and_none_new_are_said(trained_model, trained_folder, tmp_path, capsys):
@@ -308,3 +310,16 @@ def test_a_report_without_room_for_its_cases_is_refused_at_once(
     assert main(command) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert f"GB are left in {tmp_path / 'report'}" in said and "output folder on another disk" in said
+
+
+def test_a_model_that_is_write_protected_stays_as_it_is(trained_model, trained_folder, tmp_path, capsys):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(trained_model.read_bytes())
+    path.chmod(0o444)
+    content = path.read_bytes()
+    command = ["evaluate", str(path), "--data", str(trained_folder), "-o", str(tmp_path / "report")]
+    assert main([*command, "-n", "3", "--updates", "5", "--quick"]) == 0
+    printed, said = (" ".join(text.split()) for text in capsys.readouterr())
+    assert "The report will not be kept in the model file" in said and "Its figures are in" not in printed
+    assert path.read_bytes() == content
+    assert "as was asked for (--quick)" in printed

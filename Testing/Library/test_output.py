@@ -15,7 +15,7 @@ from GEDGANLib.errors import InputError
 from GEDGANLib.exchange.nnunet import voxels_to_write
 from GEDGANLib.networks.build import build_generator
 from GEDGANLib.synthesis.model_file import load_model, save_model
-from GEDGANLib.synthesis.output import grid_of_spacing, original_grid, refuse_huge
+from GEDGANLib.synthesis.output import grid_of_spacing, original_grid, refuse_huge, to_grid, working_grid
 from GEDGANLib.synthesis.synthesizer import Form, Synthesizer, most_probable
 from GEDGANLib.volumes import pictures
 from GEDGANLib.volumes.geometry import centre_of, spacing_of
@@ -203,3 +203,15 @@ def test_a_model_whose_cases_are_all_alike_says_so(small_plan, tmp_path, capsys,
     assert main(["export", str(path), "--to", "monai-bundle", "-o", str(tmp_path / "bundle")]) == 0
     said = " ".join(capsys.readouterr().err.split())
     assert said.count("hardly differ from each other (3% of the variety") == 2 * told
+
+
+def test_a_case_of_the_same_voxels_is_cut_out_and_not_blurred(small_plan):
+    shape = tuple(side - 3 for side in small_plan.grid.shape)  # half a voxel aside about the centre
+    plan = replace(
+        small_plan, data={**small_plan.data, "median_shape": shape, "median_spacing": small_plan.grid.spacing}
+    )
+    output = np.random.default_rng(0).random((1, *plan.grid.shape), np.float32)
+    cut = to_grid(output, 1, working_grid(plan), original_grid(plan))
+    places = [[np.abs(output[0][tuple(slice(a, a + n) for a, n in zip(start, shape))] - cut[0]).max() < 1e-4]
+              for start in np.ndindex(4, 4, 4)]  # fmt: skip
+    assert sum(map(any, places)) == 1

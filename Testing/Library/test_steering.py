@@ -200,7 +200,11 @@ def test_the_commands_write_series_projection_and_anomaly(trained_model, trained
     assert main([*command, "--healthy", str(few)]) == 0
     assert "What is usual in 6 healthy cases" in capsys.readouterr().out  # all but the scan itself
     assert set(np.unique(nrrd.read(str(out / "nearest-segmentation.nrrd"))[0])) <= {0, 1, 2}
-    anomaly, _ = nrrd.read(str(out / "anomaly.nrrd"))
+    anomaly, about = nrrd.read(str(out / "anomaly.nrrd"))
+    # Only what the model made is no patient.
+    assert "not a patient" in nrrd.read_header(str(out / "nearest.nrrd"))["content"]
+    for header in (about, nrrd.read_header(str(out / "residual.nrrd"))):
+        assert "made from a real scan" in header["content"] and "not a patient" not in header["content"]
     assert np.isfinite(anomaly).all() and anomaly.std() > 0
     assert len(list((out / "more" / "imagesTr").iterdir())) == 2
     kept = out / "healthy.safetensors"
@@ -213,7 +217,7 @@ def test_the_commands_write_series_projection_and_anomaly(trained_model, trained
     np.testing.assert_allclose(nrrd.read(str(tmp_path / "again" / "anomaly.nrrd"))[0], anomaly, atol=1e-3)
 
 
-def test_a_scan_of_another_kind_is_told(trained_model, tmp_path, capsys):
+def test_a_scan_of_another_kind_is_told(trained_model, trained_folder, tmp_path, capsys):
     import nibabel
 
     scan = tmp_path / "scan.nii.gz"
@@ -225,6 +229,15 @@ def test_a_scan_of_another_kind_is_told(trained_model, tmp_path, capsys):
         said = capsys.readouterr()
         assert "reaches 32 x 48 x 32 mm, the model's scans about 144 x 216 x 144 mm" in " ".join(said.err.split())
         assert "-" not in said.out.partition("explains")[2].partition("%")[0]
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    for path in [*sorted((trained_folder / "imagesTr").iterdir())[-6:], scan]:
+        shutil.copy(path, mixed)
+    own = sorted((trained_folder / "imagesTr").iterdir())[-1]
+    command = ["project", str(trained_model), str(own), "--steps", "1", "--healthy", str(mixed)]
+    assert main([*command, "-o", str(tmp_path / "of-mixed")]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("is it a scan of their kind?") == 1 and "scan reaches 32 x 48 x 32 mm" in said
     nibabel.save(nibabel.Nifti1Image((voxels > 450).astype(np.int16), np.diag([9.0, 9.0, 9.0, 1.0])), scan)
     assert main(["explain", str(scan), "-o", str(tmp_path / "labels")]) == 0
     assert "looks like a segmentation" in " ".join(capsys.readouterr().err.split())
