@@ -31,7 +31,7 @@ from .features import FEWEST_PAIRS, encoder_for
 from .orientation import orientation_statistics
 from .privacy import Privacy, examine
 from .similarity import levels_of, pairwise_similarity
-from .spectrum import fine_power_ratio, radial_power
+from .spectrum import fine_power_ratio, nyquist_excess, radial_power
 from .summary import summary_of
 from .utility import measure_utility
 
@@ -312,7 +312,11 @@ def _structure(result: Evaluation, images: dict[str, list[np.ndarray]], plan) ->
         "fine power": {
             "made": round(fine_power_ratio(first["reference"], first["made"]), 4),
             "real": round(fine_power_ratio(first["reference"], first["compared"]), 4),
-        }
+        },
+        "checkerboard": {
+            "made": round(nyquist_excess(first["made"]), 4),
+            "real": round(nyquist_excess(first["compared"]), 4),
+        },
     }
     result.curves["spectrum"] = {name: radial_power(group) for name, group in first.items()}
     if plan.spatial_dims == 3:

@@ -40,6 +40,7 @@ EXPLAINED = {
     "diversity": "variance between cases over that of real ones; 0 is collapse",
     "pairwise MS-SSIM": "how alike two cases are on average; compare with real, far above is too much alike",
     "fine power": "share of the finest details over that of real ones; 1 as real, below it is blur",
+    "checkerboard": "power of what repeats every second voxel over that of a little coarser details; compare with real",
     "elevation apart": "which way surfaces face, up or sideways: 0 as real, 1 nothing in common",
     "azimuth apart": "which way surfaces face within the axial plane",
     "authenticity": "share of cases farther from the training case nearest to them than that is from its own nearest",

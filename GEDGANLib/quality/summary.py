@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from .evaluation import Evaluation
 
 
+PATTERNED = 2.0
+"""Power at Nyquist's frequency, relative to that of training cases, from which on it is said."""
 WHOLE = 0.9
 """Share of cases whose label hangs together, relative to that of real ones, below which it is said."""
 BLURRED = 0.7
@@ -33,7 +35,14 @@ def summary_of(result: Evaluation) -> list[str]:
             f"{made['value']:.2g} ({made['low']:.2g} to {made['high']:.2g}), that of training cases "
             f"{real['value']:.2g} ({real['low']:.2g} to {real['high']:.2g})."
         )
-    power = result.figures.get("structure", {}).get("fine power")
+    structure = result.figures.get("structure", {})
+    pattern, power = structure.get("checkerboard"), structure.get("fine power")
+    if pattern is not None and pattern["made"] > PATTERNED * pattern["real"]:
+        found.append(
+            "Pattern: what repeats every second voxel, a checkerboard, is stronger in synthesized cases than in real "
+            f"ones ({pattern['made']:.2g} times the power of a little coarser details; training cases "
+            f"{pattern['real']:.2g})."
+        )
     if power is not None and power["made"] < BLURRED * power["real"]:
         found.append(
             f"Sharpness: fine details are weaker than in real cases ({power['made']:.0%} of their power; training "

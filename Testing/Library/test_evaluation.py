@@ -96,12 +96,16 @@ def test_the_words_on_fidelity_go_with_the_figures(made, low, words):
     real = {"value": 0.7, "low": -1.3, "high": 2.7}
     figures = {
         "fidelity and diversity": {"kernel distance": {"made": {"value": made, "low": low, "high": 7.2}, "real": real}},
-        "structure": {"fine power": {"made": 0.28 if made > 1 else 0.9, "real": 0.91}},
+        "structure": {
+            "fine power": {"made": 0.28 if made > 1 else 0.9, "real": 0.91},
+            "checkerboard": {"made": 2.2 if made > 1 else 0.5, "real": 0.4},
+        },
     }
     figures["volumes and intensities"] = {"pieces of Anterior": {"made": 0.73, "new": 0.8 if made < 1 else 1.0}}
     said = " ".join(summary_of(Evaluation({}, figures)))
     assert words in said and ("fine details are weaker" in said) == (made > 1)
     assert ("Anterior in 27% of them" in said) == (made > 1)
+    assert ("a checkerboard, is stronger" in said) == (made > 1)
 
 
 def test_few_cases_and_none_new_are_said(trained_model, trained_folder, tmp_path, capsys):

@@ -10,7 +10,7 @@ from scipy import ndimage
 from GEDGANLib.quality.distances import coverage, kernel_distance, relative_diversity
 from GEDGANLib.quality.features import Encoder
 from GEDGANLib.quality.segmentation import Pairs, augment, dice, mean_dice, train_segmenter
-from GEDGANLib.quality.spectrum import fine_power_ratio, radial_power
+from GEDGANLib.quality.spectrum import fine_power_ratio, nyquist_excess, radial_power
 
 
 def test_kernel_distance_is_unbiased_and_its_interval_honest(random):
@@ -61,6 +61,9 @@ def test_blur_lacks_fine_power_and_a_checkerboard_has_too_much(random):
     assert fine_power_ratio(real, real[::-1]) == pytest.approx(1)
     assert fine_power_ratio(real, blurred) < 0.2
     assert fine_power_ratio(real, board) > 3
+    assert nyquist_excess(real) < 1 and nyquist_excess(blurred) < 1
+    for axis in range(3):  # along one axis, and fainter than it can be seen
+        assert nyquist_excess(real + 0.03 * (-1.0) ** np.indices((24, 24, 24))[axis]) > 2 * nyquist_excess(real)
     powers = radial_power(np.sin(2 * np.pi * 0.25 * np.arange(32))[None, :, None] * np.ones((1, 32, 32)))
     assert powers.argmax() in (7, 8)  # a quarter of a cycle a voxel lies in the middle of 16 shells up to a half
 
