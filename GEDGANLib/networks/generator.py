@@ -18,8 +18,9 @@ class Generator(nn.Module):
     A learned coarse pattern, one a channel, is weighted by a linear map of the latent; every stage doubles the grid by
     linear interpolation and refines it with residual blocks. At full resolution there is one narrow convolution,
     because wide ones there would cost more than all others together. (Moving channels into space instead is cheaper
-    still, but left a checkerboard in every short training, equal initial weights or not.) What comes out is added to a
-    learned mean case.
+    still, but left a checkerboard in every short training, equal initial weights or not.) What comes out is added to
+    the mean case of the data, which is given and not learned: as weights its voxels, each its own, learned a
+    checkerboard.
 
     :param spatial_dims: 2 or 3.
     :param shape: voxels of the output grid, every side a multiple of the product of its strides.
@@ -31,7 +32,7 @@ class Generator(nn.Module):
     :param blocks: residual blocks a stage.
     :param strides: how each stage divides the grid, finest first, see ``blocks.strides_of``; 2 along every axis when
         not given.
-    :param mean_shape: voxels of the learned mean case; ``shape`` when not given, () for none.
+    :param mean_shape: voxels of the mean case; ``shape`` when not given, () for none.
     :raises ValueError: a side of ``shape`` is not such a multiple.
     """
 
@@ -72,11 +73,11 @@ class Generator(nn.Module):
         narrow = max(widths[-1] // 2, 2 * (image_channels + label_channels))
         self.narrow = convolution(spatial_dims, widths[-1], narrow, 1)
         self.output = convolution(spatial_dims, narrow, image_channels + label_channels, 3, padding=1)
-        # What the output is without any latent, before tanh and softmax; see start_from.
+        # What the output is without any latent, before tanh and softmax; see start_from. It has no gradient.
         self.mean_case = (
             None
             if mean_shape == ()
-            else nn.Parameter(torch.zeros(1, image_channels + label_channels, *(mean_shape or shape)))
+            else nn.Parameter(torch.zeros(1, image_channels + label_channels, *(mean_shape or shape)), False)
         )
         with torch.no_grad():
             # Small, so that a training starts close to the mean case.

@@ -62,7 +62,8 @@ class PartsGenerator(nn.Module):
         channels = image_channels + (label_count + 1 if label_count else 0)
         coarse_width = widths[-1 - FINE_STAGES]
         self.coarse_output = convolution(spatial_dims, coarse_width, channels, 3, padding=1)
-        self.mean_case = nn.Parameter(torch.zeros(1, channels, *(side // FACTOR for side in shape)))
+        # Not learned, see ``Generator``.
+        self.mean_case = nn.Parameter(torch.zeros(1, channels, *(side // FACTOR for side in shape)), False)
         with torch.no_grad():
             self.coarse_output.weight.mul_(0.03)
 

@@ -68,6 +68,8 @@ def test_the_report_has_every_part_beside_real_cases(trained_model, trained_fold
     assert {"volume of grey matter", "brightness of T1", "pieces of white matter"} <= set(measures)
     assert 0 <= measures["volume of grey matter"]["apart"] <= 1 and "new apart" in measures["volume of grey matter"]
     assert {"fine power", "elevation apart", "linear apart"} <= set(figures["structure"])
+    # A mean case that is learned voxel by voxel holds one.
+    assert figures["structure"]["checkerboard"]["made"] < 1.5 * figures["structure"]["checkerboard"]["real"]
     assert figures["privacy"]["verdict"] in ("memorised", "no sign of copies")
     assert set(figures["utility"]) >= {"real", "synthesized", "real and synthesized"}
     assert figures["utility"]["real and synthesized"]["pairs"] == figures["utility"]["real"]["pairs"] + 14

@@ -68,3 +68,8 @@ def test_a_training_starts_at_the_mean_case(small_plan, small_cases):
         generated = trainer.generator(trainer._latents()).mean(0)
     mean = trainer.statistics.means[0]
     assert (generated - mean).abs().mean() < 0.1 * (mean - mean.mean((1, 2, 3), keepdim=True)).abs().mean()
+    for _ in range(2):
+        assert trainer.step().sound()
+    with torch.no_grad():  # and keeps it, where nothing is added to it
+        kept = trainer.generator.read_out(trainer.generator.mean_case)[0]
+    assert (kept - mean).abs().max() < 0.05
