@@ -220,8 +220,10 @@ class _Run:
         try:
             load_state(self.trainer, tensors, step)
         except (KeyError, RuntimeError, ValueError) as error:
-            text = f"The checkpoint in {self.run} belongs to another plan."
-            raise InputError(text, "Train in a new folder.") from error
+            text = f"The checkpoint in {self.run} belongs to another plan, or was written by an earlier GED-GAN."
+            raise InputError(
+                text, "Train in a new folder; --from MODEL starts from what a model has learned."
+            ) from error
 
     def _start_from_model(self) -> None:
         weights = self.options.start_from

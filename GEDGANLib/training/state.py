@@ -69,10 +69,12 @@ def _below(name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _check_moments(optimizer: torch.optim.Optimizer, state: dict[int, dict[str, Tensor]]) -> None:
-    """:raises KeyError: the state is another optimiser's."""
+    """:raises KeyError: the state is another optimiser's, or that of other weights."""
     wanted = "direction" if isinstance(optimizer, ConjugateGradient) else "exp_avg_sq"
-    if any(wanted not in moments for moments in state.values()):
-        raise KeyError(wanted)
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    for index, moments in state.items():
+        if wanted not in moments or index >= len(weights) or moments[wanted].shape != weights[index].shape:
+            raise KeyError(wanted)
 
 
 def _networks(trainer: Trainer) -> dict[str, torch.nn.Module]:

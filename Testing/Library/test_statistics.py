@@ -73,3 +73,16 @@ def test_a_training_starts_at_the_mean_case(small_plan, small_cases):
     with torch.no_grad():  # and keeps it, where nothing is added to it
         kept = trainer.generator.read_out(trainer.generator.mean_case)[0]
     assert (kept - mean).abs().max() < 0.05
+
+
+def test_the_state_of_other_weights_is_not_taken(small_plan, small_cases):
+    from GEDGANLib.training.state import load_state, state_of
+    from GEDGANLib.training.trainer import Trainer
+
+    trainer = Trainer(small_plan, small_cases, "cpu", 0)
+    assert trainer.step().sound()
+    state = state_of(trainer)
+    load_state(trainer, state, 1)
+    state["generator_optimizer.0.exp_avg_sq"] = state["generator_optimizer.1.exp_avg_sq"].clone()
+    with pytest.raises(KeyError):
+        load_state(trainer, state, 1)
