@@ -30,9 +30,8 @@ def radial_power(images: Sequence[np.ndarray], bins: int | None = None) -> np.nd
     window = np.ones(grid)
     radius = np.zeros(grid)
     for axis, side in enumerate(grid):
-        along = [side if other == axis else 1 for other in range(len(grid))]
-        window = window * np.hanning(side + 2)[1:-1].reshape(along)
-        radius = radius + np.fft.fftfreq(side).reshape(along) ** 2
+        window = window * _window(axis, grid)
+        radius = radius + _along(axis, grid, np.fft.fftfreq(side)) ** 2
     shell = np.minimum((np.sqrt(radius) / 0.5 * bins).astype(int), bins)  # the corners beyond 0.5 go into a last shell
     total = np.zeros(bins + 1)
     for image in images:
@@ -53,14 +52,22 @@ def nyquist_excess(images: Sequence[np.ndarray]) -> float:
     at, below = np.zeros(len(grid)), np.zeros(len(grid))
     for image in images:
         for axis, side in enumerate(grid):
-            along = [side if other == axis else 1 for other in range(len(grid))]
-            window = np.hanning(side + 2)[1:-1].reshape(along)
-            power = np.abs(np.fft.rfft((image - image.mean()) * window, axis=axis)) ** 2
+            power = np.abs(np.fft.rfft((image - image.mean()) * _window(axis, grid), axis=axis)) ** 2
             power = np.moveaxis(power, axis, 0).reshape(power.shape[axis], -1).mean(1)
             frequency = np.fft.rfftfreq(side)
             at[axis] += power[-1]
             below[axis] += power[(frequency > BELOW[0]) & (frequency < BELOW[1])].mean()
     return float((at / np.maximum(below, 1e-12)).max())
+
+
+def _window(axis: int, grid: tuple[int, ...]) -> np.ndarray:
+    """Hann's, along one axis."""
+    return _along(axis, grid, np.hanning(grid[axis] + 2)[1:-1])
+
+
+def _along(axis: int, grid: tuple[int, ...], values: np.ndarray) -> np.ndarray:
+    """Values of one axis, shaped to go with an array of the grid."""
+    return values.reshape([side if other == axis else 1 for other, side in enumerate(grid)])
 
 
 def bins_of(grid: tuple[int, ...]) -> int:
