@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from .blocks import SLOPE, ResidualBlock, check_shape, convolution, downsample, strides_of
+from . import phases
+from .blocks import ResidualBlock, check_shape, convolution, downsample, full_precision, leaky, strides_of
 
 
 class Critic(NamedTuple):
@@ -106,9 +106,10 @@ class Discriminator(nn.Module):
         """
         contributions = self._contributions(case, field, labelled)
         pooled = contributions.flatten(2).sum(2)
-        logit = self.logit(pooled).squeeze(1)
-        if self.class_embedding is not None:
-            logit = logit + (pooled * self.class_embedding(class_weights)).sum(1)
+        with full_precision(pooled.device):  # differences of logits are what counts, and they get small
+            logit = self.logit(pooled).squeeze(1)
+            if self.class_embedding is not None:
+                logit = logit + (pooled * self.class_embedding(class_weights)).sum(1)
         return logit
 
     def first_parts(self, stages: int) -> list[nn.Module]:
@@ -133,14 +134,26 @@ class Discriminator(nn.Module):
             case = torch.cat([case[:, : self.image_channels], case[:, self.image_channels :] * shown], 1)
             if self.agreement_channels:
                 field = torch.cat([field[:, : self.field_channels], field[:, self.field_channels :] * shown], 1)
-        x = self.pack(case)
+        x = self._packed(case)
         for index, stage in enumerate(self.stages):
             if index:
-                x = self.transitions[index - 1](downsample(x, self.strides[index]))
+                x = self._transition(index, x)
             if self.enter_field is not None and index == self.field_stage:
                 x = x + self.enter_field(field)
             x = stage(x)
-        return functional.leaky_relu(x, SLOPE) * self.basis
+        return leaky(x) * self.basis
+
+    def _packed(self, case: Tensor) -> Tensor:
+        if set(self.strides[0]) == {2} and phases.pays(case):
+            return phases.packing_convolution(case, self.pack.weight, self.pack.bias)
+        return self.pack(case)
+
+    def _transition(self, index: int, x: Tensor) -> Tensor:
+        """From one stage to stage ``index``."""
+        layer = self.transitions[index - 1]
+        if set(self.strides[index]) == {2} and phases.pays(x):
+            return phases.pooling_convolution(x, layer.weight, layer.bias)
+        return layer(downsample(x, self.strides[index]))
 
 
 class SeparateHeads(nn.Module):

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from .blocks import SLOPE, ResidualBlock, check_shape, convolution, full_precision, strides_of, upsample
+from . import phases
+from .blocks import ResidualBlock, check_shape, convolution, full_precision, leaky, strides_of, upsample
 
 
 class Generator(nn.Module):
@@ -119,7 +119,7 @@ class Generator(nn.Module):
         return self.stages[index](upsample(x, self.strides[index - 1]) if index else x)
 
     def _full(self, x: Tensor) -> Tensor:
-        return upsample(self.narrow(functional.leaky_relu(x, SLOPE)), self.strides[-1])
+        return upsample(self.narrow(leaky(x)), self.strides[-1])
 
     def stages_to(self, count: int, latent: Tensor, class_weights: Tensor | None = None) -> Tensor:
         """The maps after the first ``count`` stages."""
@@ -135,10 +135,18 @@ class Generator(nn.Module):
         """
         for index in range(first, len(self.stages)):
             x = self._stage(index, x)
+        if set(self.strides[-1]) == {2} and phases.pays(x):
+            return self._output_by_phases(x)
         full = self._full(x)
         # In half precision an intensity would be one of a few hundred.
         with full_precision(full.device):
-            return self.output(functional.leaky_relu(full.float(), SLOPE))
+            return self.output(leaky(full.float()))
+
+    def _output_by_phases(self, x: Tensor) -> Tensor:
+        """The same in half precision, see ``phases``: what is added to the mean case is rounded, their sum is not."""
+        full = phases.upsample_to_phases(self.narrow(leaky(x)))
+        output = phases.convolution_of_phases(leaky(full), self.output.weight, self.output.bias)
+        return phases.from_phases(output).float()
 
     def read_out(self, output: Tensor) -> Tensor:
         """Images within [-1, 1] and label probabilities of what the last convolution gives, mean case included."""

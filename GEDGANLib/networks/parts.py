@@ -16,9 +16,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from .blocks import SLOPE, convolution, full_precision, upsample
+from .blocks import convolution, full_precision, leaky, upsample
 from .discriminator import Discriminator, SeparateHeads
 from .generator import Generator, start_of_mean_case
 
@@ -82,7 +81,7 @@ class PartsGenerator(nn.Module):
         """The coarse maps (N, width, *shape / 4) and the coarse case before tanh and softmax."""
         maps = self.stem.stages_to(len(self.stem.stages) - FINE_STAGES, latent, class_weights)
         with full_precision(maps.device):
-            logits = self.mean_case + self.coarse_output(functional.leaky_relu(maps.float(), SLOPE))
+            logits = self.mean_case + self.coarse_output(leaky(maps.float()))
         return maps, logits
 
     def fine(self, maps: Tensor, logits: Tensor, start: Sequence[int], shape: Sequence[int]) -> Tensor:

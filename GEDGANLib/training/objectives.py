@@ -37,6 +37,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..networks.twice import gradients_of_inputs_alone
+
 Inputs = tuple[Tensor, ...]
 """What the discriminator sees of a batch: the case (N, C, *spatial) and, unless it has none, its field."""
 
@@ -103,7 +105,8 @@ def _squared_gradient(logits: Tensor, inputs: Inputs) -> Tensor:
     squares = []
     for head in heads:
         # A head need not see every input.
-        gradients = torch.autograd.grad(head.sum(), inputs, create_graph=True, allow_unused=True)
+        with gradients_of_inputs_alone():
+            gradients = torch.autograd.grad(head.sum(), inputs, create_graph=True, allow_unused=True)
         squares.append(sum(gradient.square().flatten(1).sum(1) for gradient in gradients if gradient is not None))
     return torch.stack(squares, 1)
 

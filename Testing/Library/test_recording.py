@@ -1,0 +1,62 @@
+"""Steps recorded as CUDA graphs, and what stands in for them where they cannot be."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from GEDGANLib.training import recording
+from GEDGANLib.training.recording import Reading, Recorder
+
+
+def test_elsewhere_functions_run_as_they_are() -> None:
+    recorder, calls = Recorder(torch.device("cpu")), []
+    for number in range(5):
+        result = recorder.run("doubled", lambda t: calls.append(1) or {"y": 2 * t["x"]}, {"x": torch.tensor([number])})
+        assert result["y"].item() == 2 * number
+    assert len(calls) == 5 and not recorder.enabled and recorder.refusal is None
+
+
+def test_what_cannot_be_recorded_runs_as_it_is_and_is_told(monkeypatch) -> None:
+    recorder = Recorder(torch.device("cpu"))
+    recorder.enabled = True
+
+    def refuse(*_):
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    monkeypatch.setattr(recorder, "_record", refuse)
+    results = [recorder.run("key", lambda t: {"y": t["x"] + 1}, {"x": torch.tensor([1.0])}) for _ in range(5)]
+    assert all(result["y"].item() == 2 for result in results)
+    assert recorder.refusal == "operation not permitted when stream is capturing" and not recorder.enabled
+
+
+def test_the_switch_turns_recording_off(monkeypatch) -> None:
+    monkeypatch.setenv(recording.SWITCH, "0")
+    assert not Recorder(torch.device("cuda")).enabled
+    monkeypatch.setenv(recording.SWITCH, "1")
+    assert Recorder(torch.device("cuda")).enabled and not Recorder(torch.device("cuda"), enabled=False).enabled
+
+
+def test_a_reading_holds_what_the_numbers_were() -> None:
+    numbers = torch.tensor([1.0, 2.0])
+    reading = Reading(numbers)
+    numbers.zero_()
+    assert reading.take() == [1.0, 2.0]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_recorded_runs_give_what_others_do() -> None:
+    device = torch.device("cuda")
+    weight = torch.randn(4, 4, device=device, requires_grad=True)
+
+    def function(tensors):
+        loss = (tensors["x"] @ weight).tanh().sum()
+        return {"loss": loss.detach(), "slope": torch.autograd.grad(loss, weight)[0]}
+
+    recorder = Recorder(device)
+    for seed in range(6):
+        inputs = {"x": torch.randn(3, 4, generator=torch.Generator().manual_seed(seed))}
+        found = {name: value.clone() for name, value in recorder.run("key", function, inputs).items()}
+        expected = function({"x": inputs["x"].to(device)})
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert recorder.refusal is None and list(recorder._recordings) == ["key"]
