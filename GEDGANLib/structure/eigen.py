@@ -17,6 +17,7 @@ derivative is bounded by constants at every gap, 0 included.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -252,6 +253,13 @@ def symmetric_eigen(entries: Tensor) -> tuple[Tensor, Tensor]:
         return _SymmetricEigen.apply(entries if entries.dtype == torch.float64 else entries.float())
 
 
+@lru_cache(maxsize=32)
+def _halves(size: int, device: str, dtype: torch.dtype) -> Tensor:
+    """1 for entries on the diagonal and ½ for those above it; kept, since a copy to a GPU costs a wait."""
+    with torch.inference_mode(False):
+        return torch.tensor([1.0 if i == j else 0.5 for i, j in COMPONENTS[size]], dtype=dtype, device=device)
+
+
 class _GapWeightedDyads(torch.autograd.Function):
     r"""(λ1-λ2) e1 e1^T and, in 3D, (λ2-λ3) e3 e3^T, stacked in the channel axis.
 
@@ -278,8 +286,7 @@ class _GapWeightedDyads(torch.autograd.Function):
             upper_share = (values[:, 0] - values[:, 1]) / spread
             lower_share = (values[:, 1] - values[:, 2]) / spread
         # Upstream gradients count an upper entry once, though it stands for two: halve it to get a symmetric matrix.
-        halves = torch.tensor([1.0 if i == j else 0.5 for i, j in COMPONENTS[size]], dtype=values.dtype)
-        halves = halves.to(values.device).view(-1, *[1] * (gradient.ndim - 2))
+        halves = _halves(size, str(values.device), values.dtype).view(-1, *[1] * (gradient.ndim - 2))
         channels = len(COMPONENTS[size])
         surface = _to_basis(_as_rows(gradient[:, :channels] * halves, size), vectors)
         total[0][0] = total[0][0] + surface[0][0]

@@ -23,7 +23,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .eigen import gap_weighted_dyads
+from .fused import eigen_directional_field, pays, plain_field
 from .tensor import COMPONENTS, axis_filters, check_image, filtered_structure_tensor, structure_tensor
 
 BLOCK_SIDE = 64
@@ -95,7 +95,7 @@ class EigenDirectionalField(StructureField):
     CHANNELS: ClassVar[dict[int, int]] = {2: 4, 3: 13}
 
     def from_tensor(self, tensor: Tensor, trace: Tensor) -> Tensor:
-        return torch.cat([gap_weighted_dyads(tensor) / (trace + self.tau), torch.log1p(trace / self.tau)], 1)
+        return (eigen_directional_field if pays(tensor) else plain_field)(tensor, self.tau)
 
 
 class RelativeTensorField(StructureField):
