@@ -33,6 +33,18 @@ def _turn(cosine, sine, a, b):
 
 
 @triton.jit
+def _annihilated(p, q, off, r, s, ux, uy, uz, vx, vy, vz):
+    """One Jacobi rotation in the plane of u and v: their entries p, q and off, the entries r and s of their rows."""
+    tangent, cosine, sine = _rotation(p, q, off)
+    p, q, off = p - tangent * off, q + tangent * off, off * 0.0
+    r, s = _turn(cosine, sine, r, s)
+    ux, vx = _turn(cosine, sine, ux, vx)
+    uy, vy = _turn(cosine, sine, uy, vy)
+    uz, vz = _turn(cosine, sine, uz, vz)
+    return p, q, off, r, s, ux, uy, uz, vx, vy, vz
+
+
+@triton.jit
 def _ordered(a, ax, ay, az, b, bx, by, bz):
     """Two values with their vectors, the larger one first."""
     swap = b > a
@@ -55,24 +67,9 @@ def _eigen(a, b, c, d, e, f, SWEEPS: tl.constexpr):
     vx, vy, vz = a * 0.0, a * 0.0 + 1.0, a * 0.0
     wx, wy, wz = a * 0.0, a * 0.0, a * 0.0 + 1.0
     for _ in tl.static_range(SWEEPS):
-        tangent, cosine, sine = _rotation(a, b, d)
-        a, b, d = a - tangent * d, b + tangent * d, d * 0.0
-        e, f = _turn(cosine, sine, e, f)
-        ux, vx = _turn(cosine, sine, ux, vx)
-        uy, vy = _turn(cosine, sine, uy, vy)
-        uz, vz = _turn(cosine, sine, uz, vz)
-        tangent, cosine, sine = _rotation(a, c, e)
-        a, c, e = a - tangent * e, c + tangent * e, e * 0.0
-        d, f = _turn(cosine, sine, d, f)
-        ux, wx = _turn(cosine, sine, ux, wx)
-        uy, wy = _turn(cosine, sine, uy, wy)
-        uz, wz = _turn(cosine, sine, uz, wz)
-        tangent, cosine, sine = _rotation(b, c, f)
-        b, c, f = b - tangent * f, c + tangent * f, f * 0.0
-        d, e = _turn(cosine, sine, d, e)
-        vx, wx = _turn(cosine, sine, vx, wx)
-        vy, wy = _turn(cosine, sine, vy, wy)
-        vz, wz = _turn(cosine, sine, vz, wz)
+        a, b, d, e, f, ux, uy, uz, vx, vy, vz = _annihilated(a, b, d, e, f, ux, uy, uz, vx, vy, vz)
+        a, c, e, d, f, ux, uy, uz, wx, wy, wz = _annihilated(a, c, e, d, f, ux, uy, uz, wx, wy, wz)
+        b, c, f, d, e, vx, vy, vz, wx, wy, wz = _annihilated(b, c, f, d, e, vx, vy, vz, wx, wy, wz)
     a, ux, uy, uz, b, vx, vy, vz = _ordered(a, ux, uy, uz, b, vx, vy, vz)
     b, vx, vy, vz, c, wx, wy, wz = _ordered(b, vx, vy, vz, c, wx, wy, wz)
     a, ux, uy, uz, b, vx, vy, vz = _ordered(a, ux, uy, uz, b, vx, vy, vz)

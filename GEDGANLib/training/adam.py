@@ -27,16 +27,23 @@ class BoundedAdam(torch.optim.Adam):
             (group["lr"], [weight for weight in group["params"] if weight.grad is not None])
             for group in self.param_groups
         ]
-        before = [[weight.clone() for weight in weights] for _, weights in groups]
+        before = [torch._foreach_add(weights, 0.0) if weights else [] for _, weights in groups]
         result = super().step(closure)
         for (rate, weights), old in zip(groups, before):
             if not weights or rate == 0:
                 continue
             moved = torch._foreach_sub(weights, old)
             sizes = torch.stack(torch._foreach_norm(moved))
-            counts = sizes.new_tensor([weight.numel() for weight in weights])
-            shares = 1 / (sizes / counts.sqrt() / rate).clamp_min(1.0)
+            roots = self._roots_of_counts(weights)
+            shares = 1 / (sizes / roots / rate).clamp_min(1.0)
             torch._foreach_mul_(moved, list(shares.unbind()))
-            for weight, start, way in zip(weights, old, moved):
-                torch.add(start, way, out=weight)
+            torch._foreach_add_(old, moved)
+            torch._foreach_copy_(weights, old)
         return result
+
+    def _roots_of_counts(self, weights: list[torch.Tensor]) -> torch.Tensor:
+        """√ of each tensor's number of entries, (tensors,); kept, since a copy to a GPU costs a wait."""
+        counts = tuple(weight.numel() for weight in weights)
+        if getattr(self, "_counts", None) != counts:
+            self._counts, self._roots = counts, weights[0].new_tensor(counts).sqrt()
+        return self._roots

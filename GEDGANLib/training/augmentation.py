@@ -150,7 +150,8 @@ def apply(case: Tensor, drawn: Drawn, image_channels: int, spacing: Sequence[flo
     case = torch.cat([_recolour(case[:, :image_channels], drawn), case[:, image_channels:]], 1)
     if bool((drawn.cut_end > drawn.cut_start).any()):
         # An emptied box is mid-grey, and its labels are shut: all zero, not even background.
-        case = case * _outside_boxes(drawn, case.shape[2:]).to(device=case.device, dtype=case.dtype)
+        outside = outside_boxes(drawn.cut_start, drawn.cut_end, case.shape[2:])
+        case = case * outside.to(device=case.device, dtype=case.dtype)
     return case
 
 
@@ -163,17 +164,27 @@ def _mirror(case: Tensor, mirrored: Tensor) -> Tensor:
     return case
 
 
+def sampling_matrices(drawn: Drawn, shape: Sequence[int], spacing: Sequence[float]) -> Tensor:
+    """The placements as ``affine_grid`` takes them, (N, D, D + 1): -1 to 1 over the grid, the last axis first."""
+    sides = torch.tensor(shape, dtype=torch.float32)
+    half = sides * torch.tensor(spacing, dtype=torch.float32) / 2
+    matrix = drawn.placement[:, :, :-1] * half[None, None, :] / half[None, :, None]
+    shift = drawn.placement[:, :, -1:] * 2 / sides[None, :, None]
+    return torch.cat([matrix.flip(1, 2), shift.flip(1)], 2)
+
+
+def curved(image: Tensor, gamma: Tensor) -> Tensor:
+    """The image within [-1, 1] with its intensities to the power of ``gamma``."""
+    # The slope of a power below 1 is infinite at 0; a small offset bounds it.
+    unit = ((image + 1) / 2).clamp(0, 1) + 1e-2
+    return 2 * (unit**gamma - 1e-2) - 1
+
+
 def _move(case: Tensor, drawn: Drawn, spacing: Sequence[float]) -> Tensor:
     indices = drawn.moved.nonzero()[:, 0]
     if not len(indices):
         return case
-    shape = torch.tensor(case.shape[2:], dtype=torch.float32)
-    # From -1 to 1 over the grid, as grid_sample counts, to mm and back; its axes run the other way round.
-    half = shape * torch.tensor(spacing, dtype=torch.float32) / 2
-    placement = drawn.placement[indices]
-    matrix = placement[:, :, :-1] * half[None, None, :] / half[None, :, None]
-    shift = placement[:, :, -1:] * 2 / shape[None, :, None]
-    theta = torch.cat([matrix.flip(1, 2), shift.flip(1)], 2).to(device=case.device, dtype=case.dtype)
+    theta = sampling_matrices(drawn, case.shape[2:], spacing)[indices].to(device=case.device, dtype=case.dtype)
     indices = indices.to(case.device)
     grid = functional.affine_grid(theta, [len(indices), *case.shape[1:]], align_corners=False)
     moved = functional.grid_sample(case[indices], grid, padding_mode="border", align_corners=False)
@@ -186,9 +197,7 @@ def _recolour(image: Tensor, drawn: Drawn) -> Tensor:
         return shaped.to(device=image.device, dtype=image.dtype)
 
     if bool((drawn.gamma != 1).any()):
-        # The slope of a power below 1 is infinite at 0; a small offset bounds it.
-        unit = ((image + 1) / 2).clamp(0, 1) + 1e-2
-        image = torch.where(column(drawn.gamma) == 1, image, 2 * (unit ** column(drawn.gamma) - 1e-2) - 1)
+        image = torch.where(column(drawn.gamma) == 1, image, curved(image, column(drawn.gamma)))
     if bool((drawn.contrast != 1).any() or (drawn.brightness != 0).any()):
         image = image * column(drawn.contrast) + column(drawn.brightness)
     if bool((drawn.noise > 0).any()):
@@ -200,12 +209,12 @@ def _recolour(image: Tensor, drawn: Drawn) -> Tensor:
     return image
 
 
-def _outside_boxes(drawn: Drawn, shape: Sequence[int]) -> Tensor:
-    """0 in the boxes that are cut out, 1 elsewhere: (N, 1, *shape)."""
+def outside_boxes(start: Tensor, end: Tensor, shape: Sequence[int]) -> Tensor:
+    """0 in the boxes from ``start`` to ``end``, each (N, D) voxels, 1 elsewhere: (N, 1, *shape)."""
     inside = None
     for axis, side in enumerate(shape):
-        position = torch.arange(side)[None]
-        within = (position >= drawn.cut_start[:, axis, None]) & (position < drawn.cut_end[:, axis, None])
+        position = torch.arange(side, device=start.device)[None]
+        within = (position >= start[:, axis, None]) & (position < end[:, axis, None])
         within = within.reshape(len(within), *[side if other == axis else 1 for other in range(len(shape))])
         inside = within if inside is None else inside & within
     return ~inside[:, None]

@@ -6,7 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -40,6 +40,14 @@ class Batch:
     part_images: Tensor | None = None
     part_labels: Tensor | None = None
 
+    def tensors(self) -> dict[str, Tensor]:
+        """All there are, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    def pinned(self) -> Batch:
+        """The same in memory from which a GPU copies while other work goes on."""
+        return replace(self, **{name: value.pin_memory() for name, value in self.tensors().items()})
+
 
 class Loader:
     """Gives the batch of a step; with workers, the next ones are read meanwhile.
@@ -53,6 +61,7 @@ class Loader:
     :param part: voxels of a part, where cases are looked at in parts.
     :param starts: step -> first voxels of the parts of its cases.
     :param label_count: labels without background.
+    :param pinned: whether batches are for a GPU, see :meth:`Batch.pinned`.
     """
 
     def __init__(
@@ -64,10 +73,11 @@ class Loader:
         part: Sequence[int] | None = None,
         starts: Callable[[int], Tensor | None] = lambda step: None,
         label_count: int = 0,
+        pinned: bool = False,
     ) -> None:
         self._cases = cases
         self._choose, self._starts = choose, starts
-        self._part, self._label_count = part, label_count
+        self._part, self._label_count, self._pinned = part, label_count, pinned
         self._class_index = {name: index for index, name in enumerate(class_names)}
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="cases") if workers else None
         self._pending: OrderedDict[int, Future[Batch]] = OrderedDict()
@@ -94,6 +104,10 @@ class Loader:
 
     def read(self, chosen: Tensor, starts: Tensor | None = None) -> Batch:
         """The cases with these indices; of their fine voxels the parts that begin at ``starts``, or none."""
+        batch = self._read(chosen, starts)
+        return batch.pinned() if self._pinned else batch
+
+    def _read(self, chosen: Tensor, starts: Tensor | None) -> Batch:
         cases = [self._cases[int(index)] for index in chosen]
         about = {
             "labelled": torch.tensor([case.labels is not None for case in cases]),

@@ -38,7 +38,7 @@ def progress_line(trainer: Any, figures: Any, limit: Limit, seconds: float, befo
         "seconds": round(seconds, 1),
         "seconds_left": None if left is None else round(left, 1),
         "cases_seen": step * trainer.plan.training.batch,
-        "losses": {name: rounded(value) for name, value in vars(figures).items()},
+        "losses": {name: rounded(value) for name, value in figures.named.items()},
         "augmentation": rounded(trainer.strength.value),
         "overfitting": rounded(trainer.strength.overfitting),
         "waiting": rounded(trainer.loader.waited / max(seconds - before, 1e-9)),
@@ -49,11 +49,13 @@ def progress_line(trainer: Any, figures: Any, limit: Limit, seconds: float, befo
 
 
 def memory_gb(device: str) -> float | None:
-    """Peak memory so far, GB: of the GPU on CUDA, else of this process; None where the system does not tell."""
+    """On CUDA the GPU's memory in use, by its driver, other programs included; else this process's peak, GB; None where
+    the system does not tell."""
     if device == "cuda":
         import torch
 
-        return round(torch.cuda.max_memory_allocated() / 1e9, 2)
+        free, total = torch.cuda.mem_get_info()
+        return round((total - free) / 1e9, 2)
     try:
         import resource
         import sys

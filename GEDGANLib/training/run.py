@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from .request import STOP, Request, digests_of, forget_old_stop, image_digest, r
 if TYPE_CHECKING:
     from .request import Limit
     from .team import Team
+    from .trainer import StepFigures
 
 Emit = Callable[..., None]
 """Called with the kind of an event and its fields, see ``jobs``."""
@@ -42,6 +44,8 @@ PROGRESS_SECONDS = 1.0
 PREVIEW_CASES = 4
 PREVIEW_VOLUMES = "preview"
 """Folder of the volumes that a viewer shows during a training."""
+STEPS_LATE = {"cuda": 2}
+"""Steps after which the figures of one are looked at, so that nobody waits for a GPU."""
 ROLLBACKS, SMALLER = 3, 0.5
 """How often a training that left the numbers goes back, and what is left of its learning rate each time."""
 
@@ -171,6 +175,8 @@ class _Run:
         about["held_out"] = self.plan.training.held_out
         self.emit("started", run=str(self.run), cases=len(self.cases), processes=self.team.size, **about)
         self.trainer = Trainer(self.plan, self.cases, device, seed, self.team, self.options.workers)
+        for words in self.trainer.notes:
+            self._warn(words)
         self._note_taught()
         view = self.trainer.view
         groups = (map(view.real_sketch, cases) for cases in (self.trainer.cases, self.trainer.held_out))
@@ -243,6 +249,8 @@ class _Run:
         """Train to the limit, or until asked to stop; returns whether that happened."""
         from .state import finite, state_of
 
+        unread: deque[StepFigures] = deque()
+        late = STEPS_LATE.get(self.request.device, 0) if self.team.size == 1 else 0  # a team goes back together
         last = {"checkpoint": self.start, "preview": self.start, "progress": 0.0}
         while True:
             # The clock, the STOP file and signals are the first process's; all act on what it says.
@@ -253,16 +261,22 @@ class _Run:
                 self._go_back()
                 continue
             self.trainer.set_progress(progress)
-            figures = self.trainer.step()
-            if not figures.sound():
+            unread.append(self.trainer.step())
+            now = time.monotonic()
+            told = self.team.leads and (now - last["progress"] >= PROGRESS_SECONDS or self.progress() >= 1)
+            figures = unread[-1] if told else unread[0] if len(unread) > late else None
+            if figures is not None and not figures.sound():
+                unread.clear()
                 self._go_back()
                 continue
-            now = time.monotonic()
+            if len(unread) > late:
+                unread.popleft()
             if not self.team.leads:
                 continue
-            if now - last["progress"] >= PROGRESS_SECONDS or self.progress() >= 1:
+            if told:
                 last["progress"] = now
                 self._log(figures)
+                self._tell_refusal()
             if now - last["preview"] >= PREVIEW_SECONDS:
                 self._write_preview()
                 self.emit("preview", path=str(self.run / "preview.png"), step=self.trainer.step_count)
@@ -298,8 +312,15 @@ class _Run:
         )
 
     def _warn(self, words: str) -> None:
-        self.warnings.append(words)
+        if words not in self.warnings:  # a resumed run finds the same trouble again
+            self.warnings.append(words)
         self.emit("warning", message=words)
+
+    def _tell_refusal(self) -> None:
+        """Say once that steps cannot be recorded, see ``recording``."""
+        refusal, self.trainer.recorder.refusal = self.trainer.recorder.refusal, None
+        if refusal:
+            self._warn(f"Steps run one operation at a time, which is slower: CUDA would not record them ({refusal}).")
 
     def _log(self, figures: Any) -> None:
         line = progress_line(self.trainer, figures, self.request.limit, self.seconds(), self.seconds_before)

@@ -97,13 +97,13 @@ class Team:
 
         return all_reduce(tensor)
 
-    def mean(self, numbers: Sequence[float], device: torch.device) -> list[float]:
-        """Means over the team."""
+    def average(self, numbers: Tensor) -> Tensor:
+        """Mean over the team, the same everywhere; not differentiable."""
         if self.size == 1:
-            return list(numbers)
-        tensor = torch.tensor(numbers, dtype=torch.float32, device=device)
-        torch.distributed.all_reduce(tensor)
-        return (tensor / self.size).tolist()
+            return numbers
+        numbers = numbers.detach().clone()
+        torch.distributed.all_reduce(numbers)
+        return numbers / self.size
 
     def as_leader(self, numbers: Sequence[float], device: torch.device) -> list[float]:
         """What the first process says, everywhere."""

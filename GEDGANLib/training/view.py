@@ -29,7 +29,9 @@ from ..plan import AUGMENTATIONS, Plan
 from ..structure.field import median_trace
 from ..volumes.case import Case
 from ..volumes.pipeline import WorkingCase, coarse_of
+from . import blind_changes
 from .augmentation import Augmentation, Drawn, apply
+from .blind_changes import Changes
 from .loading import Batch
 from .objectives import Inputs
 from .sampling import Draws
@@ -75,9 +77,16 @@ class WholeView:
         """Cases from latents."""
         return (network(latents, *classes).float(),)
 
-    def changed(self, cases: Cases, drawn: Drawn) -> Cases:
+    def as_tensors(self, drawn: Drawn) -> Changes:
+        """The changes for a step that is recorded."""
+        return blind_changes.as_tensors(drawn, self.plan.grid.shape, self.plan.grid.spacing, self.device)
+
+    def changed(self, cases: Cases, drawn: Drawn | Changes) -> Cases:
         """The cases changed as drawn."""
-        changed = apply(cases[0], drawn, self.channels, self.plan.grid.spacing)
+        if isinstance(drawn, Drawn):
+            changed = apply(cases[0], drawn, self.channels, self.plan.grid.spacing)
+        else:
+            changed = blind_changes.apply(cases[0], drawn, self.channels, self.plan.augmentation.flips)
         return (changed.to(memory_format=channels_last(self.plan.spatial_dims)),)
 
     def seen(self, cases: Cases) -> Inputs:

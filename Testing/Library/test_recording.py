@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from GEDGANLib.training import recording
 from GEDGANLib.training.recording import Reading, Recorder
+from GEDGANLib.training.trainer import Trainer
 
 
 def test_elsewhere_functions_run_as_they_are() -> None:
@@ -60,3 +63,21 @@ def test_recorded_runs_give_what_others_do() -> None:
         expected = function({"x": inputs["x"].to(device)})
         assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert recorder.refusal is None and list(recorder._recordings) == ["key"]
+
+
+def test_a_training_with_its_changes_as_tensors_goes_on(small_plan, small_cases, monkeypatch) -> None:
+    """As a recorded one does; nothing is recorded here."""
+    monkeypatch.setattr(recording, "WARM_UP", 1000)
+    trainer = Trainer(small_plan, small_cases, "cpu", 0)
+    trainer.recorder.enabled = True
+    trainer.strength.value = 1.0
+    assert all(trainer.step().sound() for _ in range(2))
+    players = {key[0] for key, changed in ((key, key[-1]) for key in trainer.recorder._calls) if changed}
+    assert players >= {"generator", "discriminator"}
+
+
+def test_lazy_penalties_keep_their_last_figure(small_plan, small_cases) -> None:
+    plan = replace(small_plan, training=replace(small_plan.training, penalty_interval=3))
+    trainer = Trainer(plan, small_cases, "cpu", 0)
+    penalties = [trainer.step().penalty for _ in range(4)]
+    assert penalties[0] == penalties[1] == penalties[2] != penalties[3]
