@@ -69,3 +69,64 @@ def available_memory(device: str) -> float | None:
         return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (AttributeError, ValueError, OSError):  # Windows has none of these
         return None
+
+
+def known_trouble(pytorch: str, cudnn: int | None) -> list[str]:
+    """What is known to be slow or wrong in 3D convolutions on CUDA with these versions, in sentences.
+
+    :param pytorch: version of PyTorch, "2.9.1+cu128" for example.
+    :param cudnn: version of cuDNN as PyTorch tells it, 91002 for 9.10.2; None where there is none.
+    """
+    release = tuple(int(part) for part in pytorch.split("+")[0].split(".")[:3] if part.isdigit())
+    version = cudnn or 0
+    words = f"PyTorch {pytorch} with cuDNN {version // 10000}.{version % 10000 // 100}.{version % 100}"
+    advice = "Install PyTorch 2.10 or later."
+    told = []
+    # pytorch#166122, #166643, #174051: 2.9.0 leaves cuDNN aside always, 2.9.1 with a cuDNN before 9.15.
+    if release[:2] == (2, 9) and (release[2:] == (0,) or version < 91500):
+        told.append(f"{words} is about four times slower here, and takes up to 17 times the memory. {advice}")
+    # pytorch#163539 (bfloat16, 9.8 to 9.10) and #167024 (float32 by TF32, 9.10.2 to 9.15).
+    elif 90800 <= version <= 91002:
+        told.append(f"{words} can compute convolutions of large volumes wrongly. {advice}")
+    elif 91002 < version <= 91500:
+        told.append(f"{words} can compute some convolutions in float32 wrongly. {advice}")
+    return told
+
+
+def trouble_here(device: str) -> list[str]:
+    """:func:`known_trouble` of what is installed; nothing where ``device`` is not CUDA, or there is none."""
+    import torch
+
+    if device != "cuda" or not torch.version.cuda:
+        return []
+    return known_trouble(torch.__version__, torch.backends.cudnn.version())
+
+
+HALF_TOLERANCE = 0.02
+"""Relative difference of a convolution in half precision from float32 that rounding explains, several times over."""
+
+
+def half_precision_is_right(device: str, precision: object) -> bool:
+    """Whether a small 3D convolution and its gradients in ``precision`` are those of float32, but for rounding.
+
+    :param device: a device with that precision; takes milliseconds.
+    :param precision: a floating-point type of PyTorch.
+    """
+    import torch
+    from torch.nn import functional
+
+    random = torch.Generator().manual_seed(0)
+    x, weight, upstream = (
+        torch.randn(shape, generator=random).to(device)
+        for shape in ((2, 32, 8, 8, 8), (32, 32, 3, 3, 3), (2, 32, 8, 8, 8))
+    )
+    layout = torch.channels_last_3d
+
+    def results(kind: torch.dtype) -> list[torch.Tensor]:
+        leaves = [tensor.to(kind).contiguous(memory_format=layout).requires_grad_() for tensor in (x, weight)]
+        made = functional.conv3d(*leaves, padding=1)
+        return [made.detach(), *torch.autograd.grad(made, leaves, upstream.to(kind))]
+
+    with torch.enable_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        pairs = list(zip(results(precision), results(torch.float32)))
+    return all(bool((half.float() - full).norm() <= HALF_TOLERANCE * full.norm()) for half, full in pairs)

@@ -25,7 +25,7 @@ LARGER = 1.1
 SMALLEST_BATCH = 2
 """Cases of a batch below which a plan is not made smaller: the generator's statistics are taken of pairs."""
 MEASURED_STEPS, MEASURED_CASES, MEASURED_STRENGTH = 3, 4, 0.3
-"""Steps and cases of the measurement, and strength of augmentation in it."""
+"""Steps of the measurement, and as many a penalty; its cases, and strength of augmentation in it."""
 LONGEST_MEASURED = 15.0
 """Seconds of a step, as predicted, up to which some are measured."""
 
@@ -40,6 +40,7 @@ def measured(plan: Plan, device: str, progress: Progress = _quiet) -> Plan:
     import numpy as np
     import torch
 
+    from .training.recording import WARM_UP
     from .training.trainer import Trainer
     from .volumes.pipeline import WorkingCase
 
@@ -54,15 +55,23 @@ def measured(plan: Plan, device: str, progress: Progress = _quiet) -> Plan:
     trial = replace(plan, training=replace(plan.training, held_out=0, balance=0.0))
     trainer = Trainer(trial, [noise(index) for index in range(MEASURED_CASES)], device, 0)
     trainer.strength.value = MEASURED_STRENGTH if plan.augmentation.kinds else 0.0
-    seconds = []
-    for step in range(1 + MEASURED_STEPS):  # the first one warms up
-        progress(step, 1 + MEASURED_STEPS, "")
-        start = time.perf_counter()
-        trainer.step()
-        seconds.append(time.perf_counter() - start)
-    progress(1 + MEASURED_STEPS, 1 + MEASURED_STEPS, "")
+    # The first ones warm up, on a GPU until each kind of step is recorded; then whole rounds of penalties.
+    interval = plan.training.penalty_interval
+    warm_up = 1 + interval * WARM_UP if device == "cuda" else 1
+    count = interval * MEASURED_STEPS
+    start = 0.0
+    for step in range(warm_up + count):
+        progress(step, warm_up + count, "")
+        if step == warm_up:
+            start = time.perf_counter()
+        figures = trainer.step()
+        if step == warm_up - 1:
+            figures.sound()  # waits until it is done
+    figures.sound()
+    minutes = (time.perf_counter() - start) / count * 1000 / 60
+    trainer.loader.close()
+    progress(warm_up + count, warm_up + count, "")
     torch.set_rng_state(state)
-    minutes = sum(seconds[1:]) / MEASURED_STEPS * 1000 / 60
     return replace(plan, prediction=replace(plan.prediction, minutes_per_1000_steps=round(minutes, 1)))
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from .device import DEVICE_WORDS
+from .device import DEVICE_WORDS, trouble_here
 from .errors import InputError
 from .plan import AUGMENTATIONS, Augmentation, Channel, Field, Grid, Networks, Plan, Prediction, Training
 from .volumes.pipeline import Fingerprint
@@ -41,7 +41,7 @@ def make_plan(
     :param method: ``ged``, or ``article`` for the baseline.
     :raises InputError: hardly any of the grid that is asked for would hold anything.
     """
-    reasons: list[str] = []
+    reasons = [NOTE + words for words in trouble_here(device)]
     grid, strides = _choose_grid(fingerprint, device, grid_shape, spacing, 3 if method == "article" else None, reasons)
     channels = tuple(choose_mapping(fingerprint, index, reasons) for index in range(len(fingerprint.channel_names)))
     step = float(min(grid.spacing))
@@ -119,12 +119,18 @@ def _choose_training(device: str, shape: Sequence[int], may_part: bool, reasons:
         learning_rate=1e-3,
         beta2=0.9,
         penalty_weight=_penalty_weight(part or shape, batch),
+        penalty_interval=PENALTY_INTERVAL.get(device, 1),
         statistics_weight=1.0,
         ema_share=0.05,
         precision=precision,
         volume="parts" if parts else "whole",
         part=part,
     )
+
+
+PENALTY_INTERVAL = {"cuda": 4}
+"""Steps from one gradient penalty to the next (lazy regularisation: Karras et al., *Analyzing and improving the image
+quality of StyleGAN*, CVPR 2020, section 3.1)."""
 
 
 def _penalty_weight(shape: Sequence[int], batch: int) -> float:

@@ -21,18 +21,24 @@ from .build import (
 )
 
 # Products of one step in units of one forward pass of one case. A backward pass costs two forward ones, a second
-# backward through it two more. D's step: fakes, then real and fake with penalties; G's: fakes, D on real and fake.
+# backward through it two more. D's step: fakes, then real and fake; the penalties; G's: fakes, D on real and fake.
 GENERATOR_PASSES = 1 + 3
-DISCRIMINATOR_PASSES = 2 * (1 + 2 + 4) + 1 + 3
-# Share of a plain convolution's rate that a whole step reaches (0.35 to 0.6 on two CPU cores, 32 to 256 voxels a side),
-# and typical rates of devices that are not at hand to be measured.
-EFFICIENCY = 0.48
-RATES = {"cuda": 8e12, "mps": 1.2e12}
-PROCESS_MEMORY = 0.42e9
+DISCRIMINATOR_PASSES = 2 * (1 + 2) + 1 + 3
+PENALTY_PASSES = 2 * 4
+# Share of a plain convolution's rate that a whole step reaches: 0.35 to 0.6 on two CPU cores, 32 to 256 voxels a side;
+# 0.38 to 0.45 on an H100, 64 and 128 voxels (Testing/Benchmarks/gpu.py).
+EFFICIENCY = {"cpu": 0.48, "mps": 0.48, "cuda": 0.42}
+# Rates of devices that are not at hand to be measured; of CUDA a card of the middle.
+RATES = {"cuda": 4e13, "mps": 1.2e12}
+# Bytes that a process takes before it trains: libraries; on CUDA what the driver takes for a process, what cuDNN needs,
+# and what a recorded step and PyTorch's allocator keep.
+PROCESS_MEMORY = {"cpu": 0.42e9, "mps": 0.0, "cuda": 1.55e9}
 # Bytes that stay allocated for one activation between forward and second backward, copies and gradients included
-# (measured on the CPU, 32 to 256 voxels a side, see Testing/Benchmarks/training.py; on GPUs, which were not at hand,
-# more is left for what their allocators keep).
-ACTIVATION_COPIES = {"cpu": 6.3, "mps": 8.3, "cuda": 8.3}
+# (measured on the CPU, 32 to 256 voxels a side, see Testing/Benchmarks/training.py; on an H100 by the driver, 64 and
+# 128 voxels, batches of 2 to 16, bfloat16, and in float32 by counting; on Apple's GPU, which was not at hand, more is
+# left for what its allocator keeps).
+ACTIVATION_COPIES = {"cpu": 6.3, "mps": 8.3, "cuda": 2.25}
+FULL_PRECISION_COPIES = {"cuda": 3.0}
 
 
 def count(network: nn.Module, *inputs: torch.Tensor | None) -> tuple[float, float]:
@@ -55,22 +61,37 @@ def count(network: nn.Module, *inputs: torch.Tensor | None) -> tuple[float, floa
 
 
 @cache
-def convolution_rate() -> float:
-    """Operations a second of a plain 3D convolution on this CPU, forward and backward; measured once a process."""
-    x = torch.randn(4, 16, 24, 24, 24).contiguous(memory_format=torch.channels_last_3d).requires_grad_()
-    weight = torch.randn(16, 16, 3, 3, 3, requires_grad=True)
+def convolution_rate(device: str = "cpu", half: bool = False) -> float:
+    """Operations a second of a plain 3D convolution on a device at hand, forward and backward; measured once a process.
+
+    :param half: in bfloat16.
+    """
+    batch, channels, side = (4, 16, 24) if device == "cpu" else (4, 32, 64)
+    options = {"device": device, "dtype": torch.bfloat16 if half else torch.float32}
+    x = torch.randn(batch, channels, side, side, side, **options).contiguous(memory_format=torch.channels_last_3d)
+    weight = torch.randn(channels, channels, 3, 3, 3, **options).contiguous(memory_format=torch.channels_last_3d)
+    x.requires_grad_(), weight.requires_grad_()
     best = float("inf")
     for _ in range(4):
         start = time.perf_counter()
         nn.functional.conv3d(x, weight, padding=1).sum().backward()
+        synchronize(device)
         best = min(best, time.perf_counter() - start)
-    return 3 * 2.0 * x.numel() * 16 * 27 / best
+    return 3 * 2.0 * x.numel() * channels * 27 / best
+
+
+def synchronize(device: str) -> None:
+    """Wait for a device, so that a clock may be read."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    elif device == "mps":
+        torch.mps.synchronize()
 
 
 class StepCosts(NamedTuple):
     """What :func:`step_costs` counts.
 
-    :param operations: floating-point operations of the convolutions of a step.
+    :param operations: floating-point operations of the convolutions of a step, on average.
     :param kept: values that stay allocated at the fullest moment of a step.
     :param weights: parameters of both networks.
     """
@@ -103,10 +124,11 @@ def step_costs(plan) -> StepCosts:
         generator_operations, generator_kept = count(generator, latents, classes, *starts)
         discriminator_operations, discriminator_kept = count(discriminator, *cases, *fields, None, classes, *starts)
     voxels = sum(math.prod(each.grid.shape) for each in looked_at)
+    penalties = PENALTY_PASSES / plan.training.penalty_interval if plan.training.penalty_weight else 0
     kept = max(4 * discriminator_kept, generator_kept + discriminator_kept)
     kept += 4 * batch * voxels * (case_channels + beside / math.prod(plan.field_stride))
     return StepCosts(
-        GENERATOR_PASSES * generator_operations + DISCRIMINATOR_PASSES * discriminator_operations,
+        GENERATOR_PASSES * generator_operations + (DISCRIMINATOR_PASSES + penalties) * discriminator_operations,
         kept,
         sum(weight.numel() for network in (generator, discriminator) for weight in network.parameters()),
     )
@@ -115,13 +137,14 @@ def step_costs(plan) -> StepCosts:
 def predict(plan, device: str) -> tuple[float, float]:
     """Peak memory in GB (1e9 bytes) and minutes per 1000 steps of training ``plan`` on ``device``.
 
-    On a GPU it is the GPU's memory. The prepared cases are left out: the system keeps as much of them in memory as it
-    has room for.
+    On a GPU it is the GPU's memory, as its driver counts it for the process. The prepared cases are left out: the
+    system keeps as much of them in memory as it has room for.
     """
     costs = step_costs(plan)
-    rate = RATES.get(device) or convolution_rate()
-    seconds = costs.operations / (rate * EFFICIENCY)
-    memory = costs.kept * ACTIVATION_COPIES[device] + costs.weights * 4 * 6
-    if device == "cpu":
-        memory += PROCESS_MEMORY
+    half = device == "cuda" and plan.training.precision != "float32"
+    at_hand = device == "cpu" or (device == "cuda" and torch.cuda.is_available())
+    rate = convolution_rate(device, half) if at_hand else RATES[device]
+    seconds = costs.operations / (rate * EFFICIENCY[device])
+    copies = ACTIVATION_COPIES[device] if half else FULL_PRECISION_COPIES.get(device, ACTIVATION_COPIES[device])
+    memory = costs.kept * copies + costs.weights * 4 * 6 + PROCESS_MEMORY[device]
     return memory / 1e9, seconds * 1000 / 60

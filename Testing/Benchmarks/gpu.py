@@ -1,12 +1,14 @@
 """Time and memory of training steps on a GPU, beside HA-GAN, and where the time goes; under four minutes.
 
-    python Testing/Benchmarks/gpu.py [--hagan FOLDER] [--profile SIDE BATCH] [--rows ...]
+    python Testing/Benchmarks/gpu.py [--hagan FOLDER] [--profile SIDE BATCH] [--rows SIDE:BATCH:PRECISION ...]
 
 Needs PyTorch, NumPy and safetensors, nothing else, so that a copy of the repository runs on a machine that has only
 these. Each row is a process of its own on noise with two labels, augmentation at half strength; the clock stops when
-the device has finished. ``peak`` is what PyTorch held at most, ``driver`` what the driver says the process took,
-``told`` what the plan says. The rate is that of the convolutions counted, over that of a large bfloat16 matrix product
-in the same run. FOLDER is a copy of the public repository of HA-GAN, see ``training.py``.
+the device has finished. ``peak`` is what PyTorch held at most, ``driver`` what the driver says the process took beyond
+what it takes for any process (some 0.5 GB), ``told`` what the plan says, that included. The rate is that of the
+convolutions counted, over that of a large bfloat16 matrix product in the same run. FOLDER is a copy of the public
+repository of HA-GAN, see ``training.py``. With GEDGAN_CUDA_GRAPHS=0 no step is recorded, so that the profile knows the
+shapes. What was measured so far: ``results/gpu.md``.
 """
 
 from __future__ import annotations
@@ -21,19 +23,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # where it is not installed
+
 from common import machine, table
-from training import LABELS, measure_hagan, plan_for
+from training import measure_hagan, noise_cases, plan_for, synchronize
 
 STEPS = 12
 """Counted; a multiple of every penalty interval that is tried."""
 ROWS = ("64:16:bfloat16", "64:16:float32", "128:2:bfloat16", "128:8:bfloat16")
 SECONDS = 100
 """After which a row is given up."""
-
-
-def synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def driver_gb() -> float:
@@ -46,28 +46,13 @@ def driver_gb() -> float:
 
 def trainer_for(side: int, batch: int, precision: str):
     """A trainer of the default plan for cubes, the plan, and what it tells: GB and seconds a step."""
-    import numpy as np
-
     from GEDGANLib.networks.cost import predict
     from GEDGANLib.training.trainer import Trainer
-    from GEDGANLib.volumes.pipeline import WorkingCase
 
     plan, device, _ = plan_for(side, "whole", batch)
     plan = replace(plan, training=replace(plan.training, precision=precision))
     memory, minutes = predict(plan, device)
-    random, affine, shape = np.random.default_rng(0), np.eye(4), plan.grid.shape
-    cases = [
-        WorkingCase(
-            f"case{index}",
-            random.uniform(-1, 1, (1, *shape)).astype(np.float32),
-            random.integers(0, LABELS + 1, shape).astype(np.uint8),
-            affine,
-            affine,
-            shape,
-        )
-        for index in range(8)
-    ]
-    trainer = Trainer(plan, cases, device, 0, workers=1)
+    trainer = Trainer(plan, noise_cases(plan, 8), device, 0, workers=1)
     trainer.strength.value = 0.5
     return trainer, plan, memory, minutes * 60 / 1000
 
@@ -98,6 +83,7 @@ def measure(side: int, batch: int, precision: str) -> dict:
         "told_memory": told_memory,
         "told_seconds": told_seconds,
         "operations": step_costs(plan).operations,
+        "refusal": trainer.recorder.refusal,
     }
 
 
@@ -191,6 +177,8 @@ def main() -> None:
         side, batch, precision = name.split(":")
         found = in_own_process("ours", side, batch, precision)
         label = f"{side} cubed, batch {batch}, {precision}"
+        if found.get("refusal"):
+            label += f" (not recorded: {found['refusal']})"
         if "failed" in found:
             rows.append([label, found["failed"]])
             continue

@@ -29,7 +29,20 @@ STEPS = {32: 8, 64: 3, 128: 2, 256: 2}
 LATENT_OF_HAGAN = 1024
 
 
+def synchronize() -> None:
+    """Wait for the GPU, so that a clock may be read."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
 def peak_gb() -> float:
+    """Of the GPU where there is one, else of this process, libraries included."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
@@ -66,18 +79,14 @@ def plan_for(side: int, kind: str, batch: int | None):
     return plan, device, predict(plan, device)
 
 
-def measure_ours(side: int, kind: str, batch: int | None) -> dict:
+def noise_cases(plan, count: int = 4) -> list:
+    """Cases of noise on the grid of a plan."""
     import numpy as np
-    import torch
 
-    from GEDGANLib.fitting import measured
-    from GEDGANLib.training.trainer import Trainer
     from GEDGANLib.volumes.pipeline import WorkingCase
 
-    plan, device, (memory, _) = plan_for(side, kind, batch)
-    random, affine = np.random.default_rng(0), np.eye(4)
-    shape = plan.grid.shape
-    cases = [
+    random, affine, shape = np.random.default_rng(0), np.eye(4), plan.grid.shape
+    return [
         WorkingCase(
             f"case{index}",
             random.uniform(-1, 1, (1, *shape)).astype(np.float32),
@@ -86,14 +95,26 @@ def measure_ours(side: int, kind: str, batch: int | None) -> dict:
             affine,
             shape,
         )
-        for index in range(4)
+        for index in range(count)
     ]
+
+
+def measure_ours(side: int, kind: str, batch: int | None) -> dict:
+    import torch
+
+    from GEDGANLib.fitting import measured
+    from GEDGANLib.training.trainer import Trainer
+
+    plan, device, (memory, _) = plan_for(side, kind, batch)
+    cases = noise_cases(plan)
     trainer = Trainer(plan, cases, device, 0)
     trainer.strength.value = 0.5 if plan.augmentation.kinds else 0.0
     trainer.step()
+    synchronize()
     start = time.perf_counter()
     for _ in range(STEPS.get(side, 2)):
         trainer.step()
+    synchronize()
     step = (time.perf_counter() - start) / STEPS.get(side, 2)
     training_peak = peak_gb()
     minutes = measured(plan, device).prediction.minutes_per_1000_steps
@@ -103,6 +124,7 @@ def measure_ours(side: int, kind: str, batch: int | None) -> dict:
         for _ in range(3):
             start = time.perf_counter()
             trainer.average(latent)
+            synchronize()
             best = min(best, time.perf_counter() - start)
     return {
         "volume": plan.training.volume if plan.method == "ged" else "whole",
@@ -183,10 +205,19 @@ def measure_hagan(folder: Path, side: int, batch: int) -> dict:
         update("encoder", lambda: functional.l1_loss(make(encode(crop), crop_idx=None), crop))
         update("sub_encoder", of_sub_encoder)
 
-    step()
     start = time.perf_counter()
+    step()
+    synchronize()
+    first = time.perf_counter() - start
+    repeats = 12 if device == "cuda" else 1
     step(slab)
-    return {"volume": "slabs", "batch": batch, "step": time.perf_counter() - start, "peak": peak_gb()}
+    synchronize()
+    start = time.perf_counter()
+    for _ in range(repeats):
+        step(slab)
+    synchronize()
+    seconds = (time.perf_counter() - start) / repeats
+    return {"volume": "slabs", "batch": batch, "step": seconds, "first": first, "peak": peak_gb()}
 
 
 def in_own_process(*arguments: object) -> dict:
