@@ -128,8 +128,8 @@ class Training:
     :param statistics_weight: of the distance from the data's mean case and field in the generator's objective.
     :param ema_share: half-life of the averaged generator as a share of the cases seen so far.
     :param labelled_share: of each batch that is drawn from labelled cases alone, so that few of them are seen often.
-    :param precision: of the networks on CUDA, where no penalty or field is taken: ``float32``, ``bfloat16`` or
-        ``float16``. Other devices always compute in float32.
+    :param precision: of the networks on CUDA: ``float32``, ``bfloat16`` or ``float16``. The field, logits and losses
+        are always in float32, and so is a discriminator's step with float16. Other devices always compute in float32.
     :param held_out: cases that teach nothing: they steer the augmentation and show over-fitting.
     :param balance: how much more often cases of rare classes and with rare labels are drawn: 0 as often as there are
         such cases, 1 all groups equally often. See ``training.sampling``.

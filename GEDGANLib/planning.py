@@ -112,7 +112,6 @@ def _choose_training(device: str, shape: Sequence[int], may_part: bool, reasons:
             f"Trained on parts: all of a case at a quarter of its resolution, and {' x '.join(map(str, part))} voxels "
             f"of it in full, since {DEVICE_WORDS[device]} cannot train so large a volume as a whole."
         )
-    # Taken where neither a penalty nor the field is; on CUDA alone.
     precision = "bfloat16" if device == "cuda" else "float32"
     return Training(
         batch=batch,

@@ -16,23 +16,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..errors import InputError, StoppedOnRequest
 from ..jobs import SilentEvents, stop_on_signals
 from ..plan import Plan
-from ..volumes.case import Case
-from ..volumes.pictures import contact_sheet
 from ..volumes.pipeline import WorkingCase
-from ..volumes.segmentation_file import write_volumes
 from ..volumes.writing import explain_unwritable, sole_owner, write_bytes
 from .log import LOG, Board, plot_losses, progress_line, read_history
 from .request import STOP, Request, digests_of, forget_old_stop, image_digest, refuse_other
 
 if TYPE_CHECKING:
+    from .figures import StepFigures
     from .request import Limit
     from .team import Team
-    from .trainer import StepFigures
 
 Emit = Callable[..., None]
 """Called with the kind of an event and its fields, see ``jobs``."""
@@ -41,9 +36,6 @@ MODEL = "model.safetensors"
 CHECKPOINT_SECONDS = 120.0
 PREVIEW_SECONDS = 60.0
 PROGRESS_SECONDS = 1.0
-PREVIEW_CASES = 4
-PREVIEW_VOLUMES = "preview"
-"""Folder of the volumes that a viewer shows during a training."""
 STEPS_LATE = {"cuda": 2}
 """Steps after which the figures of one are looked at, so that nobody waits for a GPU."""
 ROLLBACKS, SMALLER = 3, 0.5
@@ -376,41 +368,13 @@ class _Run:
     def _write_preview(self) -> float:
         """Draw what the model makes now; returns how much that differs, see ``Monitor.variety``."""
         from .monitor import WATCHED
+        from .preview import sketches, write_preview
 
-        plan, count = self.trainer.view.plan, len(self.plan.channels)
-        outputs = self._sketches(WATCHED)
+        outputs = sketches(self.trainer, WATCHED)
+        images = outputs[:, : len(self.plan.channels)]
         where = self.progress(), self.trainer.step_count
-        for words in self.monitor.warnings(outputs[:, :count], self.trainer.strength, *where):
+        for words in self.monitor.warnings(images, self.trainer.strength, *where):
             self._warn(words)
-        made = [
-            Case(
-                f"preview_{index}",
-                output[:count],
-                output[count:].argmax(0).astype(np.uint8) if plan.labels else None,
-                plan.grid.affine,
-                tuple(plan.labels),
-            )
-            for index, output in enumerate(outputs[:PREVIEW_CASES].numpy())
-        ]
-        real = [self.trainer.view.real_sketch(case) for case in self.trainer.cases[:PREVIEW_CASES]]
-        title = f"training cases and synthesized ones after {self.trainer.step_count} steps"
-        contact_sheet(self.run / "preview.png", [("training", real), ("synthesized", made)], title)
-        write_volumes(self.run / PREVIEW_VOLUMES, replace(real[0], name="real"), replace(made[0], name="synthesized"))
+        write_preview(self.run, self.trainer, outputs)
         plot_losses(self.run / "losses.png", self.history)
-        return self.monitor.variety(outputs[:, :count])
-
-    def _sketches(self, number: int):
-        """The same cases every time, (number, channels, *grid), on the CPU; of the classes in turn."""
-        import torch
-
-        latents = np.random.default_rng(0).standard_normal((number, self.plan.networks.latent_size), dtype=np.float32)
-        outputs = []
-        with torch.inference_mode():
-            for index, latent in enumerate(latents):
-                classes = ()
-                if self.plan.classes:
-                    one_hot = torch.eye(len(self.plan.classes))[index % len(self.plan.classes)][None]
-                    classes = (one_hot.to(self.trainer.device),)
-                latent = torch.from_numpy(latent)[None].to(self.trainer.device)
-                outputs.append(self.trainer.view.sketch(self.trainer.average, latent, classes).cpu())
-        return torch.cat(outputs)
+        return self.monitor.variety(images)

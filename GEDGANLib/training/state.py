@@ -26,7 +26,7 @@ def state_of(trainer: Trainer) -> dict[str, Tensor]:
             tensors |= {f"{name}.{index}.{key}": torch.as_tensor(value) for key, value in moments.items()}
         for key in RUNNING & values["param_groups"][0].keys():
             tensors[f"{name}.group.{key}"] = torch.tensor(values["param_groups"][0][key], dtype=torch.float64)
-    for key, value in trainer.scaler.state_dict().items():
+    for key, value in trainer.steps.scaler.state_dict().items():
         tensors[f"scaler.{key}"] = torch.as_tensor(value)
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
@@ -54,8 +54,8 @@ def load_state(trainer: Trainer, tensors: dict[str, Tensor], step_count: int) ->
         _check_moments(optimizer, state)
         optimizer.load_state_dict({**values, "state": state})
     scaler: dict[str, Any] = {key: value.item() for key, value in _below("scaler", tensors).items()}
-    if scaler and trainer.scaler.is_enabled():
-        trainer.scaler.load_state_dict(scaler)
+    if scaler and trainer.steps.scaler.is_enabled():
+        trainer.steps.scaler.load_state_dict(scaler)
 
 
 def finite(tensors: dict[str, Tensor]) -> bool:

@@ -49,9 +49,9 @@ def test_a_plan_says_so(monkeypatch, cohort_folder) -> None:
 
 
 def test_a_training_says_so(monkeypatch, small_plan, small_cases) -> None:
-    from GEDGANLib.training import trainer
+    from GEDGANLib.training import precision
 
-    monkeypatch.setattr(trainer, "trouble_here", lambda kind: ["It is slow."])
+    monkeypatch.setattr(precision, "trouble_here", lambda kind: ["It is slow."])
     assert Trainer(small_plan, small_cases, "cpu", 0).notes == ["It is slow."]
 
 

@@ -25,6 +25,7 @@ from GEDGANLib.plan import Plan
 from GEDGANLib.planning import make_plan, with_batch
 from GEDGANLib.training.augmentation import Strength
 from GEDGANLib.training.checkpoint import checkpoints, load_checkpoint
+from GEDGANLib.training.figures import StepFigures
 from GEDGANLib.training.log import Board
 from GEDGANLib.training.monitor import Monitor
 from GEDGANLib.training.request import Limit, claim_run_folder
@@ -58,7 +59,7 @@ class Spoiled:
                 self.left -= 1
                 with torch.no_grad():
                     next(trainer.generator.parameters()).fill_(float("nan"))
-                return replace(figures, generator_loss=float("nan"))
+                return StepFigures(torch.full((len(figures.named),), float("nan")))
             return figures
 
         monkeypatch.setattr(Trainer, "step", step)

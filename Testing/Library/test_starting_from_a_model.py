@@ -16,6 +16,7 @@ from GEDGANLib.exchange.nnunet import write_dataset
 from GEDGANLib.structure import tensor as structure_tensor_module
 from GEDGANLib.synthesis.model_file import load_model
 from GEDGANLib.training.state import load_state, state_of
+from GEDGANLib.training.steps import Steps
 from GEDGANLib.training.trainer import Trainer
 from GEDGANLib.volumes.cohort import make_case
 
@@ -86,12 +87,12 @@ def test_other_labels_are_refused(model, other_data, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("interval", [1, 2])
-def test_half_precision_never_reaches_the_field_or_a_penalty(small_plan, small_cases, monkeypatch, interval):
+def test_half_precision_never_reaches_the_field_or_a_loss(small_plan, small_cases, monkeypatch, interval):
     """The path of CUDA, run here with the CPU's autocast: what runs in which precision, not how fast."""
     training = replace(small_plan.training, penalty_interval=interval)
     trainer = Trainer(replace(small_plan, training=training), small_cases, "cpu", 0)
-    monkeypatch.setattr(Trainer, "_mixed", lambda self: torch.autocast("cpu", torch.bfloat16))
-    seen: dict[str, set] = {"field": set(), "penalty": set(), "generator": set(), "image": set()}
+    monkeypatch.setattr(Steps, "_mixed", lambda self: torch.autocast("cpu", torch.bfloat16))
+    seen: dict[str, set] = {"field": set(), "differentiated": set(), "generator": set(), "image": set()}
     original = structure_tensor_module.filtered_structure_tensor
 
     def filtered(image, filters):
@@ -101,17 +102,19 @@ def test_half_precision_never_reaches_the_field_or_a_penalty(small_plan, small_c
     monkeypatch.setattr(structure_tensor_module, "filtered_structure_tensor", filtered)
     for name, module in (("generator", trainer.generator.stages[0]), ("image", trainer.generator)):
         module.register_forward_hook(lambda module, inputs, output, name=name: seen[name].add(output.dtype))
-    original_penalty = torch.autograd.grad
+    original_gradient = torch.autograd.grad
 
-    def penalty(outputs, *inputs, **options):
-        seen["penalty"].add(outputs.dtype)
-        return original_penalty(outputs, *inputs, **options)
+    def gradient(outputs, inputs, **options):
+        """Of a logit with respect to what the discriminator sees, or of a loss with respect to weights."""
+        gradients = original_gradient(outputs, inputs, **options)
+        seen["differentiated"] |= {outputs.dtype, *(each.dtype for each in gradients if each is not None)}
+        return gradients
 
-    monkeypatch.setattr(torch.autograd, "grad", penalty)
+    monkeypatch.setattr(torch.autograd, "grad", gradient)
     assert all(trainer.step().sound() for _ in range(2))
     assert seen == {
         "field": {torch.float32},
-        "penalty": {torch.float32},
+        "differentiated": {torch.float32},
         "generator": {torch.bfloat16},
         "image": {torch.float32},
     }

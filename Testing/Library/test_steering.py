@@ -94,7 +94,8 @@ def test_directions_are_kept_beside_the_very_model(model, trained_model):
 
 
 def test_a_direction_is_chosen_by_a_part_of_its_name(directions):
-    assert choose(directions, "volume of gr").name == "volume of grey matter"
+    named = next(direction for direction in directions if direction.kind == "measured")  # which one depends on the CPU
+    assert choose(directions, named.name[:-2]) == named
     with pytest.raises(InputError, match="more than one direction 'pattern'"):
         choose(directions, "pattern")
     with pytest.raises(InputError, match=r"no direction 'age'"):
