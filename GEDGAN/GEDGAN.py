@@ -79,20 +79,16 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         VTKObservationMixin.__init__(self)
         self.logic = None
         self._visible = {}
+        self.sections = {}
         self._complete = False
 
     def setup(self):
         """Called when the module is opened for the first time."""
         ScriptedLoadableModuleWidget.setup(self)
-        from GEDGANPanel.data_section import DataSection
-        from GEDGANPanel.explore_section import ExploreSection
-        from GEDGANPanel.judge_section import JudgeSection
         from GEDGANPanel.parameters import Parameters
-        from GEDGANPanel.set_up_section import SetUpSection
-        from GEDGANPanel.synthesize_section import SynthesizeSection
+        from GEDGANPanel.sections import sections_of
         from GEDGANPanel.tasks import Tasks
         from GEDGANPanel.tour import Tour
-        from GEDGANPanel.train_section import TrainSection
 
         widget = slicer.util.loadUI(self.resourcePath("UI/GEDGAN.ui"))
         self.layout.addWidget(widget)
@@ -104,12 +100,8 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._makePathsBrowse()
         self.parameters = Parameters(self.ui, self.onParameterChanged)
         self.tasks = Tasks(self)
-        self.set_up = SetUpSection(self, Path(self.resourcePath("requirements.txt")))
-        self.data_section = DataSection(self)
-        self.train_section = TrainSection(self)
-        self.synthesize_section = SynthesizeSection(self)
-        self.explore_section = ExploreSection(self)
-        self.judge_section = JudgeSection(self)
+        self.sections = sections_of(self)
+        vars(self).update(self.sections)  # each under its name: self.set_up, self.data_section, ...
         self.tour = Tour(self)
         self._complete = True
         widget.setMRMLScene(slicer.mrmlScene)
@@ -121,11 +113,10 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndBatchProcessEvent):
             self.addObserver(scene, event, self.onSceneChanged)
         self.initializeParameterNode()
-        self.train_section.find_again()
-        self.judge_section.find_again()
-        self.set_up.ask_for_devices()
-        self.set_up.go_on()
-        self.explore_section.tidy_up()
+        for section in self.sections.values():
+            section.find_again()
+        for section in self.sections.values():
+            section.opened()
 
     def _makePathsBrowse(self):
         import ctk
@@ -142,19 +133,17 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.removeObservers()
         if not self._complete:
             return
-        self.train_section.leave()
-        self.judge_section.leave()
         self.tasks.leave()
         self._complete = False
-        self.data_section.leave()
-        self.explore_section.leave()
+        for section in self.sections.values():
+            section.leave()
         self._clock.stop()
         self.parameters.use(None)
 
     def enter(self):
-        self.set_up.look()
+        for section in self.sections.values():
+            section.entered()
         self.initializeParameterNode()
-        self.set_up.ask_for_devices()
 
     def exit(self):
         pass
@@ -173,8 +162,8 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.tasks.stop()  # what it would write into is going away
 
     def onSceneEndClose(self, caller, event):
-        self.synthesize_section.batches.forget()
-        self.explore_section.scene_closed()
+        for section in self.sections.values():
+            section.scene_closed()
         self._takeParameterNode()
 
     def onSceneEndImport(self, caller, event):
@@ -189,7 +178,8 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onSceneChanged(self, caller, event):
         if not slicer.mrmlScene.IsBatchProcessing():
-            self.data_section.refresh_soon()
+            for section in self.sections.values():
+                section.scene_changed()
 
     def initializeParameterNode(self):
         """Use the scene's parameter node; a new one where there is none."""
@@ -206,24 +196,16 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.paint()
 
     def onParameterChanged(self, name):
-        from GEDGANPanel.data_section import PLAN_DEPENDS_ON
-
-        if name == "fromScene":
-            self.data_section.refresh_soon()
-        if name in PLAN_DEPENDS_ON:
-            self.data_section.forget_plan()
+        for section in self.sections.values():
+            section.parameter_changed(name)
         self.paint()
 
     def onClock(self):
         """While something runs: has it fallen silent, may it be ended by now?"""
         if self.tasks.quiet():
             self.say(_("Nothing was heard from the worker for minutes. It may be stuck; Stop ends it."), True)
-        if self.judge_section.job is not None and self.judge_section.job.quiet():
-            self.ui.reportBar.format = _("nothing heard for minutes; it may be stuck")
-        if self.train_section.job is not None and self.train_section.job.quiet():
-            self.ui.trainLabel.text = _(
-                "Nothing was heard from the training for minutes. It may be stuck; Stop ends it."
-            )
+        for section in self.sections.values():
+            section.tell_silence()
         self.paint()
 
     # What sections share
@@ -273,7 +255,7 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             if self._visible.get(name) != look.visible:  # a section that is folded keeps what is in it hidden
                 self._visible[name] = look.visible
                 widget.setVisible(look.visible)
-        if self.tasks.name or self.train_section.job is not None or self.judge_section.job is not None:
+        if self.tasks.name or any(section.busy() for section in self.sections.values()):
             self._clock.start()
         else:
             self._clock.stop()
@@ -304,7 +286,7 @@ class GEDGANLogic(ScriptedLoadableModuleLogic):
         return GEDGANLogic._engine
 
     def startWorker(self, arguments, folder, stopFile=None, launch=None, notes=None):
-        """Start a command of the library in a process of its own; returns a ``GEDGANLib.worker.Worker``.
+        """Start a command of the library in a process of its own; returns a ``GEDGANLib.jobs.worker.Worker``.
 
         :param arguments: of ``gedgan``, as a list.
         :param folder: of the job; not there yet.
@@ -313,7 +295,7 @@ class GEDGANLogic(ScriptedLoadableModuleLogic):
         :param notes: names and texts for who finds the job again.
         :raises InputError: it could not be started.
         """
-        from GEDGANLib.worker import Worker
+        from GEDGANLib.jobs.worker import Worker
 
         python = shutil.which("PythonSlicer") or sys.executable
         environment = {"PYTORCH_ENABLE_MPS_FALLBACK": "1", "MPLBACKEND": "Agg"}
@@ -335,7 +317,7 @@ class GEDGANLogic(ScriptedLoadableModuleLogic):
         :param minutes: to train; ``steps`` instead when given.
         :param waitForCompletion: return the path of the model when it is trained; else return at once a
             ``GEDGANPanel.following.FollowedJob``, which can be stopped and waited for.
-        :param onEvent: called with each event, a dictionary as ``GEDGANLib.jobs`` describes.
+        :param onEvent: called with each event, a dictionary as ``GEDGANLib.jobs.events`` describes.
         :raises InputError: it could not be started or, when it is waited for, it failed or was stopped.
         """
         from GEDGANPanel import places
@@ -478,7 +460,7 @@ def _wait(job, ends, hint=""):
     :raises InputError: it failed or was stopped.
     """
     from GEDGANLib.errors import InputError
-    from GEDGANLib.worker import DONE
+    from GEDGANLib.jobs.worker import DONE
 
     job.wait()
     state, explanation = ends[0]

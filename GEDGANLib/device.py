@@ -80,16 +80,17 @@ def known_trouble(pytorch: str, cudnn: int | None) -> list[str]:
     release = tuple(int(part) for part in pytorch.split("+")[0].split(".")[:3] if part.isdigit())
     version = cudnn or 0
     words = f"PyTorch {pytorch} with cuDNN {version // 10000}.{version % 10000 // 100}.{version % 100}"
-    advice = "Install PyTorch 2.10 or later."
+    newer = "Install PyTorch 2.10 or later, built for CUDA 13."
     told = []
     # pytorch#166122, #166643, #174051: 2.9.0 leaves cuDNN aside always, 2.9.1 with a cuDNN before 9.15.
     if release[:2] == (2, 9) and (release[2:] == (0,) or version < 91500):
-        told.append(f"{words} is about four times slower here, and takes up to 17 times the memory. {advice}")
-    # pytorch#163539 (bfloat16, 9.8 to 9.10) and #167024 (float32 by TF32, 9.10.2 to 9.15).
+        told.append(f"{words} is about four times slower here, and takes up to 17 times the memory. {newer}")
+    # pytorch#163539: bfloat16, cuDNN 9.8 to 9.10.
     elif 90800 <= version <= 91002:
-        told.append(f"{words} can compute convolutions of large volumes wrongly. {advice}")
-    elif 91002 < version <= 91500:
-        told.append(f"{words} can compute some convolutions in float32 wrongly. {advice}")
+        told.append(f"{words} can compute convolutions of very large volumes wrongly. {newer}")
+    # pytorch#167024: float32 by TF32, cuDNN 9.10.2 to 9.15; 2.9.1 and later do without.
+    elif 91002 < version <= 91500 and release < (2, 9, 1):
+        told.append(f"{words} can compute some convolutions in float32 wrongly. {newer}")
     return told
 
 

@@ -15,8 +15,8 @@ import torch
 from once import made_once
 
 from GEDGANLib.exchange.nnunet import write_dataset
-from GEDGANLib.plan import Plan
-from GEDGANLib.planning import make_plan
+from GEDGANLib.planning.choosing import make_plan
+from GEDGANLib.planning.plan import Plan
 from GEDGANLib.volumes.cohort import make_case
 from GEDGANLib.volumes.dataset import find_dataset
 from GEDGANLib.volumes.pipeline import WorkingCase, check_dataset, load_working_cases
@@ -81,7 +81,7 @@ def trained_folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def trained_model(trained_folder) -> Path:
     """A model that was trained for some seconds, just enough that its cases resemble the cohort."""
-    from GEDGANLib.cli import main
+    from GEDGANLib.commands.main import main
 
     data, run = trained_folder.parent / "data", trained_folder.parent / "run"
     with made_once(run) as there:

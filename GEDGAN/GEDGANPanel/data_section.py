@@ -20,6 +20,7 @@ from GEDGANLib.scene.gather import writing_scene_cases
 
 from . import places, scene_cases
 from .following import words_of
+from .sections import Section
 
 DEVICES = ("auto", "cuda", "mps", "cpu")
 """As the choices of the combo box."""
@@ -33,11 +34,11 @@ OF_FOLDERS = ("data", "classColumn")
 """What of these matters for a folder alone."""
 
 
-class DataSection:
+class DataSection(Section):
     """:param panel: the module's widget."""
 
     def __init__(self, panel: Any) -> None:
-        self.panel, self.ui = panel, panel.ui
+        super().__init__(panel)
         self.rows: list[scene_cases.Row] = []
         self._filling = False
         self._filled: tuple = ()
@@ -66,6 +67,15 @@ class DataSection:
         """After the scene has come to rest: loading a hundred volumes is one change."""
         if self.panel.parameters["fromScene"]:
             self._timer.start()
+
+    def scene_changed(self) -> None:
+        self.refresh_soon()
+
+    def parameter_changed(self, name: str) -> None:
+        if name == "fromScene":
+            self.refresh_soon()
+        if name in PLAN_DEPENDS_ON:
+            self.forget_plan()
 
     def leave(self) -> None:
         """The panel goes away."""

@@ -21,6 +21,7 @@ from .batches import growing_batch, in_scene
 from .engine import EngineUnavailable, explained, explained_cases
 from .following import words_of
 from .scene_cases import MAP, SYNTHETIC
+from .sections import Section
 from .views import colour_as_heat, show_case, show_over
 
 COPY, COPY_SECONDS = "-scan.nrrd", 86400.0
@@ -31,11 +32,11 @@ DIFFERENCE = 0.3
 """Of "more like this", as a share of what two cases usually differ by."""
 
 
-class ExploreSection:
+class ExploreSection(Section):
     """:param panel: the module's widget."""
 
     def __init__(self, panel: Any) -> None:
-        self.panel, self.ui = panel, panel.ui
+        super().__init__(panel)
         self.explorer: Any | None = None
         self.nodes: Any | None = None
         self._model_of_nodes: Path | None = None
@@ -298,7 +299,7 @@ class ExploreSection:
         if self._chosen(model):
             self.begin(np.array(about["latent"], np.float32))
 
-    def tidy_up(self) -> None:
+    def opened(self) -> None:
         """Remove copies of scans that a Slicer left behind that did not end by itself."""
         for copy in (places.base_folder() / "projections").glob(f"*{COPY}"):
             with suppress(OSError):

@@ -15,7 +15,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from GEDGANLib.errors import InputError
-from GEDGANLib.worker import RUNNING, Worker
+from GEDGANLib.jobs.worker import RUNNING, Worker
 
 from . import places
 
@@ -31,7 +31,7 @@ QUIET_SECONDS = 180.0
 class FollowedJob:
     """A worker whose events are handed on as they come.
 
-    :param on_event: called with each event, a dictionary as ``GEDGANLib.jobs`` describes.
+    :param on_event: called with each event, a dictionary as ``GEDGANLib.jobs.events`` describes.
     :param on_end: called once, with the worker's last state and an explanation where it failed or was lost.
     """
 

@@ -9,11 +9,12 @@ from typing import Any
 import qt
 from slicer.i18n import tr as _
 
-from GEDGANLib.worker import DONE, STOPPED_ON_REQUEST, Worker
+from GEDGANLib.jobs.worker import DONE, STOPPED_ON_REQUEST, Worker
 
 from . import places
 from .batches import in_scene
 from .following import FollowedJob, find_job, stage_words
+from .sections import Section
 
 KINDS = (("nnunet", ()), ("folder", ("--format", ".nii.gz")), ("folder", ("--format", ".nrrd")), ("monai-bundle", ()))
 """As the choices of the combo box: what ``--to`` gets, and what else."""
@@ -24,11 +25,11 @@ REPORT_CASES, REPORT_UPDATES = 100, 500
 """Cases that are made for a report, and updates of each of its U-Nets."""
 
 
-class JudgeSection:
+class JudgeSection(Section):
     """:param panel: the module's widget."""
 
     def __init__(self, panel: Any) -> None:
-        self.panel, self.ui = panel, panel.ui
+        super().__init__(panel)
         self.job: FollowedJob | None = None
         self.ui.reportButton.connect("clicked()", self.onReport)
         self.ui.openReportButton.connect("clicked()", self.onOpen)
@@ -79,6 +80,13 @@ class JudgeSection:
         worker = None if self.job is not None else find_job(places.REPORTS)
         if worker is not None:
             self._follow(worker)
+
+    def busy(self) -> bool:
+        return self.job is not None
+
+    def tell_silence(self) -> None:
+        if self.job is not None and self.job.quiet():
+            self.ui.reportBar.format = _("nothing heard for minutes; it may be stuck")
 
     def leave(self) -> None:
         """Follow no longer. The report goes on; it is found again."""

@@ -11,16 +11,15 @@ from GEDGANLib.errors import InputError
 
 from . import environment, places
 from .following import words_of
+from .sections import Section
 
 
-class SetUpSection:
-    """:param panel: the module's widget.
-    :param requirements: file of the packages beside PyTorch.
-    """
+class SetUpSection(Section):
+    """:param panel: the module's widget."""
 
-    def __init__(self, panel: Any, requirements: Path) -> None:
-        self.panel, self.ui = panel, panel.ui
-        self._requirements = requirements
+    def __init__(self, panel: Any) -> None:
+        super().__init__(panel)
+        self._requirements = Path(panel.resourcePath("requirements.txt"))  # of the packages beside PyTorch
         self.ui.setUpButton.connect("clicked()", self.onSetUp)
         self.look()
 
@@ -35,6 +34,14 @@ class SetUpSection:
         version, found, words = places.setting(places.DEVICES).partition(": ")
         self._devices = words if found and version == self.state.torch else ""  # another PyTorch may see another GPU
         self.ui.setUpLabel.text = self.state.words(self._devices)
+
+    def opened(self) -> None:
+        self.ask_for_devices()
+        self.go_on()
+
+    def entered(self) -> None:
+        self.look()
+        self.ask_for_devices()
 
     def go_on(self) -> None:
         """After the restart that installing the extension needed: say what is next."""

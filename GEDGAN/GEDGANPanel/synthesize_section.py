@@ -18,15 +18,16 @@ from .data_section import DEVICES
 from .engine import EngineUnavailable
 from .following import words_of
 from .model_card import ModelCard
+from .sections import Section
 from .synthesis_request import SynthesisRequest
 from .views import render_volume, show_case
 
 
-class SynthesizeSection:
+class SynthesizeSection(Section):
     """:param panel: the module's widget."""
 
     def __init__(self, panel: Any) -> None:
-        self.panel, self.ui = panel, panel.ui
+        super().__init__(panel)
         self.card: ModelCard | None = None
         self.batches = Batches()
         self._paths: list[Path] = []
@@ -36,6 +37,9 @@ class SynthesizeSection:
         self.ui.synthesizeButton.connect("clicked()", panel.tasks.stop_or(self.onSynthesize))
         self.ui.undoButton.connect("clicked()", self.onUndo)
         self.ui.releaseButton.connect("clicked()", self.onRelease)
+
+    def scene_closed(self) -> None:
+        self.batches.forget()
 
     # The model
 

@@ -12,7 +12,7 @@ from typing import Any
 from slicer.i18n import tr as _
 
 from GEDGANLib.errors import InputError
-from GEDGANLib.worker import DONE, STOPPED_ON_REQUEST, Worker
+from GEDGANLib.jobs.worker import DONE, STOPPED_ON_REQUEST, Worker
 
 from . import places
 from .following import FollowedJob, Steps, stage_words, words_of
@@ -40,7 +40,7 @@ class Tasks:
         """Start a command of the library; where that fails say so, and return None.
 
         :param kind: ``places.TRAININGS`` or ``places.REPORTS`` of one that outlives the panel and is found again.
-        :param stop_file, notes: as for ``GEDGANLib.worker.Worker.start``.
+        :param stop_file, notes: as for ``GEDGANLib.jobs.worker.Worker.start``.
         """
         folder = places.new_folder("jobs")
         try:

@@ -11,23 +11,24 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
-from GEDGANLib.worker import DONE, STOPPED_ON_REQUEST, Worker
+from GEDGANLib.jobs.worker import DONE, STOPPED_ON_REQUEST, Worker
 
 from . import places
 from .curves import Curves
 from .data_section import DEVICES
 from .following import FollowedJob, find_job, stage_words, words_of
 from .scene_cases import PREVIEW
+from .sections import Section
 from .views import show_side_by_side
 
 DRAW_SECONDS = 1.0
 
 
-class TrainSection:
+class TrainSection(Section):
     """:param panel: the module's widget."""
 
     def __init__(self, panel: Any) -> None:
-        self.panel, self.ui = panel, panel.ui
+        super().__init__(panel)
         self.job: FollowedJob | None = None
         self.run: Path | None = None
         self.curves, self._drawn = Curves(), 0.0
@@ -138,6 +139,15 @@ class TrainSection:
         if worker.alive():
             self.panel.say(_("The training in {run} is still running.").format(run=run))
         self.panel.paint()
+
+    def busy(self) -> bool:
+        return self.job is not None
+
+    def tell_silence(self) -> None:
+        if self.job is not None and self.job.quiet():
+            self.ui.trainLabel.text = _(
+                "Nothing was heard from the training for minutes. It may be stuck; Stop ends it."
+            )
 
     def leave(self) -> None:
         """Follow no longer. The training goes on; it is found again."""

@@ -18,7 +18,7 @@ from .parts import FACTOR, FINE_STAGES, PartsDiscriminator, PartsGenerator
 
 
 def field_channels(plan) -> int:
-    """Channels of what the discriminator of a :class:`GEDGANLib.plan.Plan` sees beside the case; 0 for nothing."""
+    """Channels of what the discriminator of a plan sees beside the case; 0 for nothing."""
     if plan.method == "article" or plan.field.kind == "none":
         return 0
     return FIELDS[plan.field.kind].CHANNELS[plan.spatial_dims] * len(plan.channels)
@@ -131,7 +131,7 @@ def _parts_discriminator(plan) -> PartsDiscriminator:
 
 
 def build_generator(plan) -> Generator | PartsGenerator | ArticleGenerator:
-    """Generator with freshly drawn weights for a :class:`GEDGANLib.plan.Plan`."""
+    """Generator with freshly drawn weights for a :class:`GEDGANLib.planning.plan.Plan`."""
     if plan.method == "article":
         return ArticleGenerator(
             plan.spatial_dims, plan.grid.shape, len(plan.channels), len(plan.labels), plan.networks.latent_size
@@ -156,7 +156,7 @@ def build_generator(plan) -> Generator | PartsGenerator | ArticleGenerator:
 
 
 def build_discriminator(plan) -> Discriminator | SeparateHeads | PartsDiscriminator | ArticleDiscriminator:
-    """Discriminator with freshly drawn weights for a :class:`GEDGANLib.plan.Plan`."""
+    """Discriminator with freshly drawn weights for a :class:`GEDGANLib.planning.plan.Plan`."""
     if plan.training.volume == "parts":
         return _parts_discriminator(plan).to(memory_format=channels_last(plan.spatial_dims))
     if plan.method == "article":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from .. import __version__
 from ..errors import InputError
-from ..jobs import with_progress
+from ..jobs.events import with_progress
 from ..synthesis.membership import membership
 from ..synthesis.model_file import Model
 from ..synthesis.synthesizer import Synthesizer
@@ -29,7 +29,8 @@ from .alignment import pictures_of
 from .distances import NEIGHBOURS, coverage, kernel_distance, relative_diversity
 from .features import FEWEST_PAIRS, encoder_for
 from .orientation import orientation_statistics
-from .privacy import Privacy, examine
+from .privacy import examine
+from .result import Evaluation
 from .similarity import levels_of, pairwise_similarity
 from .spectrum import fine_power_ratio, nyquist_excess, radial_power
 from .summary import summary_of
@@ -60,41 +61,9 @@ class Settings:
     device: str = "cpu"
 
 
-@dataclass
-class Evaluation:
-    """What was found.
-
-    :param figures: section -> figure -> ``{"made": ..., "real": ..., ...}``; plain JSON types.
-    :param notes: what could not be said, and why, in sentences.
-    :param summary: what a reader should know first, in sentences.
-    :param curves: arrays for plots.
-    :param made, training, unseen: the cases themselves, to show.
-    :param reference: what synthesized cases are compared with, in words.
-    """
-
-    about: dict[str, Any]
-    figures: dict[str, dict[str, Any]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    summary: list[str] = field(default_factory=list)
-    curves: dict[str, Any] = field(default_factory=dict)
-    made: list[WorkingCase] = field(default_factory=list)
-    training: list[WorkingCase] = field(default_factory=list)
-    unseen: list[WorkingCase] = field(default_factory=list)
-    privacy: Privacy | None = None
-    reference: str = "real cases that are new to the model"
-
-    def to_dict(self) -> dict[str, Any]:
-        """For ``report.json``: figures, notes and summary; no arrays, no cases."""
-        return {
-            "about": self.about,
-            "summary": self.summary,
-            "notes": self.notes,
-            "figures": self.figures,
-        }
-
-
 Bar = Callable[[str], Any]
-"""Context that gives a function (done, total, name) for a piece of work named in words, see ``jobs.Events.bar``."""
+"""Context that gives a function (done, total, name) for a piece of work named in words, see ``Events.bar`` of
+``jobs.events``."""
 
 
 def evaluate(model: Model, cases: Sequence[WorkingCase], settings: Settings, bar: Bar, made: Path) -> Evaluation:

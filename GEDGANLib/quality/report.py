@@ -18,8 +18,8 @@ from ..volumes.case import Case
 from ..volumes.pictures import contact_sheet
 from ..volumes.pipeline import WorkingCase
 from ..volumes.writing import write_bytes
-from .evaluation import Evaluation
 from .privacy import FLAGGED
+from .result import Evaluation
 
 HTML, JSON = "report.html", "report.json"
 SHOWN = 6

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ..volumes.measures import COLLAPSED
-
-if TYPE_CHECKING:
-    from .evaluation import Evaluation
-
+from .result import Evaluation
 
 PATTERNED = 2.0
 """Power at Nyquist's frequency, relative to that of training cases, from which on it is said."""

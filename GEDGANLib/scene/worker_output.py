@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..plan import Plan
+from ..planning.plan import Plan
 from ..volumes.case import Case
 from ..volumes.dataset import find_dataset
 from ..volumes.files import SEGMENTATION_SUFFIX, read_volume

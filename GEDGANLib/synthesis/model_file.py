@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..errors import InputError
-from ..plan import Plan
+from ..planning.plan import Plan
 from ..volumes.measures import COLLAPSED
 from ..volumes.writing import write_bytes
 

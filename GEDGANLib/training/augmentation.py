@@ -77,7 +77,7 @@ class Drawn:
 class Augmentation:
     """Draws changes.
 
-    :param kinds: of change, see :data:`GEDGANLib.plan.AUGMENTATIONS`.
+    :param kinds: of change, see :data:`GEDGANLib.planning.words.AUGMENTATIONS`.
     :param flips: axes along which cases may be mirrored.
     :param shape: voxels of the grid.
     """
@@ -224,7 +224,7 @@ class Strength:
     """The probability of each change, steered by over-fitting.
 
     :param largest: the probability never exceeds it.
-    :param target: see :class:`GEDGANLib.plan.Augmentation`.
+    :param target: see :class:`GEDGANLib.planning.plan.Augmentation`.
     :param ramp_cases: cases seen in which it may go from 0 to 1.
     """
 

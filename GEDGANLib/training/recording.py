@@ -53,17 +53,31 @@ class Recorder:
                 kept[name].copy_(tensor, non_blocking=True)
             graph.replay()
             return outputs
-        there = {name: tensor.to(self.device, non_blocking=True) for name, tensor in inputs.items()}
+        # Elsewhere than on CUDA a copy may outrun who lets go of its source.
+        there = {
+            name: tensor.to(self.device, non_blocking=self.device.type == "cuda") for name, tensor in inputs.items()
+        }
         if not self.enabled or self._calls[key] < WARM_UP:
             self._calls[key] += 1
             return function(there)
+        if self._recorded(key, function, there):
+            return self.run(key, function, inputs)
+        gc.collect()
+        return function(there)
+
+    def _recorded(self, key: Hashable, function: Callable[[Tensors], Tensors], inputs: Tensors) -> bool:
+        """Record, or give up recording for good; whether it was recorded."""
+        stream = torch.cuda.current_stream(self.device) if torch.cuda.is_available() else None
         try:
-            self._record(key, function, there)
+            self._record(key, function, inputs)
         except RuntimeError as error:
-            self.enabled, self.refusal = False, str(error).splitlines()[0]
+            cause = error.__context__ or error  # the end of a recording that was broken off fails too
+            self.enabled, self.refusal = False, str(cause).splitlines()[0]
             self._recordings.clear()
-            return function(there)
-        return self.run(key, function, inputs)
+            if stream is not None:  # which a recording that fails does not put back
+                torch.cuda.set_stream(stream)
+            return False
+        return True
 
     def _record(self, key: Hashable, function: Callable[[Tensors], Tensors], inputs: Tensors) -> None:
         kept = {name: tensor.clone() for name, tensor in inputs.items()}

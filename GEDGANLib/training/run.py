@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, StoppedOnRequest
-from ..jobs import SilentEvents, stop_on_signals
-from ..plan import Plan
+from ..jobs.events import SilentEvents, stop_on_signals
+from ..planning.plan import Plan
 from ..volumes.pipeline import WorkingCase
 from ..volumes.writing import explain_unwritable, sole_owner, write_bytes
 from .log import LOG, Board, plot_losses, progress_line, read_history
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 Emit = Callable[..., None]
 """Called with the kind of an event and its fields, see ``jobs``."""
+SaveModel = Callable[..., None]
+"""Called with path, generator, plan, what is known of the training, and the discriminator as a critic or None."""
 
 MODEL = "model.safetensors"
 CHECKPOINT_SECONDS = 120.0
@@ -74,6 +76,7 @@ def train(
     device: str,
     seed: int | None,
     emit: Emit,
+    save_model: SaveModel,
     data: str = "",
     resume: bool = False,
     options: Options | None = None,
@@ -83,6 +86,8 @@ def train(
     :param run: claimed by :func:`GEDGANLib.training.request.claim_run_folder`.
     :param limit: None to resume with that of before.
     :param seed: None to resume; a run has one for all its life.
+    :param save_model: writes the model file, see ``synthesis.model_file.save_model``: what it holds is no business of a
+        training.
     :param data: where the cases came from, for ``run.json``.
     :raises InputError: the disk is full, the losses are no longer numbers, another process works in ``run``, another
         process of the team is gone, or what is to be resumed had other cases or another seed.
@@ -104,7 +109,8 @@ def train(
             request = Request(data, digests, seed, limit, device)
             if team.leads:
                 plan.save(run / "plan.json")
-        return _Run(plan, cases, run, request, emit if team.leads else SilentEvents().emit, options, team).train(resume)
+        emit = emit if team.leads else SilentEvents().emit
+        return _Run(plan, cases, run, request, emit, save_model, options, team).train(resume)
 
 
 class _Run:
@@ -117,10 +123,12 @@ class _Run:
         run: Path,
         request: Request,
         emit: Emit,
+        save_model: SaveModel,
         options: Options,
         team: Team,
     ) -> None:
         self.plan, self.cases, self.run, self.request = plan, cases, run, request
+        self.save_model = save_model
         self.emit, self.options, self.team = emit, options, team
         self.history: list[dict[str, Any]] = []
         self.warnings: list[str] = []
@@ -248,15 +256,18 @@ class _Run:
             # The clock, the STOP file and signals are the first process's; all act on what it says.
             progress, stop = self.team.as_leader((self.progress(), float(asked_to_stop())), self.trainer.device)
             if progress >= 1 or stop:
-                if finite(state_of(self.trainer)):
+                if finite(state_of(self.trainer)) and (not unread or unread[-1].sound()):
                     return progress < 1
+                unread.clear()
                 self._go_back()
                 continue
             self.trainer.set_progress(progress)
             unread.append(self.trainer.step())
             now = time.monotonic()
             told = self.team.leads and (now - last["progress"] >= PROGRESS_SECONDS or self.progress() >= 1)
-            figures = unread[-1] if told else unread[0] if len(unread) > late else None
+            kept = self.team.leads and now - last["checkpoint"] >= CHECKPOINT_SECONDS
+            # What is told or kept is looked at first; else there is no hurry.
+            figures = unread[-1] if told or kept else unread[0] if len(unread) > late else None
             if figures is not None and not figures.sound():
                 unread.clear()
                 self._go_back()
@@ -273,7 +284,7 @@ class _Run:
                 self._write_preview()
                 self.emit("preview", path=str(self.run / "preview.png"), step=self.trainer.step_count)
                 last["preview"] = time.monotonic()
-            if now - last["checkpoint"] >= CHECKPOINT_SECONDS:
+            if kept:
                 self._write_checkpoint()
                 last["checkpoint"] = time.monotonic()
 
@@ -342,8 +353,6 @@ class _Run:
         self.emit("checkpoint", path=str(folder), step=self.trainer.step_count)
 
     def _finish(self) -> None:
-        from ..synthesis.model_file import save_model
-
         variety = self._write_preview()
         for words in self.monitor.untrained(variety, self.trainer.step_count):
             self._warn(words)
@@ -361,7 +370,7 @@ class _Run:
         if self.request.taught is not None:
             # Who has the data can tell by these which cases taught the model and which did not; nobody else can.
             about["trained_images"] = list(self.request.taught)
-        save_model(self.run / MODEL, self.trainer.average, self.plan, about, self.trainer.critic())
+        self.save_model(self.run / MODEL, self.trainer.average, self.plan, about, self.trainer.critic())
         self.request = replace(self.request, model_step=self.trainer.step_count)
         self.request.save(self.run)
 

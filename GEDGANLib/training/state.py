@@ -37,6 +37,7 @@ def load_state(trainer: Trainer, tensors: dict[str, Tensor], step_count: int) ->
     :raises KeyError, RuntimeError: it belongs to another plan.
     """
     trainer.step_count = step_count
+    trainer.forget_readings()
     trainer.strength.load_state(tensors["strength"])
     trainer.rate_factor = float(tensors["rate_factor"])
     torch.set_rng_state(tensors["global_random"].cpu())  # of dropout, in the article's discriminator

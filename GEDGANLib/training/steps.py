@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..plan import Plan
+from ..planning.plan import Plan
 from .augmentation import Drawn
 from .loading import Batch
 from .objectives import Inputs, Judge, discriminator_loss, generator_loss
@@ -111,12 +111,19 @@ class Steps:
 
         :param tensors: a batch, ``latents``, changes.
         """
-        settings = self.plan.training
         batch, changes = self._batch_and_changes(tensors, aside)
         judge_weights = self.judge_weights()
         for weight in judge_weights:
             weight.requires_grad_(False)
-        generated = self._generate(self._shared_generator, tensors["latents"], batch)
+        try:
+            return self._generator_terms(batch, changes, tensors["latents"])
+        finally:  # also where the step cannot be recorded, and runs once more
+            for weight in judge_weights:
+                weight.requires_grad_(True)
+
+    def _generator_terms(self, batch: Batch, changes: Drawn | Tensors | None, latents: Tensor) -> Tensors:
+        settings = self.plan.training
+        generated = self._generate(self._shared_generator, latents, batch)
         seen_generated = self._see(self._change(generated, changes))
         with torch.no_grad():
             seen_real = self._see(self._change(self.view.real(batch), changes))
@@ -127,8 +134,6 @@ class Steps:
         distance = self.statistics.distance(self.view.with_a_mean(unchanged), self.team)
         total = self.scaler.scale(pairing.float() + settings.statistics_weight * distance)
         gradients = self._gradients(total, self.generator_weights())
-        for weight in judge_weights:
-            weight.requires_grad_(True)
         return {"pairing": pairing.detach(), "distance": distance.detach(), **gradients}
 
     @torch.no_grad()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..networks.build import build_generator
 from ..networks.discriminator import Critic
-from ..plan import Plan
+from ..planning.plan import Plan
 from ..volumes.pipeline import WorkingCase
 from .adam import BoundedAdam
 from .augmentation import STEERED_EVERY, Drawn, Strength
@@ -78,7 +78,6 @@ class Trainer:
         about = (self.view.part, self._starts, len(plan.labels), self.device.type == "cuda")
         self.loader = Loader(self.cases, self._choose, plan.classes, workers, *about)
         self._held_out_loader = Loader(self.held_out, self._choose, plan.classes, 0, *about)
-        self._class_gaps = torch.zeros(2, len(plan.classes), device=self.device)
         self.strength = Strength(plan.augmentation.largest, plan.augmentation.target, plan.augmentation.ramp_cases)
 
         self.generator = build_generator(plan).to(self.device)
@@ -94,11 +93,17 @@ class Trainer:
         # Where parts are cut is known to this process alone, dropout draws, and a team talks while it goes backward.
         recordable = plan.method != "article" and self.view.part is None and self.team.size == 1
         self.recorder = Recorder(self.device, recordable and half is not torch.float16)
-        self._penalty = torch.zeros((), device=self.device)
-        self._steered: Reading | None = None
+        self.forget_readings()
         self.steps = Steps(
             plan, self.view, self.team, half, self.generator, self.discriminator, self.statistics, all_labelled
         )
+
+    def forget_readings(self) -> None:
+        """Forget what was measured and not yet told or acted on: before a first step, and when going back to an earlier
+        one, after which it may be no number."""
+        self._penalty = torch.zeros((), device=self.device)
+        self._steered: Reading | None = None
+        self._class_gaps = torch.zeros(2, len(self.plan.classes), device=self.device)
 
     def _freeze(self) -> None:
         for part in self.discriminator.first_parts(self.plan.training.frozen_stages):
@@ -240,7 +245,8 @@ class Trainer:
         if not self.plan.classes:
             return
         members = self.steps.class_weights(batch)
-        self._class_gaps += self.team.sum(torch.stack([gaps.float() @ members, members.sum(0)]))
+        own = torch.where(members > 0, gaps.float()[:, None], 0.0)  # a gap that is no number spoils its class alone
+        self._class_gaps += self.team.sum(torch.stack([own.sum(0), members.sum(0)]))
 
     def take_class_gaps(self) -> dict[str, dict[str, float | int | None]]:
         """Per class the cases drawn and their mean gap since this was asked last."""

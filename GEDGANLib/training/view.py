@@ -25,7 +25,8 @@ from ..networks.build import (
 )
 from ..networks.discriminator import Critic
 from ..networks.parts import start_of_part
-from ..plan import AUGMENTATIONS, Plan
+from ..planning.plan import Plan
+from ..planning.words import AUGMENTATIONS
 from ..structure.field import median_trace
 from ..volumes.case import Case
 from ..volumes.pipeline import WorkingCase, coarse_of
@@ -137,7 +138,7 @@ class WholeView:
         return empty.scatter_(1, index, 1.0)
 
     def _case(self, image: Tensor, labels: Tensor | None) -> Tensor:
-        image = image.to(self.device, non_blocking=True)
+        image = image.to(self.device, non_blocking=self.device.type == "cuda")
         case = image if labels is None else torch.cat([image, labels], 1)
         return case.to(memory_format=channels_last(self.plan.spatial_dims))
 

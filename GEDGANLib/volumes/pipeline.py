@@ -282,7 +282,7 @@ def to_working(case: Case, plan) -> WorkingCase:
     """Bring a case to the plan's grid and intensities.
 
     :param case: in any orientation; its affine says which.
-    :param plan: a :class:`GEDGANLib.plan.Plan`.
+    :param plan: a :class:`GEDGANLib.planning.plan.Plan`.
     """
     image, affine = to_closest_ras(case.image, case.affine)
     target = working_affine(affine, image.shape[1:], plan.grid.shape, plan.grid.spacing)

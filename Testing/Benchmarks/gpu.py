@@ -27,21 +27,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2]))  # where it is not installed
 
 from common import machine, table
-from training import measure_hagan, noise_cases, plan_for, synchronize
+from training import driver_gb, measure_hagan, noise_cases, plan_for, synchronize
 
 STEPS = 12
 """Counted; a multiple of every penalty interval that is tried."""
 ROWS = ("64:16:bfloat16", "64:16:float32", "128:2:bfloat16", "128:8:bfloat16")
 SECONDS = 100
 """After which a row is given up."""
-
-
-def driver_gb() -> float:
-    """What the driver says is taken of the card, GB; whoever else is on it included."""
-    if not torch.cuda.is_available():
-        return float("nan")
-    free, total = torch.cuda.mem_get_info()
-    return (total - free) / 1e9
 
 
 def trainer_for(side: int, batch: int, precision: str):

@@ -20,8 +20,8 @@ from common import best_convolution_rate, machine, seconds, table
 from torch.profiler import ProfilerActivity, profile
 
 from GEDGANLib.device import choose_device
-from GEDGANLib.networks.cost import step_costs
-from GEDGANLib.planning import make_plan
+from GEDGANLib.networks.cost import step_costs, synchronize
+from GEDGANLib.planning.choosing import make_plan
 from GEDGANLib.training.trainer import Trainer
 from GEDGANLib.volumes.cohort import make_case
 from GEDGANLib.volumes.dataset import find_dataset
@@ -62,11 +62,14 @@ def main() -> None:
     dataset = find_dataset(arguments.data)
     plan = make_plan(check_dataset(dataset), device)
     trainer = Trainer(plan, list(load_working_cases(dataset, plan)), device, 0)
-    trainer.step()
+    for _ in range(1 if device == "cpu" else 3 * plan.training.penalty_interval):  # on CUDA until all is recorded
+        trainer.step()
+    synchronize(device)
 
     start = time.perf_counter()
     for _ in range(arguments.steps):
         trainer.step()
+    synchronize(device)
     step_seconds = (time.perf_counter() - start) / arguments.steps
 
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device == "cuda" else [])
@@ -80,7 +83,12 @@ def main() -> None:
     total = sum(spent.values())
 
     image = torch.rand(plan.training.batch, len(plan.channels), *plan.grid.shape, device=device).requires_grad_()
-    field_seconds = seconds(lambda: trainer.view.field(image).square().sum().backward())
+
+    def field() -> None:
+        trainer.view.field(image).square().sum().backward()
+        synchronize(device)
+
+    field_seconds = seconds(field)
     rate = step_costs(plan).operations / (step_seconds * spent["convolution"] / total)
     best = best_convolution_rate() if device == "cpu" else float("nan")
 

@@ -25,8 +25,8 @@ from common import best_convolution_rate, machine, seconds, table
 from GEDGANLib.exchange.nnunet import write_dataset
 from GEDGANLib.networks.build import build_generator
 from GEDGANLib.networks.cost import count
-from GEDGANLib.plan import Grid, Plan
-from GEDGANLib.planning import make_plan
+from GEDGANLib.planning.choosing import make_plan
+from GEDGANLib.planning.plan import Grid, Plan
 from GEDGANLib.synthesis.directions import Direction
 from GEDGANLib.synthesis.explorer import Explorer
 from GEDGANLib.synthesis.model_file import load_model, save_model
@@ -64,7 +64,7 @@ def peak_gb(model: Path, number: int, folder: Path) -> tuple[float, float]:
     """Peak memory (GB) and seconds of the command."""
     out = folder / f"out-{number}-{time.monotonic_ns()}"
     code = (
-        "import resource, sys; from GEDGANLib.cli import main; "
+        "import resource, sys; from GEDGANLib.commands.main import main; "
         f"status = main(['synthesize', {str(model)!r}, '-n', '{number}', '-o', {str(out)!r}, '--device', 'cpu']); "
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(status)"
     )

@@ -37,6 +37,16 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
+def driver_gb() -> float:
+    """What the driver says is taken of the card, GB; whoever else is on it included."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return float("nan")
+    free, total = torch.cuda.mem_get_info()
+    return (total - free) / 1e9
+
+
 def peak_gb() -> float:
     """Of the GPU where there is one, else of this process, libraries included."""
     import torch
@@ -50,7 +60,7 @@ def plan_for(side: int, kind: str, batch: int | None):
     """The default plan of this device for cubes of ``side`` voxels, or one that is trained whole, or the article's."""
     from GEDGANLib.device import choose_device
     from GEDGANLib.networks.cost import predict
-    from GEDGANLib.planning import make_plan
+    from GEDGANLib.planning.choosing import make_plan
     from GEDGANLib.volumes.case import Label
     from GEDGANLib.volumes.pipeline import CaseFacts, Fingerprint
 
@@ -102,21 +112,25 @@ def noise_cases(plan, count: int = 4) -> list:
 def measure_ours(side: int, kind: str, batch: int | None) -> dict:
     import torch
 
-    from GEDGANLib.fitting import measured
+    from GEDGANLib.training.measuring import measured
+    from GEDGANLib.training.recording import WARM_UP
     from GEDGANLib.training.trainer import Trainer
 
     plan, device, (memory, _) = plan_for(side, kind, batch)
     cases = noise_cases(plan)
     trainer = Trainer(plan, cases, device, 0)
     trainer.strength.value = 0.5 if plan.augmentation.kinds else 0.0
-    trainer.step()
-    synchronize()
-    start = time.perf_counter()
-    for _ in range(STEPS.get(side, 2)):
+    interval = plan.training.penalty_interval
+    for _ in range(1 + (interval * WARM_UP if device == "cuda" else 0)):  # on CUDA until all is recorded
         trainer.step()
     synchronize()
-    step = (time.perf_counter() - start) / STEPS.get(side, 2)
-    training_peak = peak_gb()
+    start = time.perf_counter()
+    count = -(-STEPS.get(side, 2) // interval) * interval  # whole rounds of penalties
+    for _ in range(count):
+        trainer.step()
+    synchronize()
+    step = (time.perf_counter() - start) / count
+    training_peak = driver_gb() if device == "cuda" else peak_gb()  # as it is predicted
     minutes = measured(plan, device).prediction.minutes_per_1000_steps
     latent = torch.zeros(1, plan.networks.latent_size, device=device)
     best = math.inf

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from common import machine
 
-from GEDGANLib.plan import Augmentation, Plan
-from GEDGANLib.planning import make_plan
+from GEDGANLib.planning.choosing import make_plan
+from GEDGANLib.planning.plan import Augmentation, Plan
 from GEDGANLib.quality.distances import coverage, kernel_distance, relative_diversity
 from GEDGANLib.quality.features import Encoder
 from GEDGANLib.quality.segmentation import Pairs, dice, train_segmenter

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from GEDGANLib.cli import main
+from GEDGANLib.commands.main import main
 from GEDGANLib.networks.article import ArticleDiscriminator, ArticleGenerator
-from GEDGANLib.plan import Plan
-from GEDGANLib.planning import make_plan
+from GEDGANLib.planning.choosing import make_plan
+from GEDGANLib.planning.plan import Plan
 from GEDGANLib.training.state import load_state, state_of
 from GEDGANLib.training.trainer import Trainer
 from GEDGANLib.volumes.dataset import find_dataset

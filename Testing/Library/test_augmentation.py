@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from GEDGANLib.plan import AUGMENTATIONS
+from GEDGANLib.planning.words import AUGMENTATIONS
 from GEDGANLib.structure.field import RelativeTensorField
 from GEDGANLib.training.augmentation import Augmentation, Drawn, Strength, apply
 

@@ -12,7 +12,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from GEDGANLib.cli import main
+from GEDGANLib.commands.main import main
 from GEDGANLib.synthesis.model_file import save_model
 
 

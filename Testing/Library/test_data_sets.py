@@ -12,7 +12,7 @@ import pytest
 from landmark import asymmetric_case, landmark_of
 
 from GEDGANLib.errors import InputError
-from GEDGANLib.planning import make_plan
+from GEDGANLib.planning.choosing import make_plan
 from GEDGANLib.volumes.dataset import find_dataset
 from GEDGANLib.volumes.files import LPS_TO_RAS, read_volume, write_volume
 from GEDGANLib.volumes.geometry import same_grid

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from GEDGANLib import device, planning
+from GEDGANLib import device
 from GEDGANLib.device import half_precision_is_right, known_trouble, trouble_here
+from GEDGANLib.planning import choosing as planning
 from GEDGANLib.training.trainer import Trainer
 
 
@@ -19,7 +20,9 @@ from GEDGANLib.training.trainer import Trainer
         ("2.9.0", 92100, "four times slower"),
         ("2.9.1", 91300, "four times slower"),
         ("2.9.1", 92100, ""),
-        ("2.10.0", 91400, "float32 wrongly"),
+        ("2.8.0", 91400, "float32 wrongly"),
+        ("2.10.0", 91400, ""),
+        ("2.10.0+cu128", 91002, "built for CUDA 13"),
         ("2.10.0", 91501, ""),
         ("2.7.1", 90701, ""),
         ("2.11.0+cu130", 91900, ""),

@@ -15,11 +15,11 @@ import pytest
 import torch
 from conftest import TRAINED_CASES
 
-from GEDGANLib.cli import main
+from GEDGANLib.commands.main import main
 from GEDGANLib.errors import InputError
 from GEDGANLib.networks.build import build_generator
-from GEDGANLib.quality.evaluation import Evaluation
 from GEDGANLib.quality.features import INTENSITY_CLASSES, encoder_for
+from GEDGANLib.quality.result import Evaluation
 from GEDGANLib.quality.screening import Screen
 from GEDGANLib.quality.segmentation import Pairs, case_dice, coarsened, train_segmenter
 from GEDGANLib.quality.summary import summary_of

@@ -12,11 +12,11 @@ import torch
 from landmark import ORIENTATIONS
 from scipy import ndimage
 
-from GEDGANLib.cli import main
+from GEDGANLib.commands.main import main
 from GEDGANLib.errors import InputError
 from GEDGANLib.structure.shape import ShapeField
 from GEDGANLib.synthesis.explain import structure_maps, unlikeness_map
-from GEDGANLib.synthesis.model_file import load_model
+from GEDGANLib.synthesis.model_file import load_model, save_model
 from GEDGANLib.training.request import Limit, claim_run_folder
 from GEDGANLib.training.run import train
 from GEDGANLib.training.trainer import Trainer
@@ -71,7 +71,7 @@ def test_empty_air_is_nothing():
 def model(small_plan, small_cases, tmp_path_factory):
     run = tmp_path_factory.mktemp("explained") / "run"
     claim_run_folder(run, False)
-    train(small_plan, small_cases, run, Limit(steps=25), "cpu", 0, lambda event, **fields: None)
+    train(small_plan, small_cases, run, Limit(steps=25), "cpu", 0, lambda event, **fields: None, save_model)
     return run / "model.safetensors"
 
 

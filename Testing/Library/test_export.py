@@ -11,7 +11,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from GEDGANLib.cli import main
+from GEDGANLib.commands.main import main
 from GEDGANLib.errors import InputError
 from GEDGANLib.exchange.folder import write_folder
 from GEDGANLib.exchange.splits import make_splits

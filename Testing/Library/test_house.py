@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from Tools import house
 
 ROOT = Path(__file__).parents[2]
 LIBRARY = ROOT / "GEDGANLib"
-FLOORS = ("volumes", "structure", "networks", "training", "synthesis", "quality", "exchange", "scene")
 SOURCES = sorted(LIBRARY.rglob("*.py"))
 
 
@@ -30,40 +30,82 @@ def imports_of(path: Path) -> set[str]:
     return names
 
 
-def floor_of(path: Path) -> str:
-    parts = path.relative_to(LIBRARY).parts
-    return parts[0] if len(parts) > 1 else ""
+def test_nobody_imports_what_stands_above_and_nothing_runs_in_circles() -> None:
+    """The order of the rooms stands in ``Testing/Tools/house.py``."""
+    graph = house.imports(LIBRARY)
+    assert len(graph) > 80 and any(graph.values())
+    assert house.circles(graph) == []
+    assert house.upwards(graph) == []
 
 
-def floors_imported(path: Path) -> set[str]:
-    return {name.split(".")[1] for name in imports_of(path) if name.startswith("GEDGANLib.")} & set(FLOORS)
+def planted(folder: Path, files: dict[str, str]) -> house.Graph:
+    """Imports of a library of these files."""
+    for name, text in files.items():
+        path = folder / "GEDGANLib" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return house.imports(folder / "GEDGANLib")
+
+
+def test_a_circle_is_found_inside_functions_too(tmp_path) -> None:
+    files = {
+        "quality/a.py": "from .b import x",
+        "quality/b.py": "def f():\n    from ..quality import c",
+        "quality/c.py": "from GEDGANLib.quality.a import y",
+        "quality/d.py": "from . import a",
+    }
+    assert house.circles(planted(tmp_path, files)) == [["quality.a", "quality.b", "quality.c"]]
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "target"),
+    [
+        ("training/run.py", "def f():\n    from ..synthesis.model_file import save", "synthesis.model_file"),
+        ("planning/fitting.py", "from GEDGANLib.training import trainer", "training.trainer"),
+        ("volumes/files.py", "from ..structure import field", "structure.field"),
+        ("networks/build.py", "from ..volumes.case import Case", "volumes.case"),  # though it stands below
+        ("alignment/modes.py", "from ..segmentation import teacher", "segmentation.teacher"),  # rooms still to come
+        ("errors.py", "from .jobs import events", "jobs.events"),
+        ("attic/old.py", "from ..volumes.case import Case", "volumes.case"),  # a room that nobody knows
+    ],
+)
+def test_an_import_upwards_is_found(tmp_path, file, text, target) -> None:
+    graph = planted(tmp_path, {target.replace(".", "/") + ".py": "", file: text})
+    assert house.upwards(graph) == [(file.removesuffix(".py").replace("/", "."), target)]
+
+
+def test_imports_downwards_are_fine(tmp_path) -> None:
+    files = {
+        "errors.py": "",
+        "volumes/case.py": "from ..errors import InputError",
+        "alignment/modes.py": "",
+        "networks/refiner.py": "from ..alignment import modes",
+        "segmentation/teacher.py": "from ..volumes.case import Case\nfrom ..alignment import modes",
+        "commands/aligning.py": "from ..segmentation import teacher",
+        "__main__.py": "from .commands import aligning",
+    }
+    graph = planted(tmp_path, files)
+    assert graph["commands.aligning"] == {"segmentation.teacher"}
+    assert house.upwards(graph) == [] and house.circles(graph) == []
+
+
+def test_the_picture_of_the_rooms_is_that_of_the_imports() -> None:
+    text = house.DOCUMENT.read_text(encoding="utf-8")
+    drawn = text.split(house.BEGIN)[1].split(house.END)[0]
+    assert drawn == house.picture(house.imports(LIBRARY)), "run Testing/Tools/house.py --write"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(LIBRARY)))
-def test_walls(path):
-    floor, outside = floor_of(path), {name.split(".")[0] for name in imports_of(path)}
-    if floor != "scene":
+def test_slicer_and_qt_stay_where_they_belong(path):
+    outside = {name.split(".")[0] for name in imports_of(path)}
+    if path.relative_to(LIBRARY).parts[0] != "scene":
         assert not outside & {"slicer", "vtk", "trame_slicer"}
     assert not outside & {"qt", "ctk", "PySide6", "pytest"}
-    above = floors_imported(path) - {floor}
-    if floor == "structure":
-        assert not above
-    if floor == "networks":
-        assert above <= {"structure"}
-    if floor == "volumes":
-        assert not above
-    if floor == "training":
-        # The model file is what a training ends in; nothing else of the later floors is known there.
-        later = {name for name in imports_of(path) if ".synthesis" in name or ".quality" in name}
-        assert not above & {"scene", "exchange"}
-        assert later <= {"GEDGANLib.synthesis.model_file", "GEDGANLib.synthesis.model_file.save_model"}
-    if floor in FLOORS[4:]:
-        assert not above & set(FLOORS[FLOORS.index(floor) + 1 :]) - {"exchange"}
 
 
 def test_the_panel_knows_of_the_library_what_it_may():
     """To a running training it talks through its process alone."""
-    allowed = {"errors", "plan", "jobs", "worker", "synthesis", "scene", "quality"}
+    allowed = {"errors", "planning", "jobs", "alignment", "segmentation", "synthesis", "scene", "quality"}
     for path in (ROOT / "GEDGAN").rglob("*.py"):
         known = {name.split(".")[1] for name in imports_of(path) if name.startswith("GEDGANLib.")}
         assert known <= allowed, path.name
@@ -113,7 +155,7 @@ def test_packages_are_installed_with_the_library():
 def test_importing_the_command_line_is_light():
     """Help and mistyped options must answer at once, and Slicer must start without torch."""
     heavy = "{'torch', 'monai', 'SimpleITK', 'matplotlib', 'scipy', 'nibabel', 'slicer', 'vtk'}"
-    code = f"import sys, GEDGANLib.cli; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, GEDGANLib.commands.main; print(sorted({heavy} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 
@@ -126,7 +168,7 @@ def test_modules_say_what_they_are_and_stay_short(path):
 
 
 def test_readme_names_commands_that_exist():
-    from GEDGANLib.cli import build_parser
+    from GEDGANLib.commands.parser import build_parser
 
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     commands = set(re.findall(r"^    gedgan (\w+)", readme, re.MULTILINE))
@@ -142,6 +184,24 @@ def test_readme_names_commands_that_exist():
 
 
 def test_the_command_line_offers_the_methods_of_the_plan():
-    from GEDGANLib import cli, plan
+    from GEDGANLib.commands import options
+    from GEDGANLib.planning import words
 
-    assert cli.METHODS == plan.METHODS
+    assert options.METHODS == words.METHODS
+
+
+def test_every_group_of_commands_is_in_the_registry():
+    """A module with a function ``add`` is a group; one that is not listed is not there for anybody."""
+    from GEDGANLib.commands import parser
+
+    groups = {path.stem for path in (LIBRARY / "commands").glob("*.py") if "\ndef add(" in path.read_text("utf-8")}
+    assert groups == {group.__name__.rsplit(".", 1)[1] for group in parser.GROUPS}
+
+
+def test_every_section_of_the_panel_is_in_the_registry():
+    panel = ROOT / "GEDGAN" / "GEDGANPanel"
+    classes = set()
+    for path in panel.glob("*_section.py"):
+        classes |= set(re.findall(r"^class (\w+)\(Section\):", path.read_text(encoding="utf-8"), re.MULTILINE))
+    listed = set(re.findall(r'^        "\w+": (\w+),$', (panel / "sections.py").read_text("utf-8"), re.MULTILINE))
+    assert classes and classes == listed

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from GEDGANLib.cli import main
+from GEDGANLib.commands.main import main
 from GEDGANLib.errors import InputError
 from GEDGANLib.volumes.writing import growing_folder, new_folder
 
@@ -57,7 +57,7 @@ def test_a_training_that_is_ended_while_it_prepares_leaves_nothing(data, tmp_pat
 
 
 def test_a_projection_that_is_ended_may_begin_anew_in_its_folder(trained_model, cohort_folder, tmp_path, signal_at):
-    from GEDGANLib import steering
+    from GEDGANLib.commands import steering
 
     scan, out = next((cohort_folder / "imagesTr").iterdir()), tmp_path / "out"
     command = ["project", str(trained_model), str(scan), "-o", str(out), "--steps", "2"]
@@ -68,7 +68,7 @@ def test_a_projection_that_is_ended_may_begin_anew_in_its_folder(trained_model, 
 
 
 def test_what_is_finished_stays_when_what_comes_after_it_is_ended(trained_model, cohort_folder, tmp_path, signal_at):
-    from GEDGANLib import steering
+    from GEDGANLib.commands import steering
 
     scan, out = next((cohort_folder / "imagesTr").iterdir()), tmp_path / "out"
     signal_at(signal.SIGTERM, steering, "_make_more", 1)

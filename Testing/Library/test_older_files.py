@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from GEDGANLib.cli import main
+from GEDGANLib.commands.main import main
 from GEDGANLib.synthesis.model_file import load_model
 
 OLDER = sorted((Path(__file__).parent / "resources").glob("run-of-*"))

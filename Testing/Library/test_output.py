@@ -10,7 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from GEDGANLib.cli import main
+from GEDGANLib.commands.main import main
 from GEDGANLib.errors import InputError
 from GEDGANLib.exchange.nnunet import voxels_to_write
 from GEDGANLib.networks.build import build_generator

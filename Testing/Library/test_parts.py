@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from GEDGANLib.cli import main
+from GEDGANLib.commands.main import main
 from GEDGANLib.errors import InputError
 from GEDGANLib.networks.build import build_discriminator, build_generator, coarse_plan, part_plan, plan_of_critic
 from GEDGANLib.networks.discriminator import Critic
 from GEDGANLib.networks.parts import FACTOR, PartsGenerator, position
-from GEDGANLib.plan import Plan
+from GEDGANLib.planning.plan import Plan
 from GEDGANLib.synthesis.explain import unlikeness_map
 from GEDGANLib.synthesis.model_file import Model, load_model
 from GEDGANLib.synthesis.projection import Projector
@@ -89,7 +89,7 @@ def data_of_32(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def small_plan_of_32(data_of_32) -> Plan:
-    from GEDGANLib.planning import make_plan
+    from GEDGANLib.planning.choosing import make_plan
     from GEDGANLib.volumes.dataset import find_dataset
     from GEDGANLib.volumes.pipeline import check_dataset
 

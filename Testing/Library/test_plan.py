@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from GEDGANLib.errors import InputError
-from GEDGANLib.plan import Plan
-from GEDGANLib.planning import LARGEST_VOXELS, TOLERANCE, make_plan
+from GEDGANLib.planning.choosing import TOLERANCE, make_plan
+from GEDGANLib.planning.grids import LARGEST_VOXELS
+from GEDGANLib.planning.plan import Plan
 from GEDGANLib.volumes.case import Label
 from GEDGANLib.volumes.pipeline import CaseFacts, Fingerprint
 

@@ -9,6 +9,7 @@ import torch
 
 from GEDGANLib.training import recording
 from GEDGANLib.training.recording import Reading, Recorder
+from GEDGANLib.training.state import load_state, state_of
 from GEDGANLib.training.trainer import Trainer
 
 
@@ -81,3 +82,46 @@ def test_lazy_penalties_keep_their_last_figure(small_plan, small_cases) -> None:
     trainer = Trainer(plan, small_cases, "cpu", 0)
     penalties = [trainer.step().penalty for _ in range(4)]
     assert penalties[0] == penalties[1] == penalties[2] != penalties[3]
+
+
+def test_a_step_that_cannot_be_recorded_leaves_the_training_as_it_was(small_plan, small_cases, monkeypatch) -> None:
+    plain = Trainer(small_plan, small_cases, "cpu", 0)
+    expected = [plain.step().named for _ in range(5)]
+    trainer = Trainer(small_plan, small_cases, "cpu", 0)
+    trainer.recorder.enabled = True
+
+    def break_off(key, function, inputs):
+        monkeypatch.setattr("GEDGANLib.training.steps.generator_loss", fail)
+        monkeypatch.setattr("GEDGANLib.training.steps.discriminator_loss", fail)
+        try:
+            function(inputs)
+        finally:
+            monkeypatch.undo()
+
+    def fail(*_):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(trainer.recorder, "_record", break_off)
+    assert [trainer.step().named for _ in range(5)] == expected
+    assert trainer.recorder.refusal and not trainer.recorder.enabled
+
+
+def test_going_back_forgets_figures_that_are_no_numbers(small_plan, small_cases) -> None:
+    plan = replace(small_plan, training=replace(small_plan.training, penalty_interval=4))
+    trainer = Trainer(plan, small_cases, "cpu", 0)
+    trainer.step()
+    kept, step = state_of(trainer), trainer.step_count
+    trainer._penalty.fill_(float("nan"))
+    trainer._class_gaps.fill_(float("nan"))
+    load_state(trainer, kept, step)
+    assert trainer.step().sound()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_cuda_refuses_a_function_that_waits_and_goes_on() -> None:
+    device = torch.device("cuda")
+    recorder, stream = Recorder(device), torch.cuda.current_stream()
+    for number in range(5):
+        result = recorder.run("key", lambda t: {"y": t["x"] * t["x"].item()}, {"x": torch.tensor(float(number))})
+        assert result["y"].item() == number**2
+    assert recorder.refusal and not recorder.enabled and torch.cuda.current_stream() == stream

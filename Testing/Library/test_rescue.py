@@ -17,12 +17,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from GEDGANLib import fitting, learning
-from GEDGANLib.cli import main
+from GEDGANLib.commands import learning
+from GEDGANLib.commands.main import main
 from GEDGANLib.errors import InputError
-from GEDGANLib.jobs import SilentEvents
-from GEDGANLib.plan import Plan
-from GEDGANLib.planning import make_plan, with_batch
+from GEDGANLib.jobs.events import SilentEvents
+from GEDGANLib.planning import fitting
+from GEDGANLib.planning.choosing import make_plan, with_batch
+from GEDGANLib.planning.plan import Plan
+from GEDGANLib.synthesis.model_file import save_model
+from GEDGANLib.training import measuring
 from GEDGANLib.training.augmentation import Strength
 from GEDGANLib.training.checkpoint import checkpoints, load_checkpoint
 from GEDGANLib.training.figures import StepFigures
@@ -69,7 +72,9 @@ def test_losses_that_leave_the_numbers_send_it_back_with_a_smaller_step(small_pl
     Spoiled(monkeypatch, 2)
     run, said = tmp_path / "run", []
     claim_run_folder(run, False)
-    train(small_plan, small_cases, run, Limit(steps=5), "cpu", 0, lambda event, **f: said.append((event, f)))
+    train(
+        small_plan, small_cases, run, Limit(steps=5), "cpu", 0, lambda event, **f: said.append((event, f)), save_model
+    )
     warnings = rescues(said)
     assert [f"({count} of 3 times)" in words for count, words in enumerate(warnings, 1)] == [True, True]
     assert (
@@ -98,7 +103,9 @@ def test_a_generator_whose_outputs_are_all_at_their_ends_is_sent_back(small_plan
     monkeypatch.setattr(Trainer, "step", step)
     run, said = tmp_path / "run", []
     claim_run_folder(run, False)
-    train(small_plan, small_cases, run, Limit(steps=4), "cpu", 0, lambda event, **f: said.append((event, f)))
+    train(
+        small_plan, small_cases, run, Limit(steps=4), "cpu", 0, lambda event, **f: said.append((event, f)), save_model
+    )
     warnings = rescues(said)
     assert len(warnings) == 1 and "stopped learning, at step 3: it goes on from step 0" in warnings[0]
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
@@ -110,7 +117,7 @@ def test_it_gives_up_with_an_explanation_and_a_checkpoint_that_is_good(small_pla
     run = tmp_path / "run"
     claim_run_folder(run, False)
     with pytest.raises(InputError, match=r"for the 4th time.*Halve learning_rate or double penalty_weight"):
-        train(small_plan, small_cases, run, Limit(steps=5), "cpu", 0, quiet)
+        train(small_plan, small_cases, run, Limit(steps=5), "cpu", 0, quiet, save_model)
     tensors, state = load_checkpoint(run)
     assert state["step"] == 0 and all(torch.isfinite(t).all() for t in tensors.values() if t.is_floating_point())
 
@@ -150,7 +157,7 @@ def test_a_grid_that_would_be_empty_is_refused_before_anything_is_prepared(cohor
 
 
 def test_steps_that_take_long_are_predicted_and_too_few_of_them_are_told(cohort_folder, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(fitting, "measured", None)
+    monkeypatch.setattr(measuring, "measured", None)
     path = tmp_path / "plan.json"
     asked = ["plan", str(cohort_folder), "-o", str(path), "--device", "cpu", "--spacing", "0.6"]
     assert main(asked) == 0
@@ -194,7 +201,7 @@ def test_a_plan_that_cannot_fit_is_refused_with_one_that_does(cohort_folder, tmp
 
 def test_a_plan_tells_the_time_that_steps_take_here(small_plan):
     state = torch.get_rng_state()
-    plan = fitting.measured(replace(small_plan, training=replace(small_plan.training, held_out=2)), "cpu")
+    plan = measuring.measured(replace(small_plan, training=replace(small_plan.training, held_out=2)), "cpu")
     assert 0 < plan.prediction.minutes_per_1000_steps < 1000
     assert plan.training.held_out == 2 and replace(plan, prediction=small_plan.prediction).grid == small_plan.grid
     assert torch.equal(torch.get_rng_state(), state)
@@ -207,7 +214,7 @@ def test_kills_at_twenty_random_instants_change_nothing(cohort_folder, tmp_path)
     code = (
         "import torch; torch.set_num_threads(1)\n"
         "import GEDGANLib.training.run as run; run.CHECKPOINT_SECONDS = 0.15\n"
-        "from GEDGANLib.cli import main; raise SystemExit(main())"
+        "from GEDGANLib.commands.main import main; raise SystemExit(main())"
     )
     options = ["--steps", "80", "--workers"]
 
@@ -250,7 +257,7 @@ def test_options_do_not_change_what_is_learned(small_plan, small_cases, tmp_path
         run = tmp_path / f"run{workers}"
         claim_run_folder(run, False)
         options = Options(workers=workers)
-        path = train(small_plan, small_cases, run, Limit(steps=3), "cpu", 0, quiet, options=options)
+        path = train(small_plan, small_cases, run, Limit(steps=3), "cpu", 0, quiet, save_model, options=options)
         models.append(load_file(path))
     assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
 
@@ -260,7 +267,7 @@ def test_a_full_disk_loses_nothing_once_it_is_freed(small_plan, small_cases, tmp
     run, whole = tmp_path / "run", tmp_path / "whole"
     for folder in (run, whole):
         claim_run_folder(folder, False)
-    train(small_plan, small_cases, whole, Limit(steps=6), "cpu", 0, quiet)
+    train(small_plan, small_cases, whole, Limit(steps=6), "cpu", 0, quiet, save_model)
     from GEDGANLib.training import checkpoint
 
     original, states = checkpoint.write_bytes, []
@@ -274,10 +281,10 @@ def test_a_full_disk_loses_nothing_once_it_is_freed(small_plan, small_cases, tmp
     monkeypatch.setattr(checkpoint, "write_bytes", no_room)
     monkeypatch.setattr("GEDGANLib.training.run.CHECKPOINT_SECONDS", 0.0)
     with pytest.raises(InputError, match="the disk is full"):
-        train(small_plan, small_cases, run, Limit(steps=6), "cpu", 0, quiet)
+        train(small_plan, small_cases, run, Limit(steps=6), "cpu", 0, quiet, save_model)
     assert load_checkpoint(run)[1]["step"] == 3
     monkeypatch.undo()
-    train(small_plan, small_cases, run, None, "cpu", None, quiet, resume=True)
+    train(small_plan, small_cases, run, None, "cpu", None, quiet, save_model, resume=True)
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (run, whole))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
@@ -287,7 +294,7 @@ def test_tensorboard_gets_the_figures_of_the_log(small_plan, small_cases, tmp_pa
 
     run = tmp_path / "run"
     claim_run_folder(run, False)
-    train(small_plan, small_cases, run, Limit(steps=3), "cpu", 0, quiet, options=Options(tensorboard=True))
+    train(small_plan, small_cases, run, Limit(steps=3), "cpu", 0, quiet, save_model, options=Options(tensorboard=True))
     written = EventAccumulator(str(run / "tensorboard")).Reload()
     last = json.loads((run / "log.jsonl").read_text().splitlines()[-1])
     for name, value in last["losses"].items():

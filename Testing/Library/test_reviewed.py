@@ -16,11 +16,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from GEDGANLib.cli import main
+from GEDGANLib.commands.main import main
 from GEDGANLib.errors import InputError
-from GEDGANLib.fitting import fitted
 from GEDGANLib.networks.parts import FACTOR
-from GEDGANLib.planning import make_plan
+from GEDGANLib.planning.choosing import make_plan
+from GEDGANLib.planning.fitting import fitted
+from GEDGANLib.synthesis.model_file import save_model
 from GEDGANLib.training.checkpoint import checkpoints
 from GEDGANLib.training.request import Limit, Request, claim_run_folder
 from GEDGANLib.training.run import train
@@ -39,19 +40,17 @@ def rows(folder: Path, column: str, values) -> None:
     (folder / "participants.tsv").write_text("\n".join(lines) + "\n")
 
 
-def test_a_stale_model_is_not_taken_for_the_last_one(small_plan, small_cases, tmp_path, monkeypatch):
+def test_a_stale_model_is_not_taken_for_the_last_one(small_plan, small_cases, tmp_path):
     """Stopped at 2, resumed to 4, killed while the model was being written: the next resumption writes it."""
     run = tmp_path / "run"
     claim_run_folder(run, False)
-    train(small_plan, small_cases, run, Limit(steps=2), "cpu", 0, quiet)
-    with monkeypatch.context() as killed:
-        killed.setattr("GEDGANLib.synthesis.model_file.save_model", lambda *things: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            train(small_plan, small_cases, run, Limit(steps=4), "cpu", 0, quiet, resume=True)
-    train(small_plan, small_cases, run, None, "cpu", None, quiet, resume=True)
+    train(small_plan, small_cases, run, Limit(steps=2), "cpu", 0, quiet, save_model)
+    with pytest.raises(ZeroDivisionError):
+        train(small_plan, small_cases, run, Limit(steps=4), "cpu", 0, quiet, lambda *things: 1 / 0, resume=True)
+    train(small_plan, small_cases, run, None, "cpu", None, quiet, save_model, resume=True)
     assert Request.load(run).model_step == 4
     with pytest.raises(InputError, match="at step 4 already"):
-        train(small_plan, small_cases, run, None, "cpu", None, quiet, resume=True)
+        train(small_plan, small_cases, run, None, "cpu", None, quiet, save_model, resume=True)
 
 
 def test_a_run_killed_while_it_got_ready_begins_anew(cohort_folder, tmp_path):
@@ -64,7 +63,7 @@ def test_a_run_killed_while_it_got_ready_begins_anew(cohort_folder, tmp_path):
         "        yield case\n"
         "        time.sleep(30)\n"
         "prepared.load_working_cases = slowly\n"
-        "from GEDGANLib.cli import main; raise SystemExit(main())"
+        "from GEDGANLib.commands.main import main; raise SystemExit(main())"
     )
     command = [sys.executable, "-c", code, "train", str(cohort_folder), "-o", str(run), "--steps", "1"]
     worker = subprocess.Popen(command, stderr=subprocess.DEVNULL)
@@ -116,7 +115,7 @@ def test_a_model_is_where_every_process_starts(cohort_folder, data, tmp_path):
     """And a run that starts from one does so too after a kill before its first checkpoint."""
     model = tmp_path / "model" / "model.safetensors"
     assert main(["train", str(cohort_folder), "-o", str(model.parent), "--steps", "3"]) == 0
-    code = "import torch; torch.set_num_threads(1)\nfrom GEDGANLib.cli import main; raise SystemExit(main())"
+    code = "import torch; torch.set_num_threads(1)\nfrom GEDGANLib.commands.main import main; raise SystemExit(main())"
     made = []
     for size in (1, 2):
         run = tmp_path / f"run{size}"
@@ -150,7 +149,7 @@ def test_batches_shrink_before_a_plan_is_refused_and_suit_the_processes(cohort_f
     fingerprint = check_dataset(find_dataset(cohort_folder))
     plan = make_plan(fingerprint, "cpu", spacing=(3.0,) * 3)
     least = replace(plan, training=replace(plan.training, batch=2))
-    from GEDGANLib.planning import predicted
+    from GEDGANLib.planning.choosing import predicted
 
     room = 1.1e9 * predicted(least, "cpu").prediction.memory_gb
     smaller = fitted(plan, fingerprint, "cpu", available=room)
@@ -168,7 +167,7 @@ def test_a_checkpoint_is_not_mapped_into_memory(small_plan, small_cases, tmp_pat
 
     run = tmp_path / "run"
     claim_run_folder(run, False)
-    train(small_plan, small_cases, run, Limit(steps=1), "cpu", 0, quiet)
+    train(small_plan, small_cases, run, Limit(steps=1), "cpu", 0, quiet, save_model)
     tensors, _ = load_checkpoint(run)
     maps = Path("/proc/self/maps")
     if not maps.exists():

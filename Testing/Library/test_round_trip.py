@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from landmark import ORIENTATIONS, asymmetric_case, landmark_of
 
-from GEDGANLib.planning import make_plan
+from GEDGANLib.planning.choosing import make_plan
 from GEDGANLib.volumes.dataset import find_dataset
 from GEDGANLib.volumes.files import LPS_TO_RAS, read_volume, write_volume
 from GEDGANLib.volumes.geometry import directions_of, resample, spacing_of, to_closest_ras
@@ -115,7 +115,7 @@ def plan_like(case, shape, spacing):
     """A plan for data like ``case`` with a grid given."""
     import dataclasses
 
-    from GEDGANLib.plan import Channel, Field, Grid, Networks, Plan, Prediction, Training
+    from GEDGANLib.planning.plan import Channel, Field, Grid, Networks, Plan, Prediction, Training
 
     low, high = np.percentile(case.image[0], (0.5, 99.5))
     grid = Grid(tuple(shape), tuple(spacing), tuple(map(tuple, np.eye(3))), (0.0, 0.0, 0.0))

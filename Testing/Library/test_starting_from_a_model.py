@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from GEDGANLib.cli import main
+from GEDGANLib.commands.main import main
 from GEDGANLib.exchange.nnunet import write_dataset
 from GEDGANLib.structure import tensor as structure_tensor_module
 from GEDGANLib.synthesis.model_file import load_model

@@ -10,7 +10,7 @@ import nrrd
 import numpy as np
 import pytest
 
-from GEDGANLib.cli import main
+from GEDGANLib.commands.main import main
 from GEDGANLib.errors import InputError
 from GEDGANLib.synthesis.anomaly import MAPS, SMOOTHED, Healthy, averaged
 from GEDGANLib.synthesis.directions import choose, directions_of, directions_path, find_directions

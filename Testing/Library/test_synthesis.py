@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from GEDGANLib.cli import main
+from GEDGANLib.commands.main import main
 from GEDGANLib.networks.build import build_generator
 from GEDGANLib.synthesis.model_file import load_model, save_model
 from GEDGANLib.synthesis.synthesizer import Synthesizer

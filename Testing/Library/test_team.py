@@ -28,7 +28,8 @@ def free_port() -> int:
 
 def start(cohort: Path, run: Path, processes: int, *options: str, code: str = "") -> list[subprocess.Popen]:
     """As torchrun starts them, without its own process in between, so that one can be killed."""
-    body = f"import torch; torch.set_num_threads(1)\n{code}\nfrom GEDGANLib.cli import main; raise SystemExit(main())"
+    start = "from GEDGANLib.commands.main import main; raise SystemExit(main())"
+    body = f"import torch; torch.set_num_threads(1)\n{code}\n{start}"
     port, started = free_port(), []
     for rank in range(processes):
         environment = os.environ | {

@@ -15,10 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from GEDGANLib.cli import main
+from GEDGANLib.commands.main import main
 from GEDGANLib.errors import InputError, StoppedOnRequest
-from GEDGANLib.plan import FIELD_KINDS, OBJECTIVES, OPTIMIZERS
-from GEDGANLib.synthesis.model_file import load_model
+from GEDGANLib.planning.words import FIELD_KINDS, OBJECTIVES, OPTIMIZERS
+from GEDGANLib.synthesis.model_file import load_model, save_model
 from GEDGANLib.training import objectives
 from GEDGANLib.training.checkpoint import KEPT, checkpoints, load_checkpoint, save_checkpoint
 from GEDGANLib.training.conjugate import VARIANTS
@@ -38,7 +38,7 @@ def weights(run: Path) -> bytes:
 
 def train_steps(plan, cases, run, steps, seed=0, **options):
     claim_run_folder(run, options.get("resume", False))
-    return train(plan, cases, run, Limit(steps=steps), "cpu", seed, quiet, **options)
+    return train(plan, cases, run, Limit(steps=steps), "cpu", seed, quiet, save_model, **options)
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_stopping_keeps_everything_and_resuming_goes_on_bit_for_bit(small_plan, 
     claim_run_folder(parts, False)
     with pytest.raises(StoppedOnRequest, match="step 2"), pytest.MonkeyPatch.context() as patch:
         patch.setattr("GEDGANLib.training.run.PROGRESS_SECONDS", -1.0)
-        train(small_plan, small_cases, parts, Limit(steps=5), "cpu", 0, stop_at_two)
+        train(small_plan, small_cases, parts, Limit(steps=5), "cpu", 0, stop_at_two, save_model)
     assert (parts / "model.safetensors").exists() and not (parts / "STOP").exists()
     train_steps(small_plan, small_cases, parts, 5, resume=True)
     assert weights(parts) == weights(whole)
@@ -203,7 +203,7 @@ def test_a_killed_worker_is_resumed_from_its_last_checkpoint(cohort_folder, smal
     run, whole = tmp_path / "run", tmp_path / "whole"
     code = (
         "import GEDGANLib.training.run as run; run.CHECKPOINT_SECONDS = 0.0; run.PROGRESS_SECONDS = 0.0\n"
-        "from GEDGANLib.cli import main; raise SystemExit(main())"
+        "from GEDGANLib.commands.main import main; raise SystemExit(main())"
     )
     command = [sys.executable, "-c", code, "train", str(cohort_folder), "-o", str(run), "--steps", "12"]
     worker = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -263,7 +263,7 @@ def test_resuming_keeps_seed_and_limit_and_refuses_others(small_plan, small_case
     train_steps(small_plan, small_cases, run, 2, seed=5)
 
     def resume(limit, seed=None, cases=small_cases):
-        return train(small_plan, cases, run, limit, "cpu", seed, quiet, resume=True)
+        return train(small_plan, cases, run, limit, "cpu", seed, quiet, save_model, resume=True)
 
     with pytest.raises(InputError, match="at step 2 already"):
         resume(None)
@@ -288,7 +288,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(small_pla
         train_steps(small_plan, small_cases, folder, 2)
     for path in (*checkpoints(run), run / "model.safetensors"):
         subprocess.run(["rm", "-r", str(path)], check=True)
-    train(small_plan, small_cases, run, None, "cpu", None, quiet, resume=True)
+    train(small_plan, small_cases, run, None, "cpu", None, quiet, save_model, resume=True)
     assert weights(run) == weights(whole)
 
 
@@ -341,7 +341,7 @@ def test_progress_in_a_file_is_lines(cohort_folder, tmp_path):
     code = (
         "from GEDGANLib import jobs; import GEDGANLib.training.run as run\n"
         "jobs.PLAIN_SECONDS = run.PROGRESS_SECONDS = 0.0\n"
-        "from GEDGANLib.cli import main; raise SystemExit(main())"
+        "from GEDGANLib.commands.main import main; raise SystemExit(main())"
     )
     command = [sys.executable, "-c", code, "train", str(cohort_folder), "-o", str(tmp_path / "run"), "--steps", "3"]
     said = subprocess.run(command, capture_output=True, text=True, timeout=120).stderr
@@ -384,7 +384,7 @@ def test_a_stop_while_it_gets_ready_counts(small_plan, small_cases, tmp_path):
 
     claim_run_folder(run, False)
     with pytest.raises(StoppedOnRequest, match="step 0"):
-        train(small_plan, small_cases, run, Limit(minutes=10), "cpu", 0, stop_at_once)
+        train(small_plan, small_cases, run, Limit(minutes=10), "cpu", 0, stop_at_once, save_model)
 
 
 def test_a_stop_of_before_is_not_meant_for_a_training_that_is_resumed(small_plan, small_cases, tmp_path):
@@ -392,12 +392,14 @@ def test_a_stop_of_before_is_not_meant_for_a_training_that_is_resumed(small_plan
     train_steps(small_plan, small_cases, run, 1)
     (run / "STOP").touch()
     asked = {"resume": True, "options": Options(begun=time.time() + 1)}
-    train(small_plan, small_cases, run, Limit(steps=2), "cpu", None, quiet, **asked)
+    train(small_plan, small_cases, run, Limit(steps=2), "cpu", None, quiet, save_model, **asked)
     assert not (run / "STOP").exists()
     begun = time.time() - 1
     (run / "STOP").touch()  # pressed after the resumed training was asked for, before it looked
     with pytest.raises(StoppedOnRequest, match="step 2"):
-        train(small_plan, small_cases, run, Limit(steps=3), "cpu", None, quiet, "", True, Options(begun=begun))
+        train(
+            small_plan, small_cases, run, Limit(steps=3), "cpu", None, quiet, save_model, "", True, Options(begun=begun)
+        )
 
 
 def test_a_damaged_checkpoint_makes_way_for_a_good_one(small_plan, small_cases, tmp_path):
@@ -417,7 +419,7 @@ def test_a_run_without_its_model_is_finished(small_plan, small_cases, tmp_path, 
     train_steps(small_plan, small_cases, run, 2)
     model = weights(run)
     (run / "model.safetensors").unlink()
-    train(small_plan, small_cases, run, None, "cpu", None, quiet, resume=True)
+    train(small_plan, small_cases, run, None, "cpu", None, quiet, save_model, resume=True)
     assert weights(run) == model
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from GEDGANLib import worker
-from GEDGANLib.cli import main
+from GEDGANLib.commands.main import main
 from GEDGANLib.errors import InputError
-from GEDGANLib.worker import DONE, EVENTS, FAILED, JOB, LOST, RUNNING, STOPPED_ON_REQUEST, Worker
+from GEDGANLib.jobs import worker
+from GEDGANLib.jobs.worker import DONE, EVENTS, FAILED, JOB, LOST, RUNNING, STOPPED_ON_REQUEST, Worker
 
 
 def until(condition, seconds: float = 60.0):
@@ -216,7 +216,7 @@ CLEARING = """
 import signal, sys, time
 sys.path.insert(0, {root!r})
 from pathlib import Path
-from GEDGANLib.jobs import end_on_termination
+from GEDGANLib.jobs.events import end_on_termination
 file = Path({file!r})
 with end_on_termination():
     try:

@@ -60,7 +60,7 @@ def check_folder(panel: Any, data: Path, plan: Path) -> None:
 
     :param plan: file of the plan to be.
     """
-    from GEDGANLib.planning import make_plan
+    from GEDGANLib.planning.choosing import make_plan
     from GEDGANLib.volumes.dataset import find_dataset
     from GEDGANLib.volumes.pipeline import check_dataset
 

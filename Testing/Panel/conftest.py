@@ -31,7 +31,7 @@ def opened(slicer_desktop):
 
     def open_panel():
         from GEDGAN import GEDGANWidget
-        from GEDGANLib.worker import Worker
+        from GEDGANLib.jobs.worker import Worker
 
         if not started:
             original = Worker.start.__func__

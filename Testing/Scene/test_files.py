@@ -8,7 +8,7 @@ import pytest
 import slicer
 from landmark import ORIENTATIONS, asymmetric_case, landmark_of
 
-from GEDGANLib.cli import main
+from GEDGANLib.commands.main import main
 from GEDGANLib.errors import InputError
 from GEDGANLib.networks.build import build_generator
 from GEDGANLib.scene.headless import headless_application, load_scene, save_scene

@@ -12,7 +12,7 @@ import slicer
 import vtk
 from landmark import asymmetric_case, landmark_of
 
-from GEDGANLib.cli import main
+from GEDGANLib.commands.main import main
 from GEDGANLib.errors import InputError
 from GEDGANLib.scene.gather import Ticked, file_name_of, labels_of, write_scene_cases
 from GEDGANLib.scene.nodes import add_case

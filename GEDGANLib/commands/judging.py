@@ -14,17 +14,60 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from .errors import InputError
-from .jobs import Events, with_progress
+from ..errors import InputError
+from ..jobs.events import Events, with_progress
+from .making import cases_folder, check_class, form_of, say_rejected, say_variety, screened
+from .options import DEVICE, a_path, a_seed, above_zero, add_form
+from .scans import find_for
 
 NNUNET_NAME = re.compile(r"Dataset\d{3}_.")
 
 
+def add(kinds: argparse._SubParsersAction) -> None:
+    """Add the commands of this group to the parser."""
+    evaluate = kinds.add_parser("evaluate", help="report quality, privacy and use of a model, beside real cases")
+    evaluate.add_argument("model", type=a_path, metavar="MODEL", help="model.safetensors of a run")
+    evaluate.add_argument(
+        "--data",
+        type=a_path,
+        required=True,
+        metavar="DATA",
+        help="what it was trained on, best with cases that it was not",
+    )
+    evaluate.add_argument("--new", type=a_path, metavar="DATA", help="more real cases, that it was not trained on")
+    evaluate.add_argument("-o", "--output", type=a_path, required=True, metavar="OUT", help="new folder for the report")
+    evaluate.add_argument("-n", "--number", type=above_zero(int), default=100, help="cases to make (default: 100)")
+    evaluate.add_argument("--updates", type=above_zero(int), default=500, help="of each U-Net (default: 500)")
+    evaluate.add_argument("--quick", action="store_true", help="leave out what pairs are worth for a segmentation")
+    evaluate.add_argument("--seed", type=a_seed, default=0, help="of the cases and the U-Nets (default: 0)")
+    evaluate.add_argument("--device", **DEVICE)
+    evaluate.set_defaults(run=run_evaluate)
+
+    export = kinds.add_parser("export", help="write a data set or a bundle for other programs")
+    export.add_argument("model", type=a_path, metavar="MODEL", help="model.safetensors of a run")
+    export.add_argument("-o", "--output", type=a_path, required=True, metavar="OUT", help="new folder")
+    export.add_argument("--to", choices=("nnunet", "monai-bundle", "folder"), required=True, help="for which program")
+    export.add_argument("-n", "--number", type=above_zero(int), default=200, help="cases to make (default: 200)")
+    export.add_argument("--seed", type=a_seed, default=0, help="same seed, same cases (default: 0)")
+    export.add_argument("--class", dest="class_name", metavar="NAME", help="make cases of one class only")
+    export.add_argument(
+        "--with-real", type=a_path, metavar="DATA", help="nnunet: put the real cases of DATA beside them"
+    )
+    export.add_argument("--folds", type=above_zero(int), default=5, help="nnunet: folds of the split (default: 5)")
+    export.add_argument(
+        "--format", choices=(".nii.gz", ".nrrd"), default=".nii.gz", help="folder: file format (default: .nii.gz)"
+    )
+    add_form(export)
+    export.add_argument("--screen", type=a_path, metavar="DATA", help="as for synthesize")
+    export.add_argument("--device", **DEVICE)
+    export.set_defaults(run=run_export)
+
+
 def run_evaluate(arguments: argparse.Namespace, events: Events) -> None:
-    from .device import choose_device
-    from .quality.report import HTML
-    from .synthesis.model_file import keep_report, load_model, refuse_unwritable
-    from .volumes.writing import new_folder
+    from ..device import choose_device
+    from ..quality.report import HTML
+    from ..synthesis.model_file import keep_report, load_model, refuse_unwritable
+    from ..volumes.writing import new_folder
 
     device = choose_device(arguments.device)
     model = load_model(arguments.model, device)
@@ -57,10 +100,10 @@ def _judge(
 
     :param in_files: an empty folder for the cases; nothing refers to them any more when this returns.
     """
-    from .quality.evaluation import Settings, evaluate
-    from .quality.report import figures_of, write_report
-    from .volumes.pipeline import load_working_cases
-    from .volumes.prepared import keep_cases, prepared_bytes, refuse_without_room
+    from ..quality.evaluation import Settings, evaluate
+    from ..quality.report import figures_of, write_report
+    from ..volumes.pipeline import load_working_cases
+    from ..volumes.prepared import keep_cases, prepared_bytes, refuse_without_room
 
     datasets = [find_for(model, data) for data in (arguments.data, arguments.new) if data]
     count = sum(len(dataset.cases) for dataset in datasets) + arguments.number
@@ -78,29 +121,14 @@ def _judge(
 
 def _each_once(cases: list[Any]) -> list[Any]:
     """The cases without those whose image was there before, as where two folders overlap."""
-    from .training.request import image_digest
+    from ..training.request import image_digest
 
     return list({image_digest(case): case for case in reversed(cases)}.values())[::-1]
 
 
-def find_for(model: Any, folder: Path) -> Any:
-    """The data set in a folder, its classes read from the column that told them when the model was trained, if that
-    is there."""
-    from .volumes.dataset import find_dataset
-
-    column = model.plan.data.get("class_column")
-    try:
-        return find_dataset(folder, column)
-    except InputError:
-        if column is None:
-            raise
-        return find_dataset(folder)
-
-
 def run_export(arguments: argparse.Namespace, events: Events) -> None:
-    from .commands import cases_folder, say_rejected, say_variety
-    from .synthesis.model_file import load_model
-    from .volumes.writing import new_folder
+    from ..synthesis.model_file import load_model
+    from ..volumes.writing import new_folder
 
     if arguments.to != "nnunet" and arguments.with_real is not None:
         raise InputError("--with-real is for --to nnunet alone.", "Leave it out.")
@@ -115,7 +143,7 @@ def run_export(arguments: argparse.Namespace, events: Events) -> None:
                 f"{given[0] if given else '--truncation'} cannot be built into a bundle, which holds the generator.",
                 "Leave it out; or use --to folder.",
             )
-        from .exchange.monai_bundle import write_bundle
+        from ..exchange.monai_bundle import write_bundle
 
         model = load_model(arguments.model, "cpu")
         say_variety(model, events)
@@ -128,8 +156,8 @@ def run_export(arguments: argparse.Namespace, events: Events) -> None:
     if arguments.to == "nnunet":
         _export_nnunet(arguments, model, events)
     else:
-        from .exchange.folder import write_folder
-        from .synthesis.synthesizer import describe_origin
+        from ..exchange.folder import write_folder
+        from ..synthesis.synthesizer import describe_origin
 
         with cases_folder(arguments.output, arguments.number) as count:
             cases, rejected, whole_numbers = _made(arguments, model, events)
@@ -143,8 +171,7 @@ def run_export(arguments: argparse.Namespace, events: Events) -> None:
 
 def _made(arguments: argparse.Namespace, model: Any, events: Events) -> tuple[Any, Counter[str], str]:
     """The synthesized cases one after the other, why others were drawn again, and their type if whole numbers."""
-    from .commands import check_class, form_of, screened
-    from .synthesis.synthesizer import Synthesizer
+    from ..synthesis.synthesizer import Synthesizer
 
     synthesizer = Synthesizer(model, form_of(arguments, model))
     check_class(arguments, model)
@@ -160,11 +187,10 @@ def _export_nnunet(arguments: argparse.Namespace, model: Any, events: Events) ->
     from dataclasses import replace
     from itertools import chain
 
-    from .commands import cases_folder, say_rejected
-    from .exchange.nnunet import write_dataset
-    from .exchange.splits import make_splits, write_splits
-    from .synthesis.output import LabelSubset
-    from .synthesis.synthesizer import describe_origin
+    from ..exchange.nnunet import write_dataset
+    from ..exchange.splits import make_splits, write_splits
+    from ..synthesis.output import LabelSubset
+    from ..synthesis.synthesizer import describe_origin
 
     if not model.plan.labels:
         raise InputError(f"{arguments.model} makes no segmentations, which nnU-Net needs.", "Use --to folder.")
@@ -226,8 +252,8 @@ def _who_taught(arguments: argparse.Namespace, model: Any, dataset: Any, events:
 
     :raises InputError: the model does not say what it learned from, or none of these cases taught it.
     """
-    from .synthesis.membership import membership
-    from .volumes.pipeline import load_working_cases
+    from ..synthesis.membership import membership
+    from ..volumes.pipeline import load_working_cases
 
     found = []
     with events.bar("reading real cases") as show:
@@ -251,8 +277,8 @@ def _real_cases(dataset: Any, plan: Any, subset: Any):
     """Labelled real cases as they are in their files, with the labels numbered as in the export."""
     from dataclasses import replace
 
-    from .volumes.labels import LabelTable
-    from .volumes.pipeline import load_case
+    from ..volumes.labels import LabelTable
+    from ..volumes.pipeline import load_case
 
     table = LabelTable(dataset)
     known = {label.name for label in plan.labels}

@@ -21,8 +21,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError
-from .jobs import STOPPED
+from ..errors import InputError
+from .events import STOPPED
 
 JOB, EVENTS, ERRORS = "job.json", "events.jsonl", "errors.txt"
 RUNNING, DONE, FAILED, STOPPED_ON_REQUEST, LOST = "running", "done", "failed", "stopped", "lost"

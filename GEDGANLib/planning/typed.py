@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
-from .errors import InputError
+from ..errors import InputError
 
 
 def build(kind: Any, value: Any, source: str, place: str) -> Any:

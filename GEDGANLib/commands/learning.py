@@ -12,8 +12,58 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError, StoppedOnRequest
-from .jobs import Events, JsonEvents
+from ..errors import InputError, StoppedOnRequest
+from ..jobs.events import Events, JsonEvents
+from .options import DATA, a_path, a_seed, a_whole_number, above_zero, add_class_column, add_plan_options
+
+
+def add(kinds: argparse._SubParsersAction) -> None:
+    """Add the commands of this group to the parser."""
+    check = kinds.add_parser("check", help="read every file of a data set once and say what is wrong")
+    check.add_argument("data", type=a_path, metavar="DATA", help=DATA)
+    add_class_column(check)
+    check.set_defaults(run=run_check)
+
+    plan = kinds.add_parser("plan", help="decide grid, intensities and networks; write a file to read and edit")
+    plan.add_argument("data", type=a_path, metavar="DATA", help=DATA)
+    plan.add_argument("-o", "--output", type=a_path, default=Path("plan.json"), help="default: plan.json")
+    add_plan_options(plan)
+    plan.set_defaults(run=run_plan)
+
+    train = kinds.add_parser("train", help="train a model on a data set")
+    train.add_argument("data", type=a_path, metavar="DATA", help=DATA)
+    train.add_argument("-o", "--output", type=a_path, required=True, metavar="RUN", help="new folder for the run")
+    train.add_argument("--plan", type=a_path, help="plan.json; made from the data when not given")
+    add_plan_options(train)
+    limit = train.add_mutually_exclusive_group()
+    limit.add_argument("--minutes", type=above_zero(float), help="train so long (default: 60)")
+    limit.add_argument("--steps", type=above_zero(int), help="train so many steps")
+    train.add_argument("--seed", type=a_seed, help="of weights, latents and the order of cases (default: 0)")
+    train.add_argument(
+        "--resume", action="store_true", help="continue the run in RUN, to its own limit unless another is given"
+    )
+    train.add_argument(
+        "--accept-changed-data", action="store_true", help="resume though cases were added, removed or changed"
+    )
+    train.add_argument(
+        "--from", dest="start_from", type=a_path, metavar="MODEL", help="start from a model, as for few new scans"
+    )
+    train.add_argument(
+        "--freeze",
+        type=a_whole_number,
+        default=0,
+        metavar="N",
+        help="with --from: keep the first N stages of the discriminator (default: 0)",
+    )
+    train.add_argument(
+        "--workers",
+        type=a_whole_number,
+        default=1,
+        metavar="N",
+        help="threads that read cases ahead (default: 1; 0 for none)",
+    )
+    train.add_argument("--tensorboard", action="store_true", help="write RUN/tensorboard too")
+    train.set_defaults(run=run_train)
 
 
 def _spacing(values: Sequence[float] | None) -> list[float] | None:
@@ -25,8 +75,8 @@ def _spacing(values: Sequence[float] | None) -> list[float] | None:
 
 
 def run_check(arguments: argparse.Namespace, events: Events) -> None:
-    from .volumes.dataset import find_dataset
-    from .volumes.pipeline import check_dataset
+    from ..volumes.dataset import find_dataset
+    from ..volumes.pipeline import check_dataset
 
     dataset = find_dataset(arguments.data, arguments.class_column)
     with events.bar("reading") as show:
@@ -74,8 +124,8 @@ def _make_plan(arguments: argparse.Namespace, dataset, device: str, events: Even
 
     :raises InputError: it cannot fit the memory of the device.
     """
-    from .fitting import fitted
-    from .planning import make_plan
+    from ..planning.choosing import make_plan
+    from ..planning.fitting import fitted
 
     spacing = _spacing(arguments.spacing)
     fingerprint = _fingerprint(dataset, events)
@@ -84,7 +134,7 @@ def _make_plan(arguments: argparse.Namespace, dataset, device: str, events: Even
 
 
 def _fingerprint(dataset, events: Events):
-    from .volumes.pipeline import check_dataset
+    from ..volumes.pipeline import check_dataset
 
     with events.bar("reading") as show:
         fingerprint = check_dataset(dataset, show)
@@ -99,12 +149,13 @@ def _with_class_column(plan, column: str | None):
 
 
 def run_plan(arguments: argparse.Namespace, events: Events) -> None:
-    from .device import choose_device
-    from .fitting import measured, worth_measuring
-    from .planning import NOTE
-    from .volumes.dataset import find_dataset
-    from .volumes.prepared import prepared_bytes
-    from .volumes.writing import claim_new_file
+    from ..device import choose_device
+    from ..planning.fitting import worth_measuring
+    from ..planning.words import NOTE
+    from ..training.measuring import measured
+    from ..volumes.dataset import find_dataset
+    from ..volumes.prepared import prepared_bytes
+    from ..volumes.writing import claim_new_file
 
     claim_new_file(arguments.output, ".json")
     device = choose_device(arguments.device)
@@ -130,8 +181,8 @@ def run_plan(arguments: argparse.Namespace, events: Events) -> None:
 
 
 def run_train(arguments: argparse.Namespace, events: Events) -> None:
-    from .device import choose_device
-    from .training.team import Team
+    from ..device import choose_device
+    from ..training.team import Team
 
     _refuse_contradictions(arguments)
     team = Team.join(choose_device(arguments.device))
@@ -145,12 +196,13 @@ def run_train(arguments: argparse.Namespace, events: Events) -> None:
 def _train(arguments: argparse.Namespace, events: Events, team) -> None:
     from contextlib import ExitStack
 
-    from .device import choose_device
-    from .plan import Plan
-    from .training.request import PREPARED, Limit
-    from .training.run import Options, train
-    from .volumes.prepared import PreparedCases
-    from .volumes.writing import sole_owner
+    from ..device import choose_device
+    from ..planning.plan import Plan
+    from ..synthesis.model_file import save_model
+    from ..training.request import PREPARED, Limit
+    from ..training.run import Options, train
+    from ..volumes.prepared import PreparedCases
+    from ..volumes.writing import sole_owner
 
     run, device = arguments.output, choose_device(arguments.device)
     with ExitStack() as held:
@@ -181,7 +233,9 @@ def _train(arguments: argparse.Namespace, events: Events, team) -> None:
         if limit is not None and limit.minutes is not None and not arguments.resume:
             _tell_few_steps(plan, limit.minutes, device, events)
         try:
-            model = train(plan, cases, run, limit, device, seed, events.emit, data, arguments.resume, options)
+            model = train(
+                plan, cases, run, limit, device, seed, events.emit, save_model, data, arguments.resume, options
+            )
         except (StoppedOnRequest, KeyboardInterrupt) as stop:
             if isinstance(events, JsonEvents) or not (run / "run.json").exists():
                 raise
@@ -194,8 +248,8 @@ def _train(arguments: argparse.Namespace, events: Events, team) -> None:
 
 def _tell_few_steps(plan, minutes: float, device: str, events: Events) -> None:
     """Warn before hours are spent on fewer steps than teach anything."""
-    from .planning import predicted
-    from .training.monitor import FROM_STEP
+    from ..planning.choosing import predicted
+    from ..training.monitor import FROM_STEP
 
     prediction = plan.prediction if plan.prediction.device == device else predicted(plan, device).prediction
     seconds = prediction.minutes_per_1000_steps * 60 / 1000
@@ -215,11 +269,11 @@ def _prepare(arguments: argparse.Namespace, device: str, events: Events, team, h
     """
     import shutil
 
-    from .fitting import check_memory
-    from .plan import Plan
-    from .training.request import PREPARED, Request, claim_run_folder
-    from .volumes.dataset import find_dataset
-    from .volumes.prepared import prepare_cases
+    from ..planning.fitting import check_memory
+    from ..planning.plan import Plan
+    from ..training.request import PREPARED, Request, claim_run_folder
+    from ..volumes.dataset import find_dataset
+    from ..volumes.prepared import prepare_cases
 
     run = arguments.output
     if arguments.resume:
@@ -273,8 +327,8 @@ def _prepare(arguments: argparse.Namespace, device: str, events: Events, team, h
 def _what_to_start_from(plan, run: Path) -> tuple[dict[str, dict], Sequence[str] | None]:
     """Weights of the model that a run starts from, and the cases it was taught by, see ``Request.taught``; nothing
     where there is none, or a checkpoint to go on from."""
-    from .synthesis.model_file import load_model
-    from .training.checkpoint import checkpoints
+    from ..synthesis.model_file import load_model
+    from ..training.checkpoint import checkpoints
 
     source = plan.data.get("started_from")
     if source is None or checkpoints(run):
@@ -290,7 +344,7 @@ def _refuse_contradictions(arguments: argparse.Namespace) -> None:
     from importlib.util import find_spec
 
     if arguments.tensorboard and find_spec("tensorboard") is None:
-        from .training.log import no_tensorboard
+        from ..training.log import no_tensorboard
 
         raise no_tensorboard()
     if arguments.resume and arguments.plan is not None:
@@ -307,9 +361,9 @@ def _refuse_contradictions(arguments: argparse.Namespace) -> None:
 
 
 def _plan_from_model(arguments: argparse.Namespace, dataset, device: str, events: Events, processes: int):
-    from .fine_tuning import plan_from_model
-    from .fitting import fitted
-    from .synthesis.model_file import load_model
+    from ..planning.fine_tuning import plan_from_model
+    from ..planning.fitting import fitted
+    from ..synthesis.model_file import load_model
 
     source = arguments.start_from.resolve()
     model = load_model(source)
@@ -321,6 +375,6 @@ def _plan_from_model(arguments: argparse.Namespace, dataset, device: str, events
 def _refuse_taken(run: Path) -> None:
     """Say at once that the folder is taken, before minutes of reading."""
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
-        from .training.request import claim_run_folder
+        from ..training.request import claim_run_folder
 
         claim_run_folder(run, resume=False)

@@ -9,19 +9,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from .device import DEVICE_WORDS, trouble_here
-from .errors import InputError
-from .plan import AUGMENTATIONS, Augmentation, Channel, Field, Grid, Networks, Plan, Prediction, Training
-from .volumes.pipeline import Fingerprint
+from ..device import DEVICE_WORDS, trouble_here
+from ..volumes.pipeline import Fingerprint
+from .grids import WHOLE_VOLUME_VOXELS, choose_grid
+from .plan import Augmentation, Channel, Field, Networks, Plan, Prediction, Training
+from .words import AUGMENTATIONS, NOTE
 
-WHOLE_VOLUME_VOXELS = {"cpu": 64**3, "mps": 96**3, "cuda": 128**3}
-"""Voxels up to which whole volumes are trained on each kind of device."""
-LARGEST_VOXELS = {"cpu": 64**3, "mps": 160**3, "cuda": 256**3}
-"""Voxels up to which a plan keeps the voxels of the data: above what is trained whole, it trains on parts."""
 PART_SIDE = 64
 """Voxels of a part along each axis, where the volume is as long."""
-NOTE = "Note: "
-"""How a reason begins that is a warning."""
 TOLERANCE = 1.6
 """How far beyond its voxels a grid may come to lie when its sides are rounded up for the networks."""
 
@@ -42,7 +37,7 @@ def make_plan(
     :raises InputError: hardly any of the grid that is asked for would hold anything.
     """
     reasons = [NOTE + words for words in trouble_here(device)]
-    grid, strides = _choose_grid(fingerprint, device, grid_shape, spacing, 3 if method == "article" else None, reasons)
+    grid, strides = choose_grid(fingerprint, device, grid_shape, spacing, 3 if method == "article" else None, reasons)
     channels = tuple(choose_mapping(fingerprint, index, reasons) for index in range(len(fingerprint.channel_names)))
     step = float(min(grid.spacing))
     # A gradient over about a voxel, averaged over about two: finer is noise, coarser blurs neighbouring surfaces.
@@ -112,7 +107,6 @@ def _choose_training(device: str, shape: Sequence[int], may_part: bool, reasons:
             f"Trained on parts: all of a case at a quarter of its resolution, and {' x '.join(map(str, part))} voxels "
             f"of it in full, since {DEVICE_WORDS[device]} cannot train so large a volume as a whole."
         )
-    precision = "bfloat16" if device == "cuda" else "float32"
     return Training(
         batch=batch,
         learning_rate=1e-3,
@@ -121,12 +115,14 @@ def _choose_training(device: str, shape: Sequence[int], may_part: bool, reasons:
         penalty_interval=PENALTY_INTERVAL.get(device, 1),
         statistics_weight=1.0,
         ema_share=0.05,
-        precision=precision,
+        precision=PRECISION.get(device, "float32"),
         volume="parts" if parts else "whole",
         part=part,
     )
 
 
+PRECISION = {"cuda": "bfloat16"}
+"""Of the networks, where it is another one than float32."""
 PENALTY_INTERVAL = {"cuda": 4}
 """Steps from one gradient penalty to the next (lazy regularisation: Karras et al., *Analyzing and improving the image
 quality of StyleGAN*, CVPR 2020, section 3.1)."""
@@ -140,123 +136,6 @@ def _penalty_weight(shape: Sequence[int], batch: int) -> float:
     than 4 were not tried.
     """
     return float(f"{10 * math.prod(shape) / (32 * 40 * 32) * 4 / batch:.2g}")
-
-
-def _choose_grid(
-    fingerprint: Fingerprint,
-    device: str,
-    grid_shape: Sequence[int] | None,
-    wanted_spacing: Sequence[float] | None,
-    fixed_stages: int | None,
-    reasons: list[str],
-) -> tuple[Grid, tuple[tuple[int, ...], ...]]:
-    cases = fingerprint.cases
-    extents = np.array([np.array(case.shape) * np.array(case.spacing) for case in cases])
-    # All of the labels, and the field of view of the median case.
-    extent = np.maximum(np.median(extents, axis=0), 2 * np.max([case.label_reach for case in cases], axis=0))
-    spacing = np.median([case.spacing for case in cases], axis=0)
-    if wanted_spacing is not None:
-        spacing = np.array(wanted_spacing, dtype=float)
-        reasons.append(f"Spacing {_words(spacing)} mm, as asked for.")
-    else:
-        # The article's networks, which have their stages fixed, know no parts.
-        budget = (WHOLE_VOLUME_VOXELS if fixed_stages else LARGEST_VOXELS)[device]
-        if np.prod(extent / spacing) > budget * 1.05:
-            finest = spacing.copy()
-            # Larger voxels along the finest axes first: thick slices are kept, and made up for within the slice.
-            low, high = spacing.min(), (np.prod(extent) / budget) ** (1 / 3) * 4
-            for _ in range(60):
-                middle = (low + high) / 2
-                low, high = (middle, high) if np.prod(extent / np.maximum(spacing, middle)) > budget else (low, middle)
-            spacing = np.maximum(spacing, math.ceil(high * 100) / 100)
-            reasons.append(
-                f"Spacing {_words(spacing)} mm instead of the data's {_words(finest)} mm, so that a volume fits what "
-                f"{DEVICE_WORDS[device]} trains."
-            )
-        else:
-            reasons.append(f"Spacing {_words(spacing)} mm: that of the median case.")
-    voxels = np.array(grid_shape) if grid_shape is not None else np.ceil(extent / spacing - 0.05)
-    if fixed_stages:
-        strides = ((2,) * len(voxels),) * fixed_stages
-    elif spacing.max() >= THICK * spacing.min():
-        strides = _thick_strides(voxels, spacing)
-    else:
-        stages = int(np.clip(math.floor(math.log2(max(voxels.min(), 8) / 4)), 1, MOST_STAGES))
-        # A coarser stride would pad the volume by half: take fewer stages then.
-        while grid_shape is None and stages > 2 and np.prod(_round_up(voxels, 2**stages) / voxels) > 1.5:
-            stages -= 1
-        strides = ((2,) * len(voxels),) * stages
-    stride = np.prod(strides, axis=0)
-    shape = _round_up(voxels, stride)
-    if grid_shape is not None:
-        _refuse_empty_grid(shape, spacing, np.max(extents, axis=0))
-    reach = 2 * np.max([case.label_reach for case in cases], axis=0)
-    if (shape * spacing < reach - 1e-3 * spacing).any():
-        reasons.append(
-            f"{NOTE}labels reach {_words(reach)} mm and the grid only {_words(shape * spacing)} mm; what lies beyond "
-            "is cut off. Larger voxels (--spacing) would hold them."
-        )
-    held = "the median field of view"
-    if any(case.labelled for case in cases):
-        held += " and every label"
-    reasons.append(
-        f"Grid {' x '.join(map(str, shape))}: {f'holds {held}' if grid_shape is None else 'as asked for'}, rounded up "
-        f"to multiples of {_words(stride)}, which the networks need."
-    )
-    return placed_grid(fingerprint, shape, spacing), strides
-
-
-MOSTLY_EMPTY = 8.0
-"""How many times the room of the largest scan a grid may take."""
-
-
-def _refuse_empty_grid(shape: np.ndarray, spacing: np.ndarray, largest: np.ndarray) -> None:
-    """:raises InputError: hardly any of the grid would hold anything of the scans, whose largest sides are in mm."""
-    if np.prod(shape * spacing) <= MOSTLY_EMPTY * np.prod(largest):
-        return
-    raise InputError(
-        f"A grid of {' x '.join(map(str, shape))} voxels of {_words(spacing)} mm (rounded up for the networks) reaches "
-        f"{_words(shape * spacing)} mm, and the largest scans {_words(largest)} mm: it would be nearly empty.",
-        f"For finer voxels give --spacing, with such a grid {max(largest / shape):.2g} mm for example; or leave --grid "
-        "out.",
-    )
-
-
-THICK = 2.0
-"""Ratio of the longest side of a voxel to its shortest from which slices count as thick."""
-MOST_STAGES, SMALLEST_MAP = 5, 4
-
-
-def _thick_strides(voxels: np.ndarray, spacing: np.ndarray) -> tuple[tuple[int, ...], ...]:
-    """How each stage divides a grid of thick slices: an axis is left alone until the others are as coarse as it.
-
-    So what a stage looks at is as deep as it is wide, in mm (the rule of nnU-Net: Isensee et al., Nature Methods 2021).
-    """
-    voxels, spacing = np.array(voxels, dtype=float), np.array(spacing, dtype=float)
-    strides: list[tuple[int, ...]] = []
-    while len(strides) < MOST_STAGES:
-        halved = (voxels / 2 >= SMALLEST_MAP) & (
-            spacing < THICK * spacing[voxels / 2 >= SMALLEST_MAP].min(initial=np.inf)
-        )
-        if not halved.any():
-            break
-        strides.append(tuple(int(factor) for factor in np.where(halved, 2, 1)))
-        voxels, spacing = np.where(halved, voxels / 2, voxels), np.where(halved, spacing * 2, spacing)
-    return tuple(strides) or ((2,) * len(voxels),)
-
-
-def placed_grid(fingerprint: Fingerprint, shape: Sequence[int], spacing: Sequence[float]) -> Grid:
-    """A grid with the directions of a typical case, in the middle of where cases lie."""
-    cases = fingerprint.cases
-    directions = np.array(cases[_medoid([np.array(case.directions) for case in cases])].directions)
-    centre = np.median([case.centre for case in cases], axis=0)
-    origin = centre - directions @ ((np.array(shape) - 1) / 2 * np.array(spacing))
-    return Grid(
-        shape=tuple(int(side) for side in shape),
-        spacing=tuple(float(side) for side in spacing),
-        directions=tuple(tuple(float(x) for x in row) for row in directions),
-        origin=tuple(float(x) for x in origin),
-    )
 
 
 LABELLED_SHARE = 0.5
@@ -324,7 +203,7 @@ def choose_balance(fingerprint: Fingerprint, reasons: list[str]) -> tuple[tuple[
 
 def predicted(plan: Plan, device: str) -> Plan:
     """The plan with what it is predicted to take on ``device``."""
-    from .networks.cost import predict
+    from ..networks.cost import predict
 
     memory_gb, minutes = predict(plan, device)
     return replace(plan, prediction=Prediction(device, round(memory_gb, 2), round(minutes, 1)))
@@ -349,20 +228,6 @@ def data_of(fingerprint: Fingerprint) -> dict:
         "median_shape": tuple(int(x) for x in np.median([case.shape for case in cases], axis=0)),
         "median_spacing": tuple(round(float(x), 4) for x in np.median([case.spacing for case in cases], axis=0)),
     }
-
-
-def _round_up(voxels: np.ndarray, stride: int | np.ndarray) -> np.ndarray:
-    return (np.ceil(np.asarray(voxels) / stride) * stride).astype(int)
-
-
-def _words(values: Sequence[float]) -> str:
-    return " x ".join(f"{value:.4g}" for value in values)
-
-
-def _medoid(matrices: list[np.ndarray]) -> int:
-    """Index of the matrix nearest to all others (an existing case's directions, so always a rotation)."""
-    stack = np.stack(matrices).reshape(len(matrices), -1)
-    return int(np.abs(stack[:, None] - stack[None]).sum((1, 2)).argmin())
 
 
 def choose_mapping(fingerprint: Fingerprint, index: int, reasons: list[str]) -> Channel:

@@ -13,13 +13,60 @@ from typing import Any
 
 import numpy as np
 
-from .errors import InputError
-from .jobs import Events, with_progress
+from ..errors import InputError
+from ..jobs.events import Events, with_progress
+from .making import cases_folder, claim_scene
+from .options import DEVICE, a_path, a_seed, a_share, a_whole_number, above_zero
+from .scans import find_for, read_scan, warn_of_other_kind
+
+
+def add(kinds: argparse._SubParsersAction) -> None:
+    """Add the commands of this group to the parser."""
+    directions = kinds.add_parser("directions", help="find what can be steered in a model, and name it")
+    directions.add_argument("model", type=a_path, metavar="MODEL", help="model.safetensors of a run")
+    directions.add_argument("--device", **DEVICE)
+    directions.set_defaults(run=run_directions)
+
+    vary = kinds.add_parser("vary", help="make a series of cases along one direction")
+    vary.add_argument("model", type=a_path, metavar="MODEL", help="model.safetensors of a run")
+    vary.add_argument("--direction", required=True, metavar="NAME", help="as `gedgan directions` names it")
+    vary.add_argument("--from", dest="start", type=float, metavar="SD", help="default: the direction's own")
+    vary.add_argument("--to", dest="end", type=float, metavar="SD", help="default: the direction's own")
+    vary.add_argument("--frames", type=above_zero(int), default=9, metavar="N", help="cases (default: 9)")
+    vary.add_argument("--seed", type=a_seed, help="vary a case of this seed (default: the most typical case)")
+    vary.add_argument(
+        "--index", type=a_whole_number, default=0, metavar="N", help="which case of the seed (default: 0)"
+    )
+    vary.add_argument("--class", dest="class_name", metavar="NAME", help="class to start from")
+    vary.add_argument("-o", "--output", type=a_path, required=True, metavar="OUT", help="new folder for the cases")
+    vary.add_argument("--scene", type=a_path, help="write the series as a sequence in a Slicer scene too (.mrb)")
+    vary.add_argument("--device", **DEVICE)
+    vary.set_defaults(run=run_vary)
+
+    project = kinds.add_parser("project", help="find the case of a model that is nearest to a real volume")
+    project.add_argument("model", type=a_path, metavar="MODEL", help="model.safetensors of a run")
+    project.add_argument("volume", type=a_path, metavar="VOLUME", help="an image file, or a folder with a DICOM series")
+    project.add_argument("-o", "--output", type=a_path, required=True, metavar="OUT", help="new folder for the maps")
+    project.add_argument(
+        "--healthy",
+        type=a_path,
+        metavar="DATA",
+        help="write an anomaly map: folder of at least five healthy cases, or the file that was made of them before",
+    )
+    project.add_argument("--more", type=a_whole_number, default=0, metavar="N", help="make N more like it (default: 0)")
+    project.add_argument(
+        "--difference", type=a_share, default=0.3, metavar="SHARE", help="of those, from 0 to 1 (default: 0.3)"
+    )
+    project.add_argument("--seed", type=a_seed, default=0, help="of those (default: 0)")
+    project.add_argument("--steps", type=above_zero(int), default=120, metavar="N", help="of the search (default: 120)")
+    project.add_argument("--scene", type=a_path, help="write volume and maps as a Slicer scene too (.mrb)")
+    project.add_argument("--device", **DEVICE)
+    project.set_defaults(run=run_project)
 
 
 def run_directions(arguments: argparse.Namespace, events: Events) -> None:
-    from .synthesis.directions import directions_of, directions_path
-    from .synthesis.model_file import load_model
+    from ..synthesis.directions import directions_of, directions_path
+    from ..synthesis.model_file import load_model
 
     model = load_model(arguments.model, arguments.device)
     with events.bar("finding directions") as show:
@@ -41,13 +88,12 @@ def run_directions(arguments: argparse.Namespace, events: Events) -> None:
 
 
 def run_vary(arguments: argparse.Namespace, events: Events) -> None:
-    from .commands import claim_scene
-    from .exchange.nnunet import write_dataset
-    from .synthesis.directions import choose, directions_of
-    from .synthesis.explorer import Explorer
-    from .synthesis.model_file import load_model
-    from .synthesis.synthesizer import Form, Synthesizer, describe_origin, latent_of
-    from .volumes.writing import new_folder
+    from ..exchange.nnunet import write_dataset
+    from ..synthesis.directions import choose, directions_of
+    from ..synthesis.explorer import Explorer
+    from ..synthesis.model_file import load_model
+    from ..synthesis.synthesizer import Form, Synthesizer, describe_origin, latent_of
+    from ..volumes.writing import new_folder
 
     model = load_model(arguments.model, arguments.device)
     with events.bar("finding directions") as show:
@@ -74,8 +120,8 @@ def run_vary(arguments: argparse.Namespace, events: Events) -> None:
         f"{len(made)} cases along '{direction.name}' are in {arguments.output}; {arguments.output / sheet} shows them."
     )
     if arguments.scene is not None:
-        from .scene.headless import headless_application, save_scene
-        from .scene.sequences import add_sequence
+        from ..scene.headless import headless_application, save_scene
+        from ..scene.sequences import add_sequence
 
         with headless_application() as application:
             add_sequence(zip(values.tolist(), made), direction.name, direction.name, unit)
@@ -88,7 +134,7 @@ SHEET_FRAMES = 9
 
 def _draw_series(path: Path, made: list, values: np.ndarray, unit: str, title: str) -> None:
     """Frames side by side, the value of the direction above each; not all where there are many."""
-    from .volumes.pictures import contact_sheet
+    from ..volumes.pictures import contact_sheet
 
     chosen = np.unique(np.linspace(0, len(made) - 1, min(len(made), SHEET_FRAMES)).round().astype(int))
     headings = [f"{values[index]:+.2g}{unit}" for index in chosen]
@@ -96,9 +142,8 @@ def _draw_series(path: Path, made: list, values: np.ndarray, unit: str, title: s
 
 
 def run_project(arguments: argparse.Namespace, events: Events) -> None:
-    from .commands import claim_scene, read_scan, warn_of_other_kind
-    from .synthesis.model_file import load_model
-    from .volumes.writing import new_folder
+    from ..synthesis.model_file import load_model
+    from ..volumes.writing import new_folder
 
     with new_folder(arguments.output) as folder:
         claim_scene(arguments.scene)
@@ -118,8 +163,8 @@ def run_project(arguments: argparse.Namespace, events: Events) -> None:
     if arguments.more:
         _make_more(arguments, events, model, case, projection)
     if arguments.scene is not None:
-        from .scene.headless import headless_application, save_scene
-        from .scene.nodes import add_maps
+        from ..scene.headless import headless_application, save_scene
+        from ..scene.nodes import add_maps
 
         with headless_application() as application:
             add_maps(case, maps, [], f"Projection of {case.name}")
@@ -135,11 +180,11 @@ def _project(
     arguments: argparse.Namespace, events: Events, model: Any, case: Any, usual: Any | None, folder: Path
 ) -> tuple[Any, list[tuple[str, np.ndarray]]]:
     """Write all maps into a folder; returns the projection, and name and voxels of each map."""
-    from .synthesis.projection import Projector, on_grid_of
-    from .synthesis.synthesizer import describe_origin
-    from .volumes.files import write_volume
-    from .volumes.pipeline import from_working
-    from .volumes.writing import write_bytes
+    from ..synthesis.projection import Projector, on_grid_of
+    from ..synthesis.synthesizer import describe_origin
+    from ..volumes.files import write_volume
+    from ..volumes.pipeline import from_working
+    from ..volumes.writing import write_bytes
 
     with events.bar("looking at random cases") as show:
         show(0, 1, "")
@@ -175,10 +220,9 @@ def _project(
 
 def _make_more(arguments: argparse.Namespace, events: Events, model: Any, case: Any, projection: Any) -> None:
     """Write cases that are like the nearest one into the folder ``more``."""
-    from .commands import cases_folder
-    from .exchange.nnunet import write_dataset
-    from .synthesis.explorer import near
-    from .synthesis.synthesizer import Synthesizer, describe_origin
+    from ..exchange.nnunet import write_dataset
+    from ..synthesis.explorer import near
+    from ..synthesis.synthesizer import Synthesizer, describe_origin
 
     synthesizer, folder = Synthesizer(model), arguments.output / "more"
     made = (
@@ -197,8 +241,8 @@ def _make_more(arguments: argparse.Namespace, events: Events, model: Any, case: 
 
 
 def _write_maps(folder: Path, maps: list[tuple[str, np.ndarray]], case: Any, model: Any) -> None:
-    from .synthesis.synthesizer import describe_origin
-    from .volumes.files import write_volume
+    from ..synthesis.synthesizer import describe_origin
+    from ..volumes.files import write_volume
 
     for name, array in maps:
         path = folder / f"{name.replace(' ', '-')}.nrrd"
@@ -209,7 +253,7 @@ def _write_maps(folder: Path, maps: list[tuple[str, np.ndarray]], case: Any, mod
 
 def _in_units_of(case: Any, model: Any, projection: Any) -> tuple[np.ndarray, np.ndarray]:
     """The nearest case and what is left, (C, *grid) on the working grid, in the units of the volume."""
-    from .volumes.pipeline import unmap_intensities
+    from ..volumes.pipeline import unmap_intensities
 
     ranges = [channel.range_of(voxels) for channel, voxels in zip(model.plan.channels, case.image)]
     half = np.array([(high - low) / 2 for low, high in ranges], np.float32).reshape(-1, 1, 1, 1)
@@ -225,12 +269,10 @@ def _what_is_usual(arguments: argparse.Namespace, model: Any, case: Any, events:
     :returns: a ``Healthy``, a list of working cases, or None when no anomaly map is asked for.
     :raises InputError: a file or folder that cannot be used, too few cases.
     """
-    from .commands import warn_of_other_kind
-    from .judging import find_for
-    from .synthesis.anomaly import FEWEST, Healthy
-    from .synthesis.membership import membership
-    from .training.request import image_digest
-    from .volumes.pipeline import load_working_cases, to_working
+    from ..synthesis.anomaly import FEWEST, Healthy
+    from ..synthesis.membership import membership
+    from ..training.request import image_digest
+    from ..volumes.pipeline import load_working_cases, to_working
 
     if arguments.healthy is None:
         return None
@@ -263,7 +305,7 @@ def _what_is_usual(arguments: argparse.Namespace, model: Any, case: Any, events:
 
 def _tell_new(count: int, events: Events) -> None:
     """Warn where what is usual was taken from few cases that are new to the model."""
-    from .synthesis.anomaly import FEWEST
+    from ..synthesis.anomaly import FEWEST
 
     if count < FEWEST:
         events.emit(
@@ -277,8 +319,8 @@ def _healthy(
     arguments: argparse.Namespace, model: Any, projector: Any, usual: Any | None, events: Events, folder: Path
 ) -> Any | None:
     """What is usual as a ``Healthy``; projected where it is cases, and then kept."""
-    from .synthesis.anomaly import Healthy
-    from .training.request import image_digest
+    from ..synthesis.anomaly import Healthy
+    from ..training.request import image_digest
 
     if usual is None or isinstance(usual, Healthy):
         return usual
@@ -297,7 +339,7 @@ def _healthy(
 
 def _draw(path: Path, case: Any, maps: list[tuple[str, np.ndarray]]) -> None:
     """The volume and its maps, a column each, a plane a row."""
-    from .volumes.pictures import draw_maps
+    from ..volumes.pictures import draw_maps
 
     low, high = (float(value) for value in np.percentile(case.image[0], (0.5, 99.5)))
     grey = {"cmap": "gray", "vmin": low, "vmax": max(high, low + 1e-6)}

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
-from .errors import InputError
-from .plan import Plan
-from .planning import (
+from ..errors import InputError
+from ..volumes.pipeline import Fingerprint
+from .choosing import (
+    PENALTY_INTERVAL,
+    PRECISION,
     choose_augmentation,
     choose_balance,
     choose_held_out,
     choose_labelled_share,
     choose_mapping,
     data_of,
-    placed_grid,
     predicted,
 )
-from .volumes.pipeline import Fingerprint
+from .grids import placed_grid
+from .plan import Plan
 
 FINE_TUNING_RATE = 0.5
 """Learning rate of a training that starts from a model, as a share of that from nothing."""
@@ -69,6 +71,9 @@ def plan_from_model(model_plan: Plan, fingerprint: Fingerprint, device: str, fro
         training = replace(
             training,
             held_out=held_out,
+            # What a device is fast at is this one's, whatever the model was made on.
+            precision=PRECISION.get(device, "float32"),
+            penalty_interval=PENALTY_INTERVAL.get(device, 1),
             balance=choose_balance(fingerprint, reasons)[1],
             labelled_share=choose_labelled_share(fingerprint, reasons),
         )

@@ -1,18 +1,17 @@
-"""Whether a plan fits the memory of its device, which would, and how long its steps take here."""
+"""Whether a plan fits the memory of its device, and which would."""
 
 from __future__ import annotations
 
 import math
-import time
 from bisect import bisect_left
 from dataclasses import replace
 from functools import cache
 
-from .device import DEVICE_WORDS, available_memory
-from .errors import InputError
+from ..device import DEVICE_WORDS, available_memory
+from ..errors import InputError
+from ..volumes.pipeline import Fingerprint
+from .choosing import make_plan, predicted, with_batch
 from .plan import Plan
-from .planning import make_plan, predicted, with_batch
-from .volumes.pipeline import Fingerprint, Progress, _quiet
 
 USABLE = 0.95
 """Share of the free memory that a training may be predicted to take."""
@@ -24,8 +23,6 @@ LARGER = 1.1
 
 SMALLEST_BATCH = 2
 """Cases of a batch below which a plan is not made smaller: the generator's statistics are taken of pairs."""
-MEASURED_STEPS, MEASURED_CASES, MEASURED_STRENGTH = 3, 4, 0.3
-"""Steps of the measurement, and as many a penalty; its cases, and strength of augmentation in it."""
 LONGEST_MEASURED = 15.0
 """Seconds of a step, as predicted, up to which some are measured."""
 
@@ -33,46 +30,6 @@ LONGEST_MEASURED = 15.0
 def worth_measuring(plan: Plan) -> bool:
     """Whether a few steps of a plan take so little time that they need not be predicted."""
     return plan.prediction.minutes_per_1000_steps * 60 / 1000 <= LONGEST_MEASURED
-
-
-def measured(plan: Plan, device: str, progress: Progress = _quiet) -> Plan:
-    """The plan with the time of its steps as they take on this machine, with noise for cases."""
-    import numpy as np
-    import torch
-
-    from .training.recording import WARM_UP
-    from .training.trainer import Trainer
-    from .volumes.pipeline import WorkingCase
-
-    random, shape, affine = np.random.default_rng(0), tuple(plan.grid.shape), np.eye(4)
-
-    def noise(index: int) -> WorkingCase:
-        image = random.uniform(-1, 1, (len(plan.channels), *shape)).astype(np.float32)
-        labels = random.integers(0, len(plan.labels) + 1, shape).astype(np.uint8) if plan.labels else None
-        return WorkingCase(f"{index}", image, labels, affine, affine, shape)
-
-    state = torch.get_rng_state()
-    trial = replace(plan, training=replace(plan.training, held_out=0, balance=0.0))
-    trainer = Trainer(trial, [noise(index) for index in range(MEASURED_CASES)], device, 0)
-    trainer.strength.value = MEASURED_STRENGTH if plan.augmentation.kinds else 0.0
-    # The first ones warm up, on a GPU until each kind of step is recorded; then whole rounds of penalties.
-    interval = plan.training.penalty_interval
-    warm_up = 1 + interval * WARM_UP if device == "cuda" else 1
-    count = interval * MEASURED_STEPS
-    start = 0.0
-    for step in range(warm_up + count):
-        progress(step, warm_up + count, "")
-        if step == warm_up:
-            start = time.perf_counter()
-        figures = trainer.step()
-        if step == warm_up - 1:
-            figures.sound()  # waits until it is done
-    figures.sound()
-    minutes = (time.perf_counter() - start) / count * 1000 / 60
-    trainer.loader.close()
-    progress(warm_up + count, warm_up + count, "")
-    torch.set_rng_state(state)
-    return replace(plan, prediction=replace(plan.prediction, minutes_per_1000_steps=round(minutes, 1)))
 
 
 def _memory_of_one(plan: Plan, device: str, processes: int) -> float:

@@ -13,23 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from .errors import InputError
+from ..errors import InputError
+from ..volumes.case import Label
+from ..volumes.geometry import compose
+from ..volumes.pipeline import percentile_range
+from ..volumes.writing import explain_unwritable, write_bytes
+from .checking import check
 from .typed import build
-from .volumes.case import Label
-from .volumes.geometry import compose
-from .volumes.pipeline import percentile_range
-from .volumes.writing import explain_unwritable, write_bytes
+from .words import ARTICLE_STRIDE
 
 FORMAT_VERSION = 1
-METHODS = ("ged", "article")
-ARTICLE_STRIDE = 8
-OBJECTIVES = ("relativistic", "bce", "hinge", "wasserstein", "article")
-PRECISIONS, VOLUMES = ("float32", "bfloat16", "float16"), ("whole", "parts")
-MAPPINGS = ("percentiles", "window")
-HEADS, PAIR_SEES = ("shared", "separate"), ("image", "field", "both")
-FIELD_KINDS = ("eigen-directional", "tensor", "gradient", "none")
-OPTIMIZERS = ("adam", "PRP+", "FR", "HS", "DY", "HZ")
-AUGMENTATIONS = ("shift", "scale", "rotation", "intensity", "noise", "cut-out")
 
 
 @dataclass(frozen=True)
@@ -103,7 +96,7 @@ class Field:
 
     :param sigma: scale of the gradient, mm.
     :param rho: scale of the average, mm.
-    :param kind: one of :data:`FIELD_KINDS`, see ``structure.field``.
+    :param kind: one of :data:`.words.FIELD_KINDS`, see ``structure.field``.
     :param stage: of the discriminator, at which it enters; stage s usually has 1/2^(s+1) of the grid's resolution.
     :param agreement: show too whether label boundaries lie along image surfaces, see ``structure.agreement``.
     """
@@ -119,7 +112,7 @@ class Field:
 class Training:
     """How the game is played.
 
-    :param objective: one of :data:`OBJECTIVES`, see ``training.objectives``.
+    :param objective: one of :data:`.words.OBJECTIVES`, see ``training.objectives``.
     :param optimizer: ``adam``, or a variant of the conjugate-gradient updates in ``training.conjugate``.
     :param penalty_weight: γ of the gradient penalty; 0 for none.
     :param penalty_interval: k; the penalty is taken at every k-th step, k times as heavy.
@@ -165,7 +158,7 @@ class Augmentation:
     of its training cases by heart; without, it grows to half of ``largest`` along a cosine. See
     ``training.augmentation``.
 
-    :param kinds: of change, among :data:`AUGMENTATIONS`; none for no augmentation.
+    :param kinds: of change, among :data:`.words.AUGMENTATIONS`; none for no augmentation.
     :param flips: axes along which a mirrored case is a possible case too; 0 is right to left.
     :param largest: strength, in [0, 1].
     :param target: over-fitting that the strength is to keep: 0 when held-out cases look as real to the discriminator
@@ -248,7 +241,7 @@ class Plan:
                 "Update GED-GAN.",
             )
         plan = build(cls, values, source, "")
-        plan._check(source)
+        check(plan, source)
         return plan
 
     @property
@@ -266,109 +259,6 @@ class Plan:
     def _stride_to(self, stages: int) -> tuple[int, ...]:
         strides = self.networks.strides[:stages] or ((2,) * self.spatial_dims,) * stages
         return tuple(math.prod(along) for along in zip(*strides))
-
-    def _check(self, source: str) -> None:
-        """:raises InputError: values that have the right type and cannot be all the same."""
-        grid, networks, training = self.grid, self.networks, self.training
-        dims = len(grid.shape)
-
-        def refuse(words: str, hint: str = "Edit it, or make a new plan with `gedgan plan`.") -> None:
-            raise InputError(f"{source}: {words}.", hint)
-
-        if dims not in (2, 3) or not len(grid.spacing) == len(grid.origin) == len(grid.directions) == dims:
-            refuse("grid needs shape, spacing, origin and directions for each of 2 or 3 axes")
-        if any(len(row) != dims for row in grid.directions) or abs(np.linalg.det(grid.directions)) < 1e-6:
-            refuse("grid.directions is not a matrix of direction cosines")
-        if not self.channels or any(len(channel.typical) != 2 for channel in self.channels):
-            refuse("every channel needs two typical intensities")
-        if sorted(label.index for label in self.labels) != list(range(1, len(self.labels) + 1)):
-            refuse("the indices of the labels must run from 1 on without a gap")
-        if len(networks.discriminator_widths) != len(networks.generator_widths):
-            refuse("the generator and the discriminator need equally many widths")
-        if networks.strides and (
-            len(networks.strides) != len(networks.generator_widths)
-            or any(len(each) != dims or set(each) - {1, 2} or set(each) == {1} for each in networks.strides)
-        ):
-            refuse("networks.strides needs one entry a stage, each with 1 or 2 for every axis and not 1 alone")
-        stride = self.stride
-        if any(side % each or side < each for side, each in zip(grid.shape, stride)):
-            refuse(
-                f"the grid {' x '.join(map(str, grid.shape))} does not fit its networks",
-                f"Its sides must be a multiple of {' x '.join(map(str, stride))}.",
-            )
-        choices = [
-            ("method", self.method, METHODS),
-            ("networks.heads", networks.heads, HEADS),
-            ("networks.pair_sees", networks.pair_sees, PAIR_SEES),
-            ("field.kind", self.field.kind, FIELD_KINDS),
-            ("training.objective", training.objective, OBJECTIVES),
-            ("training.optimizer", training.optimizer, OPTIMIZERS),
-            ("training.precision", training.precision, PRECISIONS),
-            ("training.volume", training.volume, VOLUMES),
-            *(("channels.mapping", channel.mapping, MAPPINGS) for channel in self.channels),
-            *(("augmentation.kinds", kind, AUGMENTATIONS) for kind in self.augmentation.kinds),
-            *(("augmentation.flips", axis, tuple(range(dims))) for axis in self.augmentation.flips),
-        ]
-        for name, value, known in choices:
-            if value not in known:
-                refuse(f"{name} is {value!r}", f"Choose {', '.join(map(str, known))}.")
-        if self.method != "article" and not 0 <= self.field.stage < len(networks.discriminator_widths):
-            refuse(f"field.stage is {self.field.stage}, but there are {len(networks.discriminator_widths)} stages")
-        if training.volume == "parts":
-            if self.method == "article" or len(networks.generator_widths) < 3:
-                refuse("training on parts needs the method ged and at least 3 stages", "Set training.volume to whole.")
-            if self.field.stage or self.augmentation.flips or networks.strides:
-                refuse("on parts field.stage must be 0, and augmentation.flips and networks.strides empty")
-            fits = len(training.part) == dims and all(
-                side > 0 and side % 4 == 0 and side <= whole for side, whole in zip(training.part, grid.shape)
-            )
-            if not fits:
-                refuse(f"training.part {training.part} does not fit", "Its sides must be multiples of 4 in the grid.")
-        if networks.heads == "separate" and not self.labels:
-            refuse("separate heads need labels, and there are none", "Set networks.heads to shared.")
-        if networks.heads == "separate" and networks.pair_sees != "image" and self.field.kind == "none":
-            refuse("the pair head is to see a field, and there is none", "Set networks.pair_sees to image.")
-        if self.field.agreement and not self.labels:
-            refuse("field.agreement needs labels, and there are none", "Set it to false.")
-        if self.method == "article" and (self.classes or self.augmentation.kinds):
-            refuse("the article's baseline knows neither classes nor augmentation")
-        shares = {
-            "training.labelled_share": training.labelled_share,
-            "training.balance": training.balance,
-            "augmentation.largest": self.augmentation.largest,
-            "augmentation.target": self.augmentation.target,
-        }
-        for name, number in shares.items():
-            if not 0 <= number <= 1:
-                refuse(f"{name} is {number} and must be from 0 to 1")
-        above_zero = {
-            "grid.spacing": min(grid.spacing),
-            "networks widths": min((*networks.generator_widths, *networks.discriminator_widths), default=1),
-            "networks.latent_size": networks.latent_size,
-            "networks.blocks": networks.blocks,
-            "field.sigma": self.field.sigma,
-            "field.rho": self.field.rho,
-            "training.batch": training.batch,
-            "training.penalty_interval": training.penalty_interval,
-            "training.learning_rate": training.learning_rate,
-            "augmentation.ramp_cases": self.augmentation.ramp_cases,
-        }
-        from_zero = {
-            "training.penalty_weight": training.penalty_weight,
-            "training.statistics_weight": training.statistics_weight,
-            "training.ema_share": training.ema_share,
-            "training.held_out": training.held_out,
-            "training.frozen_stages": training.frozen_stages,
-        }
-        for name, number in above_zero.items():
-            if not number > 0:
-                refuse(f"{name} is {number} and must be above 0")
-        for name, number in from_zero.items():
-            if not number >= 0:
-                refuse(f"{name} is {number} and must not be below 0")
-        for name, number in (("beta1", training.beta1), ("beta2", training.beta2)):
-            if not 0 <= number < 1:
-                refuse(f"training.{name} is {number} and must be from 0 to below 1")
 
     def save(self, path: Path) -> None:
         """Write the plan as JSON.

@@ -1,0 +1,101 @@
+"""Options and kinds of values that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+METHODS = ("ged", "article")  # as in ``planning.words``; a test compares
+DATA = "folder of scans: nnU-Net or Medical Decathlon, plain images with or without labels, or DICOM series"
+"""Help of what a data set is."""
+DEVICE = {
+    "default": "auto",
+    "choices": ("auto", "cuda", "mps", "cpu"),
+    "help": "where to compute (default: the best)",
+}
+"""Of ``add_argument("--device", ...)``."""
+
+
+def add_class_column(parser: argparse.ArgumentParser) -> None:
+    """The column that tells classes."""
+    parser.add_argument(
+        "--class-column",
+        metavar="NAME",
+        help="column of DATA/participants.tsv that tells the class of a case (default: class, if there is one)",
+    )
+
+
+def add_plan_options(parser: argparse.ArgumentParser) -> None:
+    """What a plan is made from, besides the data."""
+    add_class_column(parser)
+    parser.add_argument("--device", **DEVICE)
+    parser.add_argument("--grid", type=above_zero(int), nargs=3, metavar="N", help="voxels of the working grid")
+    parser.add_argument(
+        "--spacing", type=above_zero(float), nargs="+", metavar="MM", help="voxel size: one number or three"
+    )
+    parser.add_argument("--method", choices=METHODS, help="ged (default), or the article's baseline to compare with")
+
+
+def add_form(parser: argparse.ArgumentParser) -> None:
+    """In what form synthesized cases are wanted."""
+    parser.add_argument(
+        "--truncation",
+        type=a_truncation,
+        default=1.0,
+        metavar="T",
+        help="0 for the most typical case, 1 as varied as was learned (default), above 1 more extreme",
+    )
+    parser.add_argument("--labels", nargs="+", metavar="NAME", help="keep these labels alone (default: all)")
+    parser.add_argument("--spacing", type=above_zero(float), nargs="+", metavar="MM", help="voxels of this size")
+    parser.add_argument("--original", action="store_true", help="voxels and size like the scans learned from")
+    parser.add_argument(
+        "--float", action="store_true", help="fractions where the scans learned from have whole numbers"
+    )
+
+
+def a_share(text: str) -> float:
+    """A number from 0 to 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} must be from 0 to 1")
+    return value
+
+
+def a_truncation(text: str) -> float:
+    """A number from 0 to 2."""
+    value = float(text)
+    if not 0 <= value <= 2:
+        raise argparse.ArgumentTypeError(f"{text} must be from 0 to 2")
+    return value
+
+
+def a_path(text: str) -> Path:
+    """A path, a leading ~ being the home folder."""
+    return Path(text).expanduser()
+
+
+def above_zero(kind: type):
+    """Numbers of a type above 0."""
+
+    def convert(text: str):
+        value = kind(text)
+        if not 0 < value < 1e9:
+            raise argparse.ArgumentTypeError(f"{text} must be above 0")
+        return value
+
+    convert.__name__ = "number"
+    return convert
+
+
+def a_whole_number(text: str) -> int:
+    """A whole number from 0 to 1000."""
+    if not text.isdecimal() or int(text) > 1000:
+        raise argparse.ArgumentTypeError(f"{text} must be a whole number from 0 on")
+    return int(text)
+
+
+def a_seed(text: str) -> int:
+    """A whole number that starts random numbers."""
+    if not text.isdecimal() or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text} must be a whole number from 0 on")
+    return int(text)

@@ -1,0 +1,67 @@
+"""Scans that commands are given: found, read, and warned of where they are of another kind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..jobs.events import Events
+
+
+def find_for(model: Any, folder: Path) -> Any:
+    """The data set in a folder, its classes read from the column that told them when the model was trained, if that
+    is there."""
+    from ..volumes.dataset import find_dataset
+
+    column = model.plan.data.get("class_column")
+    try:
+        return find_dataset(folder, column)
+    except InputError:
+        if column is None:
+            raise
+        return find_dataset(folder)
+
+
+def read_scan(path: Path, channel_names: Sequence[str], events: Events):
+    """A volume, or a folder of DICOM slices, as a case of these channels without labels.
+
+    :raises InputError: it cannot be used.
+    """
+    import numpy as np
+
+    from ..volumes.case import Case
+    from ..volumes.files import read_volume, stem_of
+    from ..volumes.reading import check_voxels, looks_like_labels
+
+    volume = read_volume(path, len(channel_names))
+    image = volume.array if volume.array.ndim == 4 else volume.array[None]
+    for voxels in image:
+        check_voxels(path, voxels)
+    if volume.segments or looks_like_labels(volume.array, volume.array.dtype.name):
+        events.emit("warning", message=f"{path} looks like a segmentation, and not like a scan.")
+    return Case(stem_of(path), image.astype(np.float32), None, volume.affine, channel_names=tuple(channel_names))
+
+
+OTHER_SIZE = 2.0
+"""How many times larger or smaller than a model's scans one is, along an axis, that is probably of another kind."""
+
+
+def warn_of_other_kind(name: object, shape: Sequence[int], affine: Any, plan: Any, events: Events) -> None:
+    """Warn of a scan whose size is not that of the scans a model learned from.
+
+    :param name: of the scan, or its path.
+    :param shape, affine: of its grid, voxels along its own axes.
+    """
+    import numpy as np
+
+    from ..volumes.geometry import spacing_of, to_closest_ras
+
+    nothing, affine = to_closest_ras(np.broadcast_to(np.float32(0), (1, *shape)), affine)
+    own = np.array(nothing.shape[1:]) * spacing_of(affine)
+    usual = np.array(plan.grid.shape) * plan.grid.spacing
+    if (own > OTHER_SIZE * usual).any() or (usual > OTHER_SIZE * own).any():
+        sizes = [" x ".join(f"{side:.0f}" for side in sides) for sides in (own, usual)]
+        message = f"{name} reaches {sizes[0]} mm, the model's scans about {sizes[1]} mm: is it a scan of their kind?"
+        events.emit("warning", message=message)

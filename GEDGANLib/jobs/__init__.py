@@ -1,0 +1,1 @@
+"""Long jobs: their events, and the process that does them."""

@@ -1,0 +1,130 @@
+"""What a plan cannot be, though its entries have the right types."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+from .words import (
+    AUGMENTATIONS,
+    FIELD_KINDS,
+    HEADS,
+    MAPPINGS,
+    METHODS,
+    OBJECTIVES,
+    OPTIMIZERS,
+    PAIR_SEES,
+    PRECISIONS,
+    VOLUMES,
+)
+
+
+def check(plan: Any, source: str) -> None:
+    """Refuse what cannot be trained.
+
+    :param plan: a ``Plan`` whose entries have the right types.
+    :param source: named in errors, a file for example.
+    :raises InputError: values that have the right type and cannot be all the same.
+    """
+    grid, networks, training = plan.grid, plan.networks, plan.training
+    dims = len(grid.shape)
+
+    def refuse(words: str, hint: str = "Edit it, or make a new plan with `gedgan plan`.") -> None:
+        raise InputError(f"{source}: {words}.", hint)
+
+    if dims not in (2, 3) or not len(grid.spacing) == len(grid.origin) == len(grid.directions) == dims:
+        refuse("grid needs shape, spacing, origin and directions for each of 2 or 3 axes")
+    if any(len(row) != dims for row in grid.directions) or abs(np.linalg.det(grid.directions)) < 1e-6:
+        refuse("grid.directions is not a matrix of direction cosines")
+    if not plan.channels or any(len(channel.typical) != 2 for channel in plan.channels):
+        refuse("every channel needs two typical intensities")
+    if sorted(label.index for label in plan.labels) != list(range(1, len(plan.labels) + 1)):
+        refuse("the indices of the labels must run from 1 on without a gap")
+    if len(networks.discriminator_widths) != len(networks.generator_widths):
+        refuse("the generator and the discriminator need equally many widths")
+    if networks.strides and (
+        len(networks.strides) != len(networks.generator_widths)
+        or any(len(each) != dims or set(each) - {1, 2} or set(each) == {1} for each in networks.strides)
+    ):
+        refuse("networks.strides needs one entry a stage, each with 1 or 2 for every axis and not 1 alone")
+    stride = plan.stride
+    if any(side % each or side < each for side, each in zip(grid.shape, stride)):
+        refuse(
+            f"the grid {' x '.join(map(str, grid.shape))} does not fit its networks",
+            f"Its sides must be a multiple of {' x '.join(map(str, stride))}.",
+        )
+    choices = [
+        ("method", plan.method, METHODS),
+        ("networks.heads", networks.heads, HEADS),
+        ("networks.pair_sees", networks.pair_sees, PAIR_SEES),
+        ("field.kind", plan.field.kind, FIELD_KINDS),
+        ("training.objective", training.objective, OBJECTIVES),
+        ("training.optimizer", training.optimizer, OPTIMIZERS),
+        ("training.precision", training.precision, PRECISIONS),
+        ("training.volume", training.volume, VOLUMES),
+        *(("channels.mapping", channel.mapping, MAPPINGS) for channel in plan.channels),
+        *(("augmentation.kinds", kind, AUGMENTATIONS) for kind in plan.augmentation.kinds),
+        *(("augmentation.flips", axis, tuple(range(dims))) for axis in plan.augmentation.flips),
+    ]
+    for name, value, known in choices:
+        if value not in known:
+            refuse(f"{name} is {value!r}", f"Choose {', '.join(map(str, known))}.")
+    if plan.method != "article" and not 0 <= plan.field.stage < len(networks.discriminator_widths):
+        refuse(f"field.stage is {plan.field.stage}, but there are {len(networks.discriminator_widths)} stages")
+    if training.volume == "parts":
+        if plan.method == "article" or len(networks.generator_widths) < 3:
+            refuse("training on parts needs the method ged and at least 3 stages", "Set training.volume to whole.")
+        if plan.field.stage or plan.augmentation.flips or networks.strides:
+            refuse("on parts field.stage must be 0, and augmentation.flips and networks.strides empty")
+        fits = len(training.part) == dims and all(
+            side > 0 and side % 4 == 0 and side <= whole for side, whole in zip(training.part, grid.shape)
+        )
+        if not fits:
+            refuse(f"training.part {training.part} does not fit", "Its sides must be multiples of 4 in the grid.")
+    if networks.heads == "separate" and not plan.labels:
+        refuse("separate heads need labels, and there are none", "Set networks.heads to shared.")
+    if networks.heads == "separate" and networks.pair_sees != "image" and plan.field.kind == "none":
+        refuse("the pair head is to see a field, and there is none", "Set networks.pair_sees to image.")
+    if plan.field.agreement and not plan.labels:
+        refuse("field.agreement needs labels, and there are none", "Set it to false.")
+    if plan.method == "article" and (plan.classes or plan.augmentation.kinds):
+        refuse("the article's baseline knows neither classes nor augmentation")
+    shares = {
+        "training.labelled_share": training.labelled_share,
+        "training.balance": training.balance,
+        "augmentation.largest": plan.augmentation.largest,
+        "augmentation.target": plan.augmentation.target,
+    }
+    for name, number in shares.items():
+        if not 0 <= number <= 1:
+            refuse(f"{name} is {number} and must be from 0 to 1")
+    above_zero = {
+        "grid.spacing": min(grid.spacing),
+        "networks widths": min((*networks.generator_widths, *networks.discriminator_widths), default=1),
+        "networks.latent_size": networks.latent_size,
+        "networks.blocks": networks.blocks,
+        "field.sigma": plan.field.sigma,
+        "field.rho": plan.field.rho,
+        "training.batch": training.batch,
+        "training.penalty_interval": training.penalty_interval,
+        "training.learning_rate": training.learning_rate,
+        "augmentation.ramp_cases": plan.augmentation.ramp_cases,
+    }
+    from_zero = {
+        "training.penalty_weight": training.penalty_weight,
+        "training.statistics_weight": training.statistics_weight,
+        "training.ema_share": training.ema_share,
+        "training.held_out": training.held_out,
+        "training.frozen_stages": training.frozen_stages,
+    }
+    for name, number in above_zero.items():
+        if not number > 0:
+            refuse(f"{name} is {number} and must be above 0")
+    for name, number in from_zero.items():
+        if not number >= 0:
+            refuse(f"{name} is {number} and must not be below 0")
+    for name, number in (("beta1", training.beta1), ("beta2", training.beta2)):
+        if not 0 <= number < 1:
+            refuse(f"training.{name} is {number} and must be from 0 to below 1")

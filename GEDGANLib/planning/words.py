@@ -1,0 +1,15 @@
+"""The words that a plan may hold, an entry of it each."""
+
+from __future__ import annotations
+
+METHODS = ("ged", "article")
+ARTICLE_STRIDE = 8
+OBJECTIVES = ("relativistic", "bce", "hinge", "wasserstein", "article")
+PRECISIONS, VOLUMES = ("float32", "bfloat16", "float16"), ("whole", "parts")
+MAPPINGS = ("percentiles", "window")
+HEADS, PAIR_SEES = ("shared", "separate"), ("image", "field", "both")
+FIELD_KINDS = ("eigen-directional", "tensor", "gradient", "none")
+OPTIMIZERS = ("adam", "PRP+", "FR", "HS", "DY", "HZ")
+AUGMENTATIONS = ("shift", "scale", "rotation", "intensity", "noise", "cut-out")
+NOTE = "Note: "
+"""How a reason begins that is a warning."""
