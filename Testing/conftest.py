@@ -19,7 +19,8 @@ from GEDGANLib.planning.choosing import make_plan
 from GEDGANLib.planning.plan import Plan
 from GEDGANLib.volumes.cohort import make_case
 from GEDGANLib.volumes.dataset import find_dataset
-from GEDGANLib.volumes.pipeline import WorkingCase, check_dataset, load_working_cases
+from GEDGANLib.volumes.fingerprint import check_dataset
+from GEDGANLib.volumes.pipeline import WorkingCase, load_working_cases
 
 # Of two processes that run tests side by side each gets one core; so do the processes that they start, or sums would
 # be rounded otherwise there than here.

@@ -76,7 +76,7 @@ def _spacing(values: Sequence[float] | None) -> list[float] | None:
 
 def run_check(arguments: argparse.Namespace, events: Events) -> None:
     from ..volumes.dataset import find_dataset
-    from ..volumes.pipeline import check_dataset
+    from ..volumes.fingerprint import check_dataset
 
     dataset = find_dataset(arguments.data, arguments.class_column)
     with events.bar("reading") as show:
@@ -134,7 +134,7 @@ def _make_plan(arguments: argparse.Namespace, dataset, device: str, events: Even
 
 
 def _fingerprint(dataset, events: Events):
-    from ..volumes.pipeline import check_dataset
+    from ..volumes.fingerprint import check_dataset
 
     with events.bar("reading") as show:
         fingerprint = check_dataset(dataset, show)

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..device import DEVICE_WORDS, trouble_here
-from ..volumes.pipeline import Fingerprint
+from ..volumes.fingerprint import Fingerprint
 from .grids import WHOLE_VOLUME_VOXELS, choose_grid
 from .plan import Augmentation, Channel, Field, Networks, Plan, Prediction, Training
 from .words import AUGMENTATIONS, NOTE

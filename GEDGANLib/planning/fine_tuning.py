@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import replace
 
 from ..errors import InputError
-from ..volumes.pipeline import Fingerprint
+from ..volumes.fingerprint import Fingerprint
 from .choosing import (
     PENALTY_INTERVAL,
     PRECISION,

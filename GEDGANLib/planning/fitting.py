@@ -9,7 +9,7 @@ from functools import cache
 
 from ..device import DEVICE_WORDS, available_memory
 from ..errors import InputError
-from ..volumes.pipeline import Fingerprint
+from ..volumes.fingerprint import Fingerprint
 from .choosing import make_plan, predicted, with_batch
 from .plan import Plan
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..device import DEVICE_WORDS
 from ..errors import InputError
-from ..volumes.pipeline import Fingerprint
+from ..volumes.fingerprint import Fingerprint
 from .plan import Grid
 from .words import NOTE
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from ..errors import InputError
 from ..volumes.case import Label
+from ..volumes.fingerprint import percentile_range
 from ..volumes.geometry import compose
-from ..volumes.pipeline import percentile_range
 from ..volumes.writing import explain_unwritable, write_bytes
 from .checking import check
 from .typed import build

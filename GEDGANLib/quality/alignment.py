@@ -13,7 +13,8 @@ from itertools import combinations
 
 import numpy as np
 
-from ..volumes.pipeline import Progress, WorkingCase, _quiet
+from ..volumes.fingerprint import Progress, quiet
+from ..volumes.pipeline import WorkingCase
 
 SIDE = 28
 """Most voxels along an axis of a small picture."""
@@ -157,7 +158,7 @@ def neighbours(
     queries: Sequence[Picture],
     references: Sequence[Picture],
     skip_same: bool = False,
-    progress: Progress = _quiet,
+    progress: Progress = quiet,
     mirrored: Sequence[int] = (),
 ) -> list[Neighbours]:
     """For each small picture its nearest ones among others.

@@ -22,8 +22,9 @@ from ..synthesis.membership import membership
 from ..synthesis.model_file import Model
 from ..synthesis.synthesizer import Synthesizer
 from ..volumes.case import Case
+from ..volumes.fingerprint import Progress
 from ..volumes.measures import measure
-from ..volumes.pipeline import Progress, WorkingCase, map_intensities, unmap_intensities
+from ..volumes.pipeline import WorkingCase, map_intensities, unmap_intensities
 from ..volumes.prepared import keep_cases
 from .alignment import pictures_of
 from .distances import NEIGHBOURS, coverage, kernel_distance, relative_diversity

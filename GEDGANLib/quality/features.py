@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..volumes.pipeline import Progress, WorkingCase, _quiet
+from ..volumes.fingerprint import Progress, quiet
+from ..volumes.pipeline import WorkingCase
 from .segmentation import BATCH, Pairs, coarsened, coarsened_pairs, train_segmenter
 
 COMPONENTS = 32
@@ -50,7 +51,7 @@ class Encoder:
         steps: int = 400,
         seed: int = 0,
         device: str = "cpu",
-        progress: Progress = _quiet,
+        progress: Progress = quiet,
     ) -> Encoder:
         """Train the encoder on real training cases."""
         network = train_segmenter(pairs, label_count, steps, seed, device, normalisation="batch", progress=progress)
@@ -84,7 +85,7 @@ Encode = Callable[[Sequence[np.ndarray]], np.ndarray]
 
 
 def encoder_for(
-    training: Sequence[WorkingCase], label_count: int, steps: int, seed: int, device: str, progress: Progress = _quiet
+    training: Sequence[WorkingCase], label_count: int, steps: int, seed: int, device: str, progress: Progress = quiet
 ) -> tuple[Encode, str]:
     """An encoder that was trained on the training cases, and its kind in words."""
     labelled = [case for case in training if case.labels is not None and label_count]

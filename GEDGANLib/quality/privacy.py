@@ -28,7 +28,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..volumes.pipeline import Progress, _quiet
+from ..volumes.fingerprint import Progress, quiet
 from .alignment import CANDIDATES, Neighbours, Picture, neighbours, unaligned_distances
 
 FEWEST_TRAINING, FEWEST_REAL, FEWEST_HELD_OUT, FEWEST_MADE = CANDIDATES + 1, 8, 8, 10
@@ -71,7 +71,7 @@ def examine(
     made: Sequence[Picture],
     training: Sequence[Picture],
     held_out: Sequence[Picture],
-    progress: Progress = _quiet,
+    progress: Progress = quiet,
     seed: int = 0,
     mirrored: Sequence[int] = (),
 ) -> Privacy:

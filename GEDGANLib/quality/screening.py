@@ -19,8 +19,9 @@ import numpy as np
 
 from ..errors import InputError
 from ..volumes.case import Case
+from ..volumes.fingerprint import Progress, quiet
 from ..volumes.measures import Measures, measure
-from ..volumes.pipeline import Progress, WorkingCase, _quiet, unmap_intensities
+from ..volumes.pipeline import WorkingCase, unmap_intensities
 from .alignment import neighbours, pictures_of, small_picture
 from .distances import NEIGHBOURS
 from .privacy import COPY_RATIO
@@ -41,7 +42,7 @@ class Screen:
     :raises InputError: fewer than that.
     """
 
-    def __init__(self, cases: Sequence[WorkingCase], plan: Any, progress: Progress = _quiet) -> None:
+    def __init__(self, cases: Sequence[WorkingCase], plan: Any, progress: Progress = quiet) -> None:
         if len(cases) < NEIGHBOURS + 3:
             raise InputError(
                 f"{len(cases)} real cases are too few to tell what is plausible; {NEIGHBOURS + 3} are needed.",

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..volumes.pipeline import Progress, WorkingCase, _quiet
+from ..volumes.fingerprint import Progress, quiet
+from ..volumes.pipeline import WorkingCase
 
 WIDTHS = (8, 16, 32)
 BATCH = 8
@@ -164,7 +165,7 @@ def train_segmenter(
     device: str = "cpu",
     normalisation: str = "instance",
     shares: Tensor | None = None,
-    progress: Progress = _quiet,
+    progress: Progress = quiet,
 ) -> nn.Module:
     """Train a U-Net on ``pairs`` with cross-entropy and soft Dice, its rate falling along a cosine.
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..volumes.pipeline import Progress, WorkingCase, _quiet
+from ..volumes.fingerprint import Progress, quiet
+from ..volumes.pipeline import WorkingCase
 from .segmentation import case_dice, coarsened_pairs, join, train_segmenter
 
 ARMS = ("real", "synthesized", "real and synthesized")
@@ -75,7 +76,7 @@ def measure_utility(
     steps: int,
     seed: int = 0,
     device: str = "cpu",
-    progress: Progress = _quiet,
+    progress: Progress = quiet,
 ) -> Utility:
     """Train and test the three arms.
 

@@ -18,7 +18,7 @@ from ..errors import InputError
 from ..exchange.nnunet import DatasetWriter
 from ..volumes.case import Case, Label, default_color
 from ..volumes.files import write_volume
-from ..volumes.pipeline import Progress, _quiet
+from ..volumes.fingerprint import Progress, quiet
 from ..volumes.writing import claim_empty_folder, explain_unwritable, write_bytes
 from .read import case_from_scene
 
@@ -121,7 +121,7 @@ def _parts_that_differ(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(" ".join(each) for each in words)
 
 
-def write_scene_cases(ticked: Sequence[Ticked], folder: Path, progress: Progress = _quiet) -> list[str]:
+def write_scene_cases(ticked: Sequence[Ticked], folder: Path, progress: Progress = quiet) -> list[str]:
     """Write the cases as a data set, and return their names; parameters as for :func:`writing_scene_cases`."""
     return list(writing_scene_cases(ticked, folder, progress))
 
@@ -129,7 +129,7 @@ def write_scene_cases(ticked: Sequence[Ticked], folder: Path, progress: Progress
 def writing_scene_cases(
     ticked: Sequence[Ticked],
     folder: Path,
-    progress: Progress = _quiet,
+    progress: Progress = quiet,
     description: str = "volumes of a Slicer scene",
 ) -> Iterator[str]:
     """Write the cases as a data set and yield the name of each when it is written, so that whoever waits can do

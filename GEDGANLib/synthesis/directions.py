@@ -30,8 +30,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
+from ..volumes.fingerprint import Progress, quiet
 from ..volumes.measures import measure
-from ..volumes.pipeline import Progress, _quiet
 from ..volumes.writing import write_bytes
 from .model_file import Model
 from .synthesizer import Synthesizer, latent_of
@@ -74,7 +74,7 @@ class Direction:
     class_name: str | None = None
 
 
-def find_directions(model: Model, samples: int = SAMPLES, progress: Progress = _quiet) -> list[Direction]:
+def find_directions(model: Model, samples: int = SAMPLES, progress: Progress = quiet) -> list[Direction]:
     """Find the directions of a model, the measured ones first, strongest first.
 
     :param samples: synthesized cases to find them on, at least 20.
@@ -294,6 +294,6 @@ def load_directions(path: Path, model_digest: str, latent_size: int) -> list[Dir
         return None
 
 
-def directions_of(model: Model, progress: Progress = _quiet) -> list[Direction]:
+def directions_of(model: Model, progress: Progress = quiet) -> list[Direction]:
     """The directions kept beside the model, or newly found ones, which are then kept there if that is possible."""
     return _through(finding_directions(model), progress)

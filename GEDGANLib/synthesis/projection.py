@@ -26,8 +26,9 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..volumes.case import Case
+from ..volumes.fingerprint import Progress, quiet
 from ..volumes.geometry import resample
-from ..volumes.pipeline import Progress, WorkingCase, _quiet, to_working
+from ..volumes.pipeline import WorkingCase, to_working
 from .likeness import Images, distances, likeness_of
 from .model_file import Model
 from .output import most_probable
@@ -98,7 +99,7 @@ class Projector:
         weights = None if self.weights is None else self.weights[index : index + 1]
         return self.likeness.made(self.latents[index : index + 1], weights, self.middle)
 
-    def project(self, case: Case, steps: int = STEPS, progress: Progress = _quiet) -> Projection:
+    def project(self, case: Case, steps: int = STEPS, progress: Progress = quiet) -> Projection:
         """The nearest case to ``case``.
 
         :param case: in any orientation, in the units of the training data.
@@ -112,7 +113,7 @@ class Projector:
             )
         return self.project_working(to_working(case, self.plan), steps, progress)
 
-    def project_working(self, working: WorkingCase, steps: int = STEPS, progress: Progress = _quiet) -> Projection:
+    def project_working(self, working: WorkingCase, steps: int = STEPS, progress: Progress = quiet) -> Projection:
         """The nearest case to one that is on the working grid already."""
         likeness = self.likeness
         with torch.no_grad():

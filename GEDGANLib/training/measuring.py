@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from ..planning.plan import Plan
-from ..volumes.pipeline import Progress, WorkingCase, _quiet
+from ..volumes.fingerprint import Progress, quiet
+from ..volumes.pipeline import WorkingCase
 from .recording import WARM_UP
 from .trainer import Trainer
 
@@ -17,7 +18,7 @@ MEASURED_STEPS, MEASURED_CASES, MEASURED_STRENGTH = 3, 4, 0.3
 """Steps of the measurement, and as many a penalty; its cases, and strength of augmentation in it."""
 
 
-def measured(plan: Plan, device: str, progress: Progress = _quiet) -> Plan:
+def measured(plan: Plan, device: str, progress: Progress = quiet) -> Plan:
     """The plan with the time of its steps as they take on this machine, with noise for cases."""
     random, shape, affine = np.random.default_rng(0), tuple(plan.grid.shape), np.eye(4)
 

@@ -1,208 +1,19 @@
-"""Cases -> fingerprint, cases -> tensors on the working grid, and both ways back."""
+"""Cases -> tensors on the working grid, and back."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
 from ..errors import InputError
 from .case import Case, Label
 from .dataset import CaseFiles, Dataset
-from .geometry import centre_of, directions_of, resample, spacing_of, to_closest_ras, working_affine
+from .fingerprint import Progress, check_size, quiet
+from .geometry import resample, to_closest_ras, working_affine
 from .labels import LabelTable
-from .reading import RawCase, looks_like_labels, read_case
-
-Progress = Callable[[int, int, str], None]
-"""Called with cases done, cases in all, name of the next."""
-
-FAULTS_SHOWN = 10
-SMALLEST_SIDE = 8
-"""Voxels below which a scan is smaller than what the coarsest stage of the networks looks at."""
-
-
-def _quiet(done: int, total: int, name: str) -> None:
-    pass
-
-
-@dataclass(frozen=True)
-class CaseFacts:
-    """What planning needs to know of one case; no voxels.
-
-    :param shape: voxels, in the order closest to RAS.
-    :param spacing: mm, same order.
-    :param directions: direction cosines, 3x3, one axis a column, RAS.
-    :param centre: of the field of view, mm in RAS.
-    :param percentiles: per channel the 0.5th and the 99.5th percentile of the intensities; the ends where those are
-        one, as in an image that is almost all air.
-    :param minima: smallest intensity of each channel.
-    :param kind: type of the voxels in the files, as numpy names it.
-    :param label_voxels: voxels of each label, by its name; empty without segmentation.
-    :param label_reach: per axis, how far from the centre of the view labels reach, mm, their voxels included; zeros
-        without.
-    :param like_labels: its channels hold so few whole numbers that they may be segmentations.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    spacing: tuple[float, ...]
-    directions: tuple[tuple[float, ...], ...]
-    centre: tuple[float, ...]
-    percentiles: tuple[tuple[float, float], ...]
-    minima: tuple[float, ...]
-    kind: str
-    labelled: bool
-    label_voxels: dict[str, int] = field(default_factory=dict)
-    label_reach: tuple[float, ...] = (0.0, 0.0, 0.0)
-    class_name: str | None = None
-    like_labels: bool = False
-
-
-@dataclass(frozen=True)
-class Fingerprint:
-    """Facts of a data set after every file was read and found good."""
-
-    cases: tuple[CaseFacts, ...]
-    labels: tuple[Label, ...]
-    channel_names: tuple[str, ...]
-    description: str
-    warnings: tuple[str, ...]
-
-
-def check_dataset(dataset: Dataset, progress: Progress = _quiet) -> Fingerprint:
-    """Read every file once, check it, and return what planning needs.
-
-    :raises InputError: files cannot be used; names the first, and how many others there are and which.
-    """
-    table = LabelTable(dataset)
-    facts: list[CaseFacts] = []
-    value_sets: dict[str, frozenset] = {}
-    faults: list[InputError] = []
-    for position, files in enumerate(dataset.cases):
-        progress(position, len(dataset.cases), files.name)
-        try:
-            case = read_case(files, dataset)
-            table.add(case, files.label)
-            _check_size(case, files)
-        except InputError as error:
-            faults.append(error)
-            continue
-        facts.append(_facts(case, table, files.class_name))
-        if case.label_values is not None:
-            names = {table.name_of(int(v), case)[0] for v in np.unique(case.label_values) if v}
-            value_sets[files.name] = frozenset(names)
-    progress(len(dataset.cases), len(dataset.cases), "")
-    if faults:
-        raise _all_in_one(faults)
-    if len(dataset.cases) < 2:
-        raise InputError(
-            f"{dataset.folder} holds one single case; learning needs at least 2, and 20 to be of use.",
-            "Add more scans of the same kind.",
-        )
-    _check_label_sets(dataset, value_sets)
-    labels = table.labels() if any(case.label_voxels for case in facts) else ()  # names alone teach nothing
-    warnings = (*dataset.warnings, *_warnings(facts, labels, value_sets))
-    return Fingerprint(tuple(facts), labels, dataset.channel_names, dataset.description, warnings)
-
-
-def _check_size(case: RawCase, files: CaseFiles) -> None:
-    if min(case.image.shape[1:]) < SMALLEST_SIDE:
-        raise InputError(
-            f"{files.images[0]} has only {' x '.join(map(str, case.image.shape[1:]))} voxels; the networks need "
-            f"{SMALLEST_SIDE} along every axis.",
-            "Leave it out, or resample it to smaller voxels.",
-        )
-
-
-def _all_in_one(faults: list[InputError]) -> InputError:
-    """One error for several: the first in full, the others by what is wrong."""
-    if len(faults) == 1:
-        return faults[0]
-    others = [f"  {fault.message}" for fault in faults[1:FAULTS_SHOWN]]
-    more = len(faults) - FAULTS_SHOWN
-    return InputError(
-        faults[0].message,
-        "\n".join(
-            [faults[0].hint, f"And {len(faults) - 1} more:", *others, *([f"  ... and {more} more."] * (more > 0))]
-        ),
-    )
-
-
-def _facts(case: RawCase, table: LabelTable, class_name: str | None) -> CaseFacts:
-    image, affine = to_closest_ras(case.image, case.affine)
-    spacing = spacing_of(affine)
-    reach, voxels = np.zeros(3), {}
-    if case.label_values is not None and case.label_values.any():
-        where = np.argwhere(to_closest_ras(case.label_values, case.affine)[0])
-        middle = (np.array(image.shape[1:]) - 1) / 2
-        reach = (np.abs(np.stack([where.min(0) - middle, where.max(0) - middle])).max(0) + 0.5) * spacing
-        values, counts = np.unique(case.label_values[case.label_values > 0], return_counts=True)
-        for value, count in zip(values, counts):  # several segments may have one name
-            name = str(table.name_of(int(value), case)[0])
-            voxels[name] = voxels.get(name, 0) + int(count)
-    return CaseFacts(
-        name=case.name,
-        shape=tuple(int(side) for side in image.shape[1:]),
-        spacing=tuple(float(side) for side in spacing),
-        directions=tuple(tuple(float(x) for x in row) for row in directions_of(affine)),
-        centre=tuple(float(x) for x in centre_of(affine, image.shape[1:])),
-        percentiles=tuple(percentile_range(channel) for channel in image),
-        minima=tuple(float(channel.min()) for channel in image),
-        kind=case.kind,
-        labelled=case.label_values is not None,
-        like_labels=all(looks_like_labels(channel, case.kind) for channel in case.image),
-        label_voxels=voxels,
-        label_reach=tuple(float(x) for x in reach),
-        class_name=class_name,
-    )
-
-
-def _check_label_sets(dataset: Dataset, value_sets: dict[str, frozenset]) -> None:
-    """A case none of whose labels any other case has was labelled by another scheme."""
-    filled = {name: values for name, values in value_sets.items() if values}
-    for name, values in filled.items():
-        others = frozenset().union(*(other for other_name, other in filled.items() if other_name != name))
-        if len(filled) > 1 and not values & others and not dataset.names_are_complete:
-            path = next(case.label for case in dataset.cases if case.name == name)
-            raise InputError(
-                f"{path} has the labels {', '.join(sorted(values))}, of which no other case has any "
-                f"(they have {', '.join(sorted(others))}).",
-                "All cases need one labelling: renumber this one, leave it out, or name all labels in dataset.json.",
-            )
-
-
-def percentile_range(voxels: np.ndarray) -> tuple[float, float]:
-    """0.5th and 99.5th percentile, or smallest and largest value where those are one."""
-    low, high = (float(value) for value in np.percentile(voxels, (0.5, 99.5)))
-    return (low, high) if high > low else (float(voxels.min()), float(voxels.max()))
-
-
-def _warnings(facts: list[CaseFacts], labels: tuple[Label, ...], value_sets: dict[str, frozenset]) -> tuple[str, ...]:
-    warnings = []
-    if all(case.like_labels for case in facts):
-        warnings.append("The images hold a few whole numbers each: they look like segmentations, and not like scans.")
-    if len(facts) < 20:
-        warnings.append(f"{len(facts)} cases are few: expect synthesized cases that resemble them closely.")
-    unlabelled = sum(not case.labelled for case in facts)
-    if not labels and unlabelled < len(facts):
-        warnings.append("The segmentations are empty; images without segmentations will be learned.")
-    spread = np.array([case.spacing for case in facts])
-    if (spread.max(0) > 3 * spread.min(0)).any():
-        warnings.append(
-            f"Voxel sizes differ up to {float((spread.max(0) / spread.min(0)).max()):.0f} times between cases; "
-            "`gedgan check` shows how. Are they scans of one kind?"
-        )
-    extent = spread * np.array([case.shape for case in facts])
-    if (extent.max(0) > 2.5 * extent.min(0)).any():
-        warnings.append("Fields of view differ more than twofold between cases. Are they scans of one kind?")
-    if labels and unlabelled:
-        warnings.append(f"{unlabelled} of {len(facts)} cases have no segmentation; they teach the image alone.")
-    for label in labels:
-        count = sum(label.name in values for values in value_sets.values())
-        if count < len(value_sets):
-            warnings.append(f"{label.name} is in {count} of {len(value_sets)} segmentations.")
-    return tuple(warnings)
+from .reading import read_case
 
 
 @dataclass(frozen=True)
@@ -322,7 +133,7 @@ def from_working(working: WorkingCase, plan, ranges: list[tuple[float, float]] |
     )
 
 
-def load_working_cases(dataset: Dataset, plan, progress: Progress = _quiet) -> Iterator[WorkingCase]:
+def load_working_cases(dataset: Dataset, plan, progress: Progress = quiet) -> Iterator[WorkingCase]:
     """Read the cases of ``dataset`` one by one onto the plan's grid.
 
     :raises InputError: a file that cannot be used, or channels or labels that the plan does not have.
@@ -348,7 +159,7 @@ def load_case(
     :raises InputError: it has a label that is not among ``known`` names.
     """
     raw = read_case(files, dataset)
-    _check_size(raw, files)
+    check_size(raw, files)
     table.add(raw, files.label)
     strange = sorted({label.name for label in table.labels()} - known) if raw.label_values is not None else []
     if strange and known:

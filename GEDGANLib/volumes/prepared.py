@@ -21,7 +21,8 @@ import numpy as np
 
 from ..errors import InputError
 from .dataset import CaseFiles, Dataset
-from .pipeline import COARSE_FACTOR, Progress, WorkingCase, _quiet, coarse_of, load_working_cases
+from .fingerprint import Progress, quiet
+from .pipeline import COARSE_FACTOR, WorkingCase, coarse_of, load_working_cases
 from .writing import PARTIAL, explain_unwritable, write_bytes
 
 FORMAT_VERSION = 1
@@ -67,7 +68,7 @@ class PreparedCases(Sequence[WorkingCase]):
         return self._about["key"]
 
 
-def prepare_cases(dataset: Dataset, plan, folder: Path, progress: Progress = _quiet) -> PreparedCases:
+def prepare_cases(dataset: Dataset, plan, folder: Path, progress: Progress = quiet) -> PreparedCases:
     """Bring the cases of ``dataset`` to the plan's grid, unless ``folder`` has them already.
 
     :param folder: its parent exists; it is replaced where it was made from other files or for another grid.

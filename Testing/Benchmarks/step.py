@@ -25,7 +25,8 @@ from GEDGANLib.planning.choosing import make_plan
 from GEDGANLib.training.trainer import Trainer
 from GEDGANLib.volumes.cohort import make_case
 from GEDGANLib.volumes.dataset import find_dataset
-from GEDGANLib.volumes.pipeline import check_dataset, load_working_cases
+from GEDGANLib.volumes.fingerprint import check_dataset
+from GEDGANLib.volumes.pipeline import load_working_cases
 
 GROUPS = {
     "convolution": ("convolution", "conv3d"),

@@ -33,7 +33,7 @@ from GEDGANLib.synthesis.model_file import load_model, save_model
 from GEDGANLib.synthesis.synthesizer import Synthesizer
 from GEDGANLib.volumes.cohort import make_case
 from GEDGANLib.volumes.dataset import find_dataset
-from GEDGANLib.volumes.pipeline import check_dataset
+from GEDGANLib.volumes.fingerprint import check_dataset
 
 ASKED = {64: 0.2, 128: 2.0}
 ASKED_COLD, ASKED_SLIDER = 6.0, 0.1

@@ -62,7 +62,7 @@ def plan_for(side: int, kind: str, batch: int | None):
     from GEDGANLib.networks.cost import predict
     from GEDGANLib.planning.choosing import make_plan
     from GEDGANLib.volumes.case import Label
-    from GEDGANLib.volumes.pipeline import CaseFacts, Fingerprint
+    from GEDGANLib.volumes.fingerprint import CaseFacts, Fingerprint
 
     device = choose_device()
     directions = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))

@@ -22,8 +22,9 @@ from GEDGANLib.synthesis.synthesizer import latent_of
 from GEDGANLib.training.trainer import Trainer
 from GEDGANLib.volumes.case import Case
 from GEDGANLib.volumes.dataset import find_dataset
+from GEDGANLib.volumes.fingerprint import check_dataset
 from GEDGANLib.volumes.pictures import contact_sheet
-from GEDGANLib.volumes.pipeline import WorkingCase, check_dataset, load_working_cases
+from GEDGANLib.volumes.pipeline import WorkingCase, load_working_cases
 
 RESULTS = Path(__file__).parent / "results" / "ablation"
 PICTURES = Path(__file__).parents[2] / "build" / "ablation"

@@ -16,7 +16,8 @@ from GEDGANLib.training.state import load_state, state_of
 from GEDGANLib.training.trainer import Trainer
 from GEDGANLib.volumes.dataset import find_dataset
 from GEDGANLib.volumes.files import read_volume
-from GEDGANLib.volumes.pipeline import check_dataset, load_working_cases
+from GEDGANLib.volumes.fingerprint import check_dataset
+from GEDGANLib.volumes.pipeline import load_working_cases
 
 
 def test_sizes_are_those_printed():

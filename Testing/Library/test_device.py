@@ -43,7 +43,7 @@ def test_a_cpu_has_no_trouble_of_cuda(monkeypatch) -> None:
 
 def test_a_plan_says_so(monkeypatch, cohort_folder) -> None:
     from GEDGANLib.volumes.dataset import find_dataset
-    from GEDGANLib.volumes.pipeline import check_dataset
+    from GEDGANLib.volumes.fingerprint import check_dataset
 
     monkeypatch.setattr(planning, "trouble_here", lambda kind: ["It is slow."] if kind == "cuda" else [])
     fingerprint = check_dataset(find_dataset(cohort_folder))

@@ -91,7 +91,7 @@ def data_of_32(tmp_path_factory):
 def small_plan_of_32(data_of_32) -> Plan:
     from GEDGANLib.planning.choosing import make_plan
     from GEDGANLib.volumes.dataset import find_dataset
-    from GEDGANLib.volumes.pipeline import check_dataset
+    from GEDGANLib.volumes.fingerprint import check_dataset
 
     return make_plan(check_dataset(find_dataset(data_of_32)), "cpu", spacing=(5.0,) * 3)
 

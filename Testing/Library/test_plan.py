@@ -12,7 +12,7 @@ from GEDGANLib.planning.choosing import TOLERANCE, make_plan
 from GEDGANLib.planning.grids import LARGEST_VOXELS
 from GEDGANLib.planning.plan import Plan
 from GEDGANLib.volumes.case import Label
-from GEDGANLib.volumes.pipeline import CaseFacts, Fingerprint
+from GEDGANLib.volumes.fingerprint import CaseFacts, Fingerprint
 
 
 def facts(

@@ -35,7 +35,8 @@ from GEDGANLib.training.request import Limit, claim_run_folder
 from GEDGANLib.training.run import Options, train
 from GEDGANLib.training.trainer import Trainer
 from GEDGANLib.volumes.dataset import find_dataset
-from GEDGANLib.volumes.pipeline import WorkingCase, check_dataset
+from GEDGANLib.volumes.fingerprint import check_dataset
+from GEDGANLib.volumes.pipeline import WorkingCase
 
 
 def quiet(event, **fields):

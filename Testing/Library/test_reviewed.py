@@ -27,7 +27,8 @@ from GEDGANLib.training.request import Limit, Request, claim_run_folder
 from GEDGANLib.training.run import train
 from GEDGANLib.training.sampling import Draws, Sampler
 from GEDGANLib.volumes.dataset import find_dataset
-from GEDGANLib.volumes.pipeline import COARSE_FACTOR, check_dataset
+from GEDGANLib.volumes.fingerprint import check_dataset
+from GEDGANLib.volumes.pipeline import COARSE_FACTOR
 
 
 def quiet(event, **fields):

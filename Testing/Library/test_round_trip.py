@@ -10,15 +10,9 @@ from landmark import ORIENTATIONS, asymmetric_case, landmark_of
 from GEDGANLib.planning.choosing import make_plan
 from GEDGANLib.volumes.dataset import find_dataset
 from GEDGANLib.volumes.files import LPS_TO_RAS, read_volume, write_volume
+from GEDGANLib.volumes.fingerprint import check_dataset
 from GEDGANLib.volumes.geometry import directions_of, resample, spacing_of, to_closest_ras
-from GEDGANLib.volumes.pipeline import (
-    check_dataset,
-    from_working,
-    load_working_cases,
-    map_intensities,
-    to_working,
-    unmap_intensities,
-)
+from GEDGANLib.volumes.pipeline import from_working, load_working_cases, map_intensities, to_working, unmap_intensities
 
 WRITTEN = (".nii", ".nii.gz", ".nrrd", ".mha")
 READ_ONLY = (".nhdr", ".mhd", ".seg.nrrd")

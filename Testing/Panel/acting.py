@@ -62,7 +62,7 @@ def check_folder(panel: Any, data: Path, plan: Path) -> None:
     """
     from GEDGANLib.planning.choosing import make_plan
     from GEDGANLib.volumes.dataset import find_dataset
-    from GEDGANLib.volumes.pipeline import check_dataset
+    from GEDGANLib.volumes.fingerprint import check_dataset
 
     make_plan(check_dataset(find_dataset(data)), "cpu").save(plan)
     panel.ui.dataPath.currentPath = str(data)
