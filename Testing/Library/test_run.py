@@ -281,8 +281,8 @@ def test_a_reader_that_is_gone_does_not_end_the_job(cohort_folder, tmp_path):
 
 def test_progress_in_a_file_is_lines(cohort_folder, tmp_path):
     code = (
-        "from GEDGANLib import jobs; import GEDGANLib.training.run as run\n"
-        "jobs.PLAIN_SECONDS = run.PROGRESS_SECONDS = 0.0\n"
+        "from GEDGANLib.jobs import events; import GEDGANLib.training.run as run\n"
+        "events.PLAIN_SECONDS = run.PROGRESS_SECONDS = 0.0\n"
         "from GEDGANLib.commands.main import main; raise SystemExit(main())"
     )
     command = [sys.executable, "-c", code, "train", str(cohort_folder), "-o", str(tmp_path / "run"), "--steps", "3"]
