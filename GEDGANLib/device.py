@@ -71,6 +71,31 @@ def available_memory(device: str) -> float | None:
         return None
 
 
+def memory_in_use() -> int:
+    """Bytes of the CUDA GPU that its driver says are taken, by other programs too."""
+    import torch
+
+    free, total = torch.cuda.mem_get_info()
+    return total - free
+
+
+def synchronize(device: str) -> None:
+    """Wait for a device, so that a clock may be read."""
+    import torch
+
+    if device == "cuda":
+        torch.cuda.synchronize()
+    elif device == "mps":
+        torch.mps.synchronize()
+
+
+def half_type():
+    """The half precision of the CUDA GPU: PyTorch's bfloat16, or float16 where it has none."""
+    import torch
+
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float16
+
+
 def known_trouble(pytorch: str, cudnn: int | None) -> list[str]:
     """What is known to be slow or wrong in 3D convolutions on CUDA with these versions, in sentences.
 

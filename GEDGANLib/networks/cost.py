@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from ..device import half_type, synchronize
 from .build import agreement_channels, build_discriminator, build_generator, coarse_plan, field_channels, part_plan
 
 # Products of one step in units of one forward pass of one case. A backward pass costs two forward ones, a second
@@ -30,8 +31,8 @@ PROCESS_MEMORY = {"cpu": 0.42e9, "mps": 0.0, "cuda": 1.55e9}
 # (measured on the CPU, 32 to 256 voxels a side, see Testing/Benchmarks/training.py; on an H100 by the driver, 64 and
 # 128 voxels, batches of 2 to 16, bfloat16, and in float32 by counting; on Apple's GPU, which was not at hand, more is
 # left for what its allocator keeps).
-ACTIVATION_COPIES = {"cpu": 6.3, "mps": 8.3, "cuda": 2.25}
-FULL_PRECISION_COPIES = {"cuda": 3.0}
+ACTIVATION_COPIES = {"cpu": 6.3, "mps": 8.3, "cuda": 3.0}
+HALF_PRECISION_COPIES = 2.25
 
 
 def count(network: nn.Module, *inputs: torch.Tensor | None) -> tuple[float, float]:
@@ -60,10 +61,7 @@ def convolution_rate(device: str = "cpu", half: bool = False) -> float:
     :param half: in half precision, bfloat16 where the device has it.
     """
     batch, channels, side = (4, 16, 24) if device == "cpu" else (4, 32, 64)
-    kind = torch.float32
-    if half:
-        kind = torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float16
-    options = {"device": device, "dtype": kind}
+    options = {"device": device, "dtype": half_type() if half else torch.float32}
     x = torch.randn(batch, channels, side, side, side, **options).contiguous(memory_format=torch.channels_last_3d)
     weight = torch.randn(channels, channels, 3, 3, 3, **options).contiguous(memory_format=torch.channels_last_3d)
     x.requires_grad_(), weight.requires_grad_()
@@ -78,14 +76,6 @@ def convolution_rate(device: str = "cpu", half: bool = False) -> float:
         del x, weight
         torch.cuda.empty_cache()
     return operations / best
-
-
-def synchronize(device: str) -> None:
-    """Wait for a device, so that a clock may be read."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    elif device == "mps":
-        torch.mps.synchronize()
 
 
 class StepCosts(NamedTuple):
@@ -145,6 +135,6 @@ def predict(plan, device: str) -> tuple[float, float]:
     at_hand = device == "cpu" or (device == "cuda" and torch.cuda.is_available())
     rate = convolution_rate(device, half) if at_hand else RATES[device]
     seconds = costs.operations / (rate * EFFICIENCY[device])
-    copies = ACTIVATION_COPIES[device] if half else FULL_PRECISION_COPIES.get(device, ACTIVATION_COPIES[device])
+    copies = HALF_PRECISION_COPIES if half else ACTIVATION_COPIES[device]
     memory = costs.kept * copies + costs.weights * 4 * 6 + PROCESS_MEMORY[device]
     return memory / 1e9, seconds * 1000 / 60

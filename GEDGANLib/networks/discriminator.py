@@ -144,14 +144,14 @@ class Discriminator(nn.Module):
         return leaky(x) * self.basis
 
     def _packed(self, case: Tensor) -> Tensor:
-        if set(self.strides[0]) == {2} and phases.pays(case):
+        if phases.pays(case, self.strides[0]):
             return phases.packing_convolution(case, self.pack.weight, self.pack.bias)
         return self.pack(case)
 
     def _transition(self, index: int, x: Tensor) -> Tensor:
         """From one stage to stage ``index``."""
         layer = self.transitions[index - 1]
-        if set(self.strides[index]) == {2} and phases.pays(x):
+        if phases.pays(x, self.strides[index]):
             return phases.pooling_convolution(x, layer.weight, layer.bias)
         return layer(downsample(x, self.strides[index]))
 

@@ -13,6 +13,7 @@ All functions are differentiable as often as their plain counterparts, whose res
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -27,9 +28,17 @@ MOST_CHANNELS = 128
 """Channels up to which an interpolation is faster as a convolution."""
 
 
-def pays(x: Tensor) -> bool:
-    """Whether layers on ``x`` (N, C, X, Y, Z) are faster in this form: in half precision on CUDA."""
-    return x.ndim == 5 and x.is_cuda and torch.is_autocast_enabled("cuda")
+def pays(x: Tensor, factors: Sequence[int]) -> bool:
+    """Whether a layer is faster in this form: of volumes, in half precision on CUDA.
+
+    :param x: (N, C, *spatial) that the layer is given.
+    :param factors: that it multiplies or divides the spatial axes by; 2 along each is what blocks are made for.
+    """
+    return x.ndim == 5 and set(factors) == {2} and _in_half_precision(x)
+
+
+def _in_half_precision(x: Tensor) -> bool:
+    return x.is_cuda and torch.is_autocast_enabled("cuda")
 
 
 def to_phases(x: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from .fused import eigen_directional_field, pays, plain_field
-from .tensor import COMPONENTS, axis_filters, check_image, filtered_structure_tensor, structure_tensor
+from .tensor import COMPONENTS, axis_filters, check_image, filtered_structure_tensor, structure_tensor, trace_of
 
 BLOCK_SIDE = 64
 """Voxels along each axis of the blocks that a large volume is cut into."""
@@ -51,8 +51,8 @@ class StructureField(ABC):
     """Channels of the field of one image channel, for 2 and 3 spatial dimensions."""
 
     @abstractmethod
-    def from_tensor(self, tensor: Tensor, trace: Tensor) -> Tensor:
-        """Field (N, CHANNELS, *spatial) of structure tensors (N, 3 or 6, *spatial) with their ``trace`` (N, 1, ...)."""
+    def from_tensor(self, tensor: Tensor) -> Tensor:
+        """Field (N, CHANNELS, *spatial) of structure tensors (N, 3 or 6, *spatial)."""
 
     def __call__(self, image: Tensor) -> Tensor:
         """Return the field of ``image`` (N, C, *spatial), shape (N, C * CHANNELS, *ceil(spatial/stride)).
@@ -63,9 +63,7 @@ class StructureField(ABC):
 
     def _of(self, tensor: Tensor) -> Tensor:
         batch, image_channels = tensor.shape[:2]
-        tensor = tensor.flatten(0, 1)
-        trace = tensor[:, : len(self.spacing)].sum(1, keepdim=True)
-        return self.from_tensor(tensor, trace).unflatten(0, (batch, image_channels)).flatten(1, 2)
+        return self.from_tensor(tensor.flatten(0, 1)).unflatten(0, (batch, image_channels)).flatten(1, 2)
 
     @torch.no_grad()
     def by_blocks(self, image: Tensor, side: int = BLOCK_SIDE) -> Tensor:
@@ -94,7 +92,7 @@ class EigenDirectionalField(StructureField):
 
     CHANNELS: ClassVar[dict[int, int]] = {2: 4, 3: 13}
 
-    def from_tensor(self, tensor: Tensor, trace: Tensor) -> Tensor:
+    def from_tensor(self, tensor: Tensor) -> Tensor:
         return (eigen_directional_field if pays(tensor) else plain_field)(tensor, self.tau)
 
 
@@ -103,8 +101,8 @@ class RelativeTensorField(StructureField):
 
     CHANNELS: ClassVar[dict[int, int]] = {dims: len(parts) for dims, parts in COMPONENTS.items()}
 
-    def from_tensor(self, tensor: Tensor, trace: Tensor) -> Tensor:
-        return tensor / (trace + self.tau)
+    def from_tensor(self, tensor: Tensor) -> Tensor:
+        return tensor / (trace_of(tensor) + self.tau)
 
 
 class GradientMagnitudeField(StructureField):
@@ -112,9 +110,9 @@ class GradientMagnitudeField(StructureField):
 
     CHANNELS: ClassVar[dict[int, int]] = {2: 1, 3: 1}
 
-    def from_tensor(self, tensor: Tensor, trace: Tensor) -> Tensor:
+    def from_tensor(self, tensor: Tensor) -> Tensor:
         # √(x + ε) - √ε has a bounded derivative where the image is flat.
-        return (trace / self.tau + 1e-2).sqrt() - 1e-1
+        return (trace_of(tensor) / self.tau + 1e-2).sqrt() - 1e-1
 
 
 FIELDS: dict[str, type[StructureField]] = {

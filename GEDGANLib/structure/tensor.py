@@ -174,6 +174,11 @@ def filtered_structure_tensor(image: Tensor, filters: Sequence[AxisFilters]) -> 
     return torch.stack(averages, dim=2)
 
 
+def trace_of(tensor: Tensor) -> Tensor:
+    """Trace of structure tensors (N, 3 or 6, *spatial), (N, 1, *spatial)."""
+    return tensor[:, : 2 if tensor.shape[1] == 3 else 3].sum(1, keepdim=True)
+
+
 def average(image: Tensor, filters: Sequence[AxisFilters]) -> Tensor:
     """Average of ``image`` (N, C, *spatial) at scale ρ."""
     for axis, axis_filter in enumerate(filters):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..device import memory_in_use
 from ..errors import InputError
 from ..volumes.pictures import save_figure
 from .request import Limit
@@ -52,10 +53,7 @@ def memory_gb(device: str) -> float | None:
     """On CUDA the GPU's memory in use, by its driver, other programs included; else this process's peak, GB; None where
     the system does not tell."""
     if device == "cuda":
-        import torch
-
-        free, total = torch.cuda.mem_get_info()
-        return round((total - free) / 1e9, 2)
+        return round(memory_in_use() / 1e9, 2)
     try:
         import resource
         import sys

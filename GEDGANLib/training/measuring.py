@@ -11,7 +11,7 @@ import torch
 from ..planning.plan import Plan
 from ..volumes.fingerprint import Progress, quiet
 from ..volumes.pipeline import WorkingCase
-from .recording import WARM_UP
+from .recording import steps_to_warm_up
 from .trainer import Trainer
 
 MEASURED_STEPS, MEASURED_CASES, MEASURED_STRENGTH = 3, 4, 0.3
@@ -31,10 +31,9 @@ def measured(plan: Plan, device: str, progress: Progress = quiet) -> Plan:
     trial = replace(plan, training=replace(plan.training, held_out=0, balance=0.0))
     trainer = Trainer(trial, [noise(index) for index in range(MEASURED_CASES)], device, 0)
     trainer.strength.value = MEASURED_STRENGTH if plan.augmentation.kinds else 0.0
-    # The first ones warm up, on a GPU until each kind of step is recorded; then whole rounds of penalties.
     interval = plan.training.penalty_interval
-    warm_up = 1 + interval * WARM_UP if device == "cuda" else 1
-    count = interval * MEASURED_STEPS
+    warm_up = steps_to_warm_up(device, interval)
+    count = interval * MEASURED_STEPS  # whole rounds of penalties
     start = 0.0
     for step in range(warm_up + count):
         progress(step, warm_up + count, "")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from ..device import half_precision_is_right, trouble_here
+from ..device import half_precision_is_right, half_type, trouble_here
 
-HALF_PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+HALF_PRECISIONS = ("bfloat16", "float16")
 
 
 def half_precision(precision: str, device: str) -> tuple[torch.dtype | None, list[str]]:
@@ -18,8 +18,7 @@ def half_precision(precision: str, device: str) -> tuple[torch.dtype | None, lis
     notes = trouble_here(device)
     if device != "cuda" or precision not in HALF_PRECISIONS:
         return None, notes
-    wanted = HALF_PRECISIONS[precision]
-    half = wanted if wanted is torch.float16 or torch.cuda.is_bf16_supported(False) else torch.float16
+    half = torch.float16 if precision == "float16" else half_type()
     if half_precision_is_right(device, half):
         return half, notes
     words = (

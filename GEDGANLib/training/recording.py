@@ -22,6 +22,14 @@ SWITCH = "GEDGAN_CUDA_GRAPHS"
 Tensors = dict[str, Tensor]
 
 
+def steps_to_warm_up(device: str, interval: int) -> int:
+    """Steps of a training until they take the time that they are going to: on CUDA until each kind is recorded.
+
+    :param interval: steps from one gradient penalty to the next.
+    """
+    return 1 + interval * WARM_UP if device == "cuda" else 1
+
+
 class Recorder:
     """Runs functions of tensors, on CUDA as recorded graphs from the third call with a key on.
 

@@ -27,13 +27,22 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2]))  # where it is not installed
 
 from common import machine, table
-from training import driver_gb, measure_hagan, noise_cases, plan_for, synchronize
+from training import measure_hagan, noise_cases, plan_for
+
+from GEDGANLib.device import choose_device, memory_in_use, synchronize
+
+DEVICE = choose_device()
 
 STEPS = 12
 """Counted; a multiple of every penalty interval that is tried."""
 ROWS = ("64:16:bfloat16", "64:16:float32", "128:2:bfloat16", "128:8:bfloat16")
 SECONDS = 100
 """After which a row is given up."""
+
+
+def driver_gb() -> float:
+    """What the driver says is taken of the card, GB; whoever else is on it included."""
+    return memory_in_use() / 1e9 if DEVICE == "cuda" else float("nan")
 
 
 def trainer_for(side: int, batch: int, precision: str):
@@ -54,18 +63,18 @@ def measure(side: int, batch: int, precision: str) -> dict:
 
     before = driver_gb()
     trainer, plan, told_memory, told_seconds = trainer_for(side, batch, precision)
-    synchronize()
+    synchronize(DEVICE)
     start = time.perf_counter()
     trainer.step()
-    synchronize()
+    synchronize(DEVICE)
     first = time.perf_counter() - start
     for _ in range(STEPS - 1):
         trainer.step()
-    synchronize()
+    synchronize(DEVICE)
     start = time.perf_counter()
     for _ in range(STEPS):
         trainer.step()
-    synchronize()
+    synchronize(DEVICE)
     step = (time.perf_counter() - start) / STEPS
     return {
         "step": step,
@@ -84,11 +93,11 @@ def matrix_rate() -> float:
     a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     for _ in range(5):
         a @ b
-    synchronize()
+    synchronize(DEVICE)
     start = time.perf_counter()
     for _ in range(20):
         a @ b
-    synchronize()
+    synchronize(DEVICE)
     return 20 * 2 * 8192**3 / (time.perf_counter() - start)
 
 
@@ -99,17 +108,17 @@ def profile_steps(side: int, batch: int, count: int = 4) -> None:
     trainer, *_ = trainer_for(side, batch, "bfloat16")
     for _ in range(3 * count):  # until all is recorded
         trainer.step()
-    synchronize()
+    synchronize(DEVICE)
     start = time.perf_counter()
     for _ in range(count):
         trainer.step()
     begun = (time.perf_counter() - start) / count
-    synchronize()
+    synchronize(DEVICE)
     wall = (time.perf_counter() - start) / count
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA], record_shapes=True) as profiler:
         for _ in range(count):
             trainer.step()
-        synchronize()
+        synchronize(DEVICE)
     spent: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
     for event in profiler.key_averages(group_by_input_shape=True):
         if event.self_device_time_total > 0 and event.key.startswith("aten::"):

@@ -19,9 +19,10 @@ import torch
 from common import best_convolution_rate, machine, seconds, table
 from torch.profiler import ProfilerActivity, profile
 
-from GEDGANLib.device import choose_device
-from GEDGANLib.networks.cost import step_costs, synchronize
+from GEDGANLib.device import choose_device, synchronize
+from GEDGANLib.networks.cost import step_costs
 from GEDGANLib.planning.choosing import make_plan
+from GEDGANLib.training.recording import steps_to_warm_up
 from GEDGANLib.training.trainer import Trainer
 from GEDGANLib.volumes.cohort import make_case
 from GEDGANLib.volumes.dataset import find_dataset
@@ -63,7 +64,7 @@ def main() -> None:
     dataset = find_dataset(arguments.data)
     plan = make_plan(check_dataset(dataset), device)
     trainer = Trainer(plan, list(load_working_cases(dataset, plan)), device, 0)
-    for _ in range(1 if device == "cpu" else 3 * plan.training.penalty_interval):  # on CUDA until all is recorded
+    for _ in range(steps_to_warm_up(device, plan.training.penalty_interval)):
         trainer.step()
     synchronize(device)
 

@@ -24,27 +24,11 @@ from pathlib import Path
 
 from common import machine, table
 
+from GEDGANLib.device import memory_in_use, synchronize
+
 LABELS = 2
 STEPS = {32: 8, 64: 3, 128: 2, 256: 2}
 LATENT_OF_HAGAN = 1024
-
-
-def synchronize() -> None:
-    """Wait for the GPU, so that a clock may be read."""
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def driver_gb() -> float:
-    """What the driver says is taken of the card, GB; whoever else is on it included."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return float("nan")
-    free, total = torch.cuda.mem_get_info()
-    return (total - free) / 1e9
 
 
 def peak_gb() -> float:
@@ -113,7 +97,7 @@ def measure_ours(side: int, kind: str, batch: int | None) -> dict:
     import torch
 
     from GEDGANLib.training.measuring import measured
-    from GEDGANLib.training.recording import WARM_UP
+    from GEDGANLib.training.recording import steps_to_warm_up
     from GEDGANLib.training.trainer import Trainer
 
     plan, device, (memory, _) = plan_for(side, kind, batch)
@@ -121,16 +105,16 @@ def measure_ours(side: int, kind: str, batch: int | None) -> dict:
     trainer = Trainer(plan, cases, device, 0)
     trainer.strength.value = 0.5 if plan.augmentation.kinds else 0.0
     interval = plan.training.penalty_interval
-    for _ in range(1 + (interval * WARM_UP if device == "cuda" else 0)):  # on CUDA until all is recorded
+    for _ in range(steps_to_warm_up(device, interval)):
         trainer.step()
-    synchronize()
+    synchronize(device)
     start = time.perf_counter()
     count = -(-STEPS.get(side, 2) // interval) * interval  # whole rounds of penalties
     for _ in range(count):
         trainer.step()
-    synchronize()
+    synchronize(device)
     step = (time.perf_counter() - start) / count
-    training_peak = driver_gb() if device == "cuda" else peak_gb()  # as it is predicted
+    training_peak = memory_in_use() / 1e9 if device == "cuda" else peak_gb()  # as it is predicted
     minutes = measured(plan, device).prediction.minutes_per_1000_steps
     latent = torch.zeros(1, plan.networks.latent_size, device=device)
     best = math.inf
@@ -138,7 +122,7 @@ def measure_ours(side: int, kind: str, batch: int | None) -> dict:
         for _ in range(3):
             start = time.perf_counter()
             trainer.average(latent)
-            synchronize()
+            synchronize(device)
             best = min(best, time.perf_counter() - start)
     return {
         "volume": plan.training.volume if plan.method == "ged" else "whole",
@@ -221,15 +205,15 @@ def measure_hagan(folder: Path, side: int, batch: int) -> dict:
 
     start = time.perf_counter()
     step()
-    synchronize()
+    synchronize(device)
     first = time.perf_counter() - start
     repeats = 12 if device == "cuda" else 1
     step(slab)
-    synchronize()
+    synchronize(device)
     start = time.perf_counter()
     for _ in range(repeats):
         step(slab)
-    synchronize()
+    synchronize(device)
     seconds = (time.perf_counter() - start) / repeats
     return {"volume": "slabs", "batch": batch, "step": seconds, "first": first, "peak": peak_gb()}
 

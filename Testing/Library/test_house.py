@@ -16,20 +16,6 @@ LIBRARY = ROOT / "GEDGANLib"
 SOURCES = sorted(LIBRARY.rglob("*.py"))
 
 
-def imports_of(path: Path) -> set[str]:
-    """Absolute names of all modules that a file imports, inside functions too."""
-    package = path.relative_to(ROOT).parent.parts
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            start = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
-            base = ".".join(part for part in (start, node.module or "") if part)
-            names |= {base} | {f"{base}.{alias.name}" for alias in node.names}
-    return names
-
-
 def test_nobody_imports_what_stands_above_and_nothing_runs_in_circles() -> None:
     """The order of the rooms stands in ``Testing/Tools/house.py``."""
     graph = house.imports(LIBRARY)
@@ -97,7 +83,7 @@ def test_the_picture_of_the_rooms_is_that_of_the_imports() -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(LIBRARY)))
 def test_slicer_and_qt_stay_where_they_belong(path):
-    outside = {name.split(".")[0] for name in imports_of(path)}
+    outside = {name.split(".")[0] for name in house.imported(path, ROOT)}
     if path.relative_to(LIBRARY).parts[0] != "scene":
         assert not outside & {"slicer", "vtk", "trame_slicer"}
     assert not outside & {"qt", "ctk", "PySide6", "pytest"}
@@ -107,7 +93,7 @@ def test_the_panel_knows_of_the_library_what_it_may():
     """To a running training it talks through its process alone."""
     allowed = {"errors", "planning", "jobs", "alignment", "segmentation", "synthesis", "scene", "quality"}
     for path in (ROOT / "GEDGAN").rglob("*.py"):
-        known = {name.split(".")[1] for name in imports_of(path) if name.startswith("GEDGANLib.")}
+        known = {name.split(".")[1] for name in house.imported(path, ROOT) if name.startswith("GEDGANLib.")}
         assert known <= allowed, path.name
 
 

@@ -55,36 +55,31 @@ def modules(library: Path) -> dict[str, Path]:
     return found
 
 
+def imported(path: Path, root: Path) -> set[str]:
+    """Absolute names of all modules that a file imports, inside functions too; of things in modules the names as well.
+
+    :param root: folder that the top of the packages lies in.
+    """
+    package = path.relative_to(root).parent.parts
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            start = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            base = ".".join(part for part in (start, node.module or "") if part)
+            names |= {base} | {f"{base}.{alias.name}" for alias in node.names}
+    return names
+
+
 def imports(library: Path) -> Graph:
     """Who imports whom."""
     there = modules(library)
     graph: Graph = {}
     for name, path in there.items():
-        package = path.relative_to(library).parent.parts
-        graph[name] = set()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            for candidate in _named(node, package, library.name):
-                if candidate in there and candidate != name:
-                    graph[name].add(candidate)
+        below = {other.removeprefix(library.name + ".") for other in imported(path, library.parent)}
+        graph[name] = (below & there.keys()) - {name}
     return graph
-
-
-def _named(node: ast.AST, package: tuple[str, ...], library: str) -> list[str]:
-    """Names below the library that an import may mean: modules, and things in modules."""
-    if isinstance(node, ast.Import):
-        return [alias.name.removeprefix(library + ".") for alias in node.names if alias.name.startswith(library + ".")]
-    if not isinstance(node, ast.ImportFrom):
-        return []
-    if node.level:
-        start = package[: len(package) - node.level + 1]
-    elif (node.module or "").split(".")[0] == library:
-        start = ()
-    else:
-        return []
-    parts = (node.module or "").split(".") if node.module else []
-    base = [*start, *(parts if node.level else parts[1:])]
-    names = [".".join([*base, alias.name]) for alias in node.names]
-    return [*names, ".".join(base)] if base else names
 
 
 def room_of(module: str) -> str:
