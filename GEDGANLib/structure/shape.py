@@ -23,6 +23,7 @@ from torch import Tensor
 
 from .eigen import symmetric_eigen
 from .field import StructureField
+from .tensor import trace_of
 
 
 class ShapeField(StructureField):
@@ -34,7 +35,7 @@ class ShapeField(StructureField):
 
     CHANNELS: ClassVar[dict[int, int]] = {2: 5, 3: 10}
 
-    def from_tensor(self, tensor: Tensor, trace: Tensor) -> Tensor:
+    def from_tensor(self, tensor: Tensor) -> Tensor:
         values, vectors = symmetric_eigen(tensor)
         largest = values[:, :1]
         # Where there is no gradient at all every way is alike: spherical.
@@ -43,4 +44,4 @@ class ShapeField(StructureField):
         weights = (values - next_values) / torch.where(empty, torch.ones_like(largest), largest)
         weights = torch.cat([weights[:, :-1], torch.where(empty, torch.ones_like(largest), weights[:, -1:])], 1)
         directions = [vectors[:, 0]] if len(self.spacing) == 2 else [vectors[:, 0], vectors[:, 2]]
-        return torch.cat([weights, trace, *directions], 1)
+        return torch.cat([weights, trace_of(tensor), *directions], 1)
