@@ -29,7 +29,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol, TextIO
 
 DONE, FAULT, BAD_INPUT, STOPPED = 0, 1, 2, 3
@@ -224,18 +224,27 @@ def stop_on_signals(announce: Callable[[], None]) -> Iterator[Callable[[], bool]
     :param announce: called when that happens, so that the person sees that it was heard. A second Ctrl-C interrupts.
     :returns: a function that says whether to stop.
     """
-    asked = False
+    asked = announced = False
 
     def ask(number: int, _frame: Any) -> None:
-        nonlocal asked
+        nonlocal asked, announced
         if asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         asked = True
-        announce()
+        with suppress(RuntimeError):  # the signal came in the middle of a line, which cannot be broken into
+            announce()
+            announced = True
+
+    def is_asked() -> bool:
+        nonlocal announced
+        if asked and not announced:
+            announced = True
+            announce()
+        return asked
 
     # In another thread than the main one, whoever started it stops it by the STOP file.
     with _handled((signal.SIGINT, signal.SIGTERM), ask):
-        yield lambda: asked
+        yield is_asked
 
 
 def with_progress(items: Iterable, total: int, show) -> Iterator:

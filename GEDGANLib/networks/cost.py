@@ -97,6 +97,18 @@ def _over(shape: Sequence[int], stride: Sequence[int]) -> list[int]:
 
 def step_costs(plan) -> StepCosts:
     """Count one training step of ``plan`` on networks without data."""
+    counted = (plan.spatial_dims, plan.grid, plan.channels, plan.labels, plan.classes, plan.networks, plan.field)
+    key = repr((*counted, plan.training))
+    if key not in _COUNTED:
+        _COUNTED[key] = _count_step(plan)
+    return _COUNTED[key]
+
+
+_COUNTED: dict[str, StepCosts] = {}
+"""What was counted already: a plan that is made, fitted and told is asked for three times."""
+
+
+def _count_step(plan) -> StepCosts:
     batch, parts = plan.training.batch, plan.training.volume == "parts"
     looked_at = (coarse_plan(plan), part_plan(plan)) if parts else (plan,)
     starts = (torch.zeros(batch, plan.spatial_dims, dtype=torch.long),) if parts else ()

@@ -58,7 +58,7 @@ def _new_filter_matrix(size: int, spacing: float, scale: float, derivative: bool
     return weight
 
 
-def _apply_along(image: Tensor, matrix: Tensor, axis: int) -> Tensor:
+def apply_along(image: Tensor, matrix: Tensor, axis: int) -> Tensor:
     """Multiply ``matrix`` onto spatial axis ``axis`` (0 based) of ``image``, shape (N, C, *spatial)."""
     shape = list(image.shape)
     before = math.prod(shape[: axis + 2])
@@ -118,10 +118,10 @@ def gradient_components(image: Tensor, filters: Sequence[AxisFilters]) -> list[T
     components: list[Tensor] = []
     smoothed = image
     for axis, axis_filter in enumerate(filters):
-        components = [_apply_along(component, axis_filter.smoothing, axis) for component in components]
-        components.append(_apply_along(smoothed, axis_filter.derivative, axis))
+        components = [apply_along(component, axis_filter.smoothing, axis) for component in components]
+        components.append(apply_along(smoothed, axis_filter.derivative, axis))
         if axis + 1 < len(filters):
-            smoothed = _apply_along(smoothed, axis_filter.smoothing, axis)
+            smoothed = apply_along(smoothed, axis_filter.smoothing, axis)
     return components
 
 
@@ -182,5 +182,5 @@ def trace_of(tensor: Tensor) -> Tensor:
 def average(image: Tensor, filters: Sequence[AxisFilters]) -> Tensor:
     """Average of ``image`` (N, C, *spatial) at scale ρ."""
     for axis, axis_filter in enumerate(filters):
-        image = _apply_along(image, axis_filter.average, axis)
+        image = apply_along(image, axis_filter.average, axis)
     return image

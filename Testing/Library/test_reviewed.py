@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from starting import finish, popen, team
 
 from GEDGANLib.commands.main import main
 from GEDGANLib.errors import InputError
@@ -67,7 +68,7 @@ def test_a_run_killed_while_it_got_ready_begins_anew(cohort_folder, tmp_path):
         "from GEDGANLib.commands.main import main; raise SystemExit(main())"
     )
     command = [sys.executable, "-c", code, "train", str(cohort_folder), "-o", str(run), "--steps", "1"]
-    worker = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    worker = popen(command, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not list(run.glob(".partial-*-prepared/images.npy")) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -85,7 +86,7 @@ def test_a_run_killed_while_it_got_ready_begins_anew(cohort_folder, tmp_path):
 def test_a_second_resumption_leaves_the_prepared_cases_of_the_first_alone(data, tmp_path, capsys):
     run = tmp_path / "run"
     command = [sys.executable, "-m", "GEDGANLib", "train", str(data), "-o", str(run), "--minutes", "5"]
-    worker = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    worker = popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not (run / "log.jsonl").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -116,15 +117,11 @@ def test_a_model_is_where_every_process_starts(cohort_folder, data, tmp_path):
     """And a run that starts from one does so too after a kill before its first checkpoint."""
     model = tmp_path / "model" / "model.safetensors"
     assert main(["train", str(cohort_folder), "-o", str(model.parent), "--steps", "3"]) == 0
-    code = "import torch; torch.set_num_threads(1)\nfrom GEDGANLib.commands.main import main; raise SystemExit(main())"
     made = []
     for size in (1, 2):
         run = tmp_path / f"run{size}"
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(size), "--master-port"]
-        command += [str(29600 + os.getpid() % 300 + size), "--no-python", sys.executable, "-c", code]
-        command += ["train", str(data), "-o", str(run), "--from", str(model), "--steps", "2"]
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=200)
-        assert ended.returncode == 0, ended.stderr
+        ended = finish(team(data, run, size, "--from", str(model), "--steps", "2"))
+        assert [status for status, _, _ in ended] == [0] * size, ended
         made.append(load_file(run / "model.safetensors"))
     for name, weight in made[0].items():
         torch.testing.assert_close(made[1][name], weight, atol=2e-3, rtol=1e-3, msg=name)

@@ -10,10 +10,13 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from starting import popen
+from starting import run as started
 
 from GEDGANLib.commands.main import main
 from GEDGANLib.errors import InputError, StoppedOnRequest
@@ -93,12 +96,12 @@ def test_only_the_last_checkpoints_are_kept_and_a_damaged_one_is_passed_over(tmp
     assert state["step"] == 2 and tensors["weight"].tolist() == [2.0, 2.0]
 
 
-def start_worker(cohort: Path, run: Path, *options: str) -> subprocess.Popen:
+def start_worker(cohort: Path, run: Path, *options: str) -> Any:
     command = [sys.executable, "-m", "GEDGANLib", "train", str(cohort), "-o", str(run), "--events", "-", *options]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def events_of(worker: subprocess.Popen) -> list[dict]:
+def events_of(worker: Any) -> list[dict]:
     output, errors = worker.communicate(timeout=120)
     assert "Traceback" not in errors
     return [json.loads(line) for line in output.splitlines()]
@@ -148,7 +151,7 @@ def test_a_killed_worker_is_resumed_from_its_last_checkpoint(cohort_folder, smal
         "from GEDGANLib.commands.main import main; raise SystemExit(main())"
     )
     command = [sys.executable, "-c", code, "train", str(cohort_folder), "-o", str(run), "--steps", "12"]
-    worker = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    worker = popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while len(checkpoints(run)) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -286,7 +289,7 @@ def test_progress_in_a_file_is_lines(cohort_folder, tmp_path):
         "from GEDGANLib.commands.main import main; raise SystemExit(main())"
     )
     command = [sys.executable, "-c", code, "train", str(cohort_folder), "-o", str(tmp_path / "run"), "--steps", "3"]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=120).stderr
+    said = started(command, timeout=120).stderr
     assert all(f"step {step} " in said for step in (1, 2, 3))
 
 

@@ -5,49 +5,18 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from starting import finish, free_port, team
 
 from GEDGANLib.errors import InputError
 from GEDGANLib.training.checkpoint import checkpoints, load_checkpoint
 from GEDGANLib.training.team import Team
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def start(cohort: Path, run: Path, processes: int, *options: str, code: str = "") -> list[subprocess.Popen]:
-    """As torchrun starts them, without its own process in between, so that one can be killed."""
-    start = "from GEDGANLib.commands.main import main; raise SystemExit(main())"
-    body = f"import torch; torch.set_num_threads(1)\n{code}\n{start}"
-    port, started = free_port(), []
-    for rank in range(processes):
-        environment = os.environ | {
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": str(processes),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-        }
-        command = [sys.executable, "-c", body, "train", str(cohort), "-o", str(run), *options]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        started.append(subprocess.Popen(command, env=environment, **pipes))
-    return started
-
-
-def finish(processes: list[subprocess.Popen]) -> list[tuple[int, str, str]]:
-    said = [process.communicate(timeout=150) for process in processes]
-    return [(process.returncode, *words) for process, words in zip(processes, said)]
 
 
 @pytest.mark.parametrize("options", [(), ("--class-column", "sex")])
@@ -60,7 +29,7 @@ def test_two_processes_make_the_steps_of_one(cohort_folder, tmp_path, options):
     rows = ["participant_id\tsex", *(f"{name}\t{'FM'[index % 2]}" for index, name in enumerate(names))]
     (data / "participants.tsv").write_text("\n".join(rows) + "\n")
     for count in (1, 2):
-        ended = finish(start(data, tmp_path / f"run{count}", count, "--steps", "6", "--events", "-", *options))
+        ended = finish(team(data, tmp_path / f"run{count}", count, "--steps", "6", "--events", "-", *options))
         assert [status for status, _, _ in ended] == [0] * count, ended
         if count == 2:
             events = [json.loads(line) for line in ended[0][1].splitlines()]
@@ -81,7 +50,7 @@ def test_two_processes_make_the_steps_of_one(cohort_folder, tmp_path, options):
 def test_a_killed_process_ends_the_run_with_a_message_and_a_checkpoint(cohort_folder, tmp_path):
     run = tmp_path / "run"
     code = "import GEDGANLib.training.run as run; run.CHECKPOINT_SECONDS = 0.2"
-    processes = start(cohort_folder, run, 2, "--minutes", "5", code=code)
+    processes = team(cohort_folder, run, 2, "--minutes", "5", code=code)
     deadline = time.monotonic() + 100
     while len(checkpoints(run)) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -91,13 +60,13 @@ def test_a_killed_process_ends_the_run_with_a_message_and_a_checkpoint(cohort_fo
     assert "Traceback" not in said
     assert load_checkpoint(run)[1]["step"] > 0
     steps = str(load_checkpoint(run)[1]["step"] + 5)
-    again = finish(start(cohort_folder, run, 2, "--resume", "--steps", steps, code=code))
+    again = finish(team(cohort_folder, run, 2, "--resume", "--steps", steps, code=code))
     assert [status for status, _, _ in again] == [0, 0], again
 
 
 def test_a_stop_reaches_all(cohort_folder, tmp_path):
     run = tmp_path / "run"
-    processes = start(cohort_folder, run, 2, "--minutes", "5")
+    processes = team(cohort_folder, run, 2, "--minutes", "5")
     deadline = time.monotonic() + 100
     while not (run / "log.jsonl").exists() and time.monotonic() < deadline:
         time.sleep(0.05)

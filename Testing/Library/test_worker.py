@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +15,7 @@ import pytest
 from GEDGANLib.commands.main import main
 from GEDGANLib.errors import InputError
 from GEDGANLib.jobs import worker
+from GEDGANLib.jobs.events import stop_on_signals
 from GEDGANLib.jobs.worker import DONE, EVENTS, FAILED, JOB, LOST, RUNNING, STOPPED_ON_REQUEST, Worker
 
 
@@ -272,3 +275,20 @@ def test_every_command_speaks_the_protocol(trained_model, tmp_path, capfd):
     assert [event["event"] for event in events][-1] == "finished" and events[-1]["output"] == str(out)
     assert {event["event"] for event in events} == {"progress", "said", "finished"}
     assert (tmp_path / "job").exists() is False and EVENTS == "events.jsonl"
+
+
+def test_a_signal_in_the_middle_of_a_line_is_announced_after_it():
+    """A handler that writes while its stream is being written breaks into it, which Python refuses."""
+    said = []
+
+    def announce():
+        if not said:
+            said.append("refused")
+            raise RuntimeError("reentrant call inside a buffered writer")
+        said.append("announced")
+
+    with stop_on_signals(announce) as asked:
+        assert not asked()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert asked() and asked()
+    assert said == ["refused", "announced"]

@@ -14,6 +14,7 @@ import pythonqt
 from acting import SMALL, check_folder, script
 from desktop import desktop, open_module
 from once import made_once
+from starting import popen
 
 
 @pytest.fixture
@@ -37,6 +38,7 @@ def opened(slicer_desktop):
             original = Worker.start.__func__
 
             def start(cls, *arguments, **options):
+                options.setdefault("launch", popen)
                 worker = original(cls, *arguments, **options)
                 started.append(worker)
                 return worker
