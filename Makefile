@@ -1,15 +1,17 @@
 # make demo   from nothing to synthesized brains in a Slicer scene (about six minutes on two cores)
-# make test   the test suite
+# make test   the test suite; make test-quick what takes under a minute of it; make test-long all, before a release
 # Both set up .venv first when it is missing or out of date, and need no network once it is there.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# A module of tests stays in one process, so that what it makes is made once; the longest are begun first.
+TESTS := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 export MPLBACKEND := Agg
 export PYTHONUNBUFFERED := 1
 
-.PHONY: demo test lint setup clean
+.PHONY: demo test test-quick test-long lint setup clean
 
 setup: $(READY)
 
@@ -23,7 +25,13 @@ $(READY): pyproject.toml Testing/requirements.txt
 	@touch $(READY)
 
 test: $(READY)
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	@$(BIN)/python -m pytest $(TESTS) --cov
+
+test-quick: $(READY)
+	@$(BIN)/python -m pytest $(TESTS) -m "not slow and not long"
+
+test-long: $(READY)
+	@sh Testing/Tools/test_long.sh $(BIN)/python -m pytest $(TESTS) -m ""
 
 lint: $(READY)
 	@$(BIN)/ruff check .

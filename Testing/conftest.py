@@ -30,6 +30,23 @@ torch.set_num_threads(THREADS)
 
 SMALL_SHAPE = (16, 24, 16)
 
+LONG_LASTING = (
+    "test_evaluation test_panel test_privacy test_run test_buttons test_team test_rescue test_steering test_journeys "
+    "test_output test_workers test_scene_changes test_files test_reviewed test_parts test_trainer test_article "
+    "test_interruption test_worker test_starting_from_a_model test_quality test_export test_conjugate test_faults "
+    "test_explain test_agreement test_prepared test_older_files test_gather test_recording test_twice test_set_up "
+    "test_fused_field test_structure_tensor test_demo test_alignment test_aligning"
+).split()
+"""Modules of more than two seconds, the longest first: so they are begun, and ``make test-quick`` leaves them out."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {name: number for number, name in enumerate(LONG_LASTING)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+    for item in items:
+        if item.path.stem in rank:
+            item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture(scope="session")
 def cohort_folder(tmp_path_factory) -> Path:
@@ -89,5 +106,5 @@ def trained_model(trained_folder) -> Path:
         if not there:
             cases = (make_case(i, 5, SMALL_SHAPE, 9.0) for i in range(TRAINED_CASES))
             write_dataset(data, cases, "test cohort", whole_numbers="int16")
-            assert main(["train", str(data), "-o", str(run), "--steps", "250", "--device", "cpu"]) == 0
+            assert main(["train", str(data), "-o", str(run), "--steps", "160", "--device", "cpu"]) == 0
     return run / "model.safetensors"

@@ -195,6 +195,8 @@ def finish(processes: Sequence[Any]) -> list[tuple[int, str, str]]:
 
 EVERYTHING = [
     "SimpleITK",
+    "monai.losses",
+    "monai.networks.nets",
     "matplotlib.backends.backend_agg",
     "matplotlib.figure",
     "nibabel",

@@ -57,7 +57,7 @@ def test_the_report_has_every_part_beside_real_cases(trained_model, trained_fold
     out = tmp_path / "report"
     command = ["evaluate", str(trained_model), "--data", str(trained_folder), "-o", str(out)]
     digest = digest_of(trained_model)
-    assert main([*command, "-n", "14", "--updates", "15"]) == 0
+    assert main([*command, "-n", "14", "--updates", "6"]) == 0
     said = capsys.readouterr().out
     report = json.loads((out / "report.json").read_text())
     figures = report["figures"]
@@ -154,7 +154,7 @@ def by_heart(model, cases, tmp_path_factory):
     targets = torch.stack([torch.from_numpy(np.array(case.labels)).long() for case in known])
     optimizer = torch.optim.Adam(generator.parameters(), 3e-3)
     random = torch.Generator().manual_seed(0)
-    for _ in range(500):
+    for _ in range(400):
         latents = torch.randn(8, plan.networks.latent_size, generator=random)
         chosen = latents[:, :LEARNED_BY_HEART].argmax(1)
         made = generator(latents)
@@ -164,7 +164,7 @@ def by_heart(model, cases, tmp_path_factory):
         loss.backward()
         optimizer.step()
     path = tmp_path_factory.mktemp("by-heart") / "model.safetensors"
-    save_model(path, generator, plan, {"trained_images": sorted(map(image_digest, known)), "steps": 500})
+    save_model(path, generator, plan, {"trained_images": sorted(map(image_digest, known)), "steps": 400})
     return path
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -143,52 +142,82 @@ def test_a_stop_file_ends_a_worker_with_status_three(cohort_folder, tmp_path):
     assert (run / "model.safetensors").exists()
 
 
-def test_a_killed_worker_is_resumed_from_its_last_checkpoint(cohort_folder, small_plan, small_cases, tmp_path):
-    """SIGKILL while it trains and saves as often as it can; what is on the disk then resumes to the same weights."""
-    run, whole = tmp_path / "run", tmp_path / "whole"
-    code = (
-        "import GEDGANLib.training.run as run; run.CHECKPOINT_SECONDS = 0.0; run.PROGRESS_SECONDS = 0.0\n"
-        "from GEDGANLib.commands.main import main; raise SystemExit(main())"
-    )
-    command = [sys.executable, "-c", code, "train", str(cohort_folder), "-o", str(run), "--steps", "12"]
-    worker = popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while len(checkpoints(run)) < 2 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.kill(worker.pid, signal.SIGKILL)
-    worker.wait()
-    _, state = load_checkpoint(run)
-    assert 0 < state["step"] < 12
-    assert main(["train", str(cohort_folder), "-o", str(run), "--steps", "12", "--resume"]) == 0
-    assert main(["train", str(cohort_folder), "-o", str(whole), "--steps", "12"]) == 0
-    resumed, straight = load_file(run / "model.safetensors"), load_file(whole / "model.safetensors")
-    assert all(torch.equal(resumed[name], straight[name]) for name in straight)
-
-
 def exact(first: Path, second: Path) -> bool:
     one, other = load_file(first / "model.safetensors"), load_file(second / "model.safetensors")
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
+WHOLE_STEPS = 16
+
+
+@pytest.fixture(scope="module")
+def whole(cohort_folder, tmp_path_factory) -> Path:
+    """A training of :data:`WHOLE_STEPS` steps that nobody touched."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    assert main(["train", str(cohort_folder), "-o", str(run), "--steps", str(WHOLE_STEPS)]) == 0
+    return run
+
+
+WAITS_AT = WHOLE_STEPS // 2
+WAITING = """
+import os, time
+from GEDGANLib.training.trainer import Trainer
+original = Trainer.step
+def step(trainer):
+    while trainer.step_count >= {step} and not os.path.exists({go!r}):
+        time.sleep(0.02)
+    return original(trainer)
+Trainer.step = step
+import GEDGANLib.training.run as run
+run.PROGRESS_SECONDS = 0.0
+run.CHECKPOINT_SECONDS = {checkpoint_seconds}
+from GEDGANLib.commands.main import main
+raise SystemExit(main())
+"""
+"""A training that does not end before it is seen to, however slow whoever looks at it is."""
+
+
+def start_waiting(cohort: Path, run: Path, go: Path, checkpoint_seconds: float = 100.0) -> Any:
+    code = WAITING.format(step=WAITS_AT, go=str(go), checkpoint_seconds=checkpoint_seconds)
+    command = [sys.executable, "-c", code, "train", str(cohort), "-o", str(run), "--events", "-"]
+    command += ["--steps", str(WHOLE_STEPS)]
+    return popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_killed_worker_is_resumed_from_its_last_checkpoint(cohort_folder, whole, tmp_path):
+    """SIGKILL while it trains and saves as often as it can; what is on the disk then resumes to the same weights."""
+    run = tmp_path / "run"
+    worker = start_waiting(cohort_folder, run, tmp_path / "never", checkpoint_seconds=0.0)
+    while len(checkpoints(run)) < 2:
+        assert worker.poll() is None, worker.stderr.read()
+        time.sleep(0.02)
+    worker.kill()
+    worker.communicate()
+    _, state = load_checkpoint(run)
+    assert 0 < state["step"] < WHOLE_STEPS
+    assert main(["train", str(cohort_folder), "-o", str(run), "--resume"]) == 0
+    assert exact(run, whole)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_stop_between_two_steps_and_resuming_is_exact(cohort_folder, tmp_path, number):
-    run, whole = tmp_path / "run", tmp_path / "whole"
-    worker = start_worker(cohort_folder, run, "--steps", "30")
+def test_signals_stop_between_two_steps_and_resuming_is_exact(cohort_folder, whole, tmp_path, number):
+    run = tmp_path / "run"
+    worker = start_waiting(cohort_folder, run, tmp_path / "go")
     for line in worker.stdout:
         if json.loads(line)["event"] == "progress" and "losses" in line:
             worker.send_signal(number)
+            (tmp_path / "go").touch()
             break
     events = events_of(worker)
     assert worker.returncode == 3
     assert events[-1]["event"] == "stopped"
     _, state = load_checkpoint(run)
-    assert 0 < state["step"] < 30
+    assert 0 < state["step"] < WHOLE_STEPS
     # Neither seed nor limit is said again: they are the run's own.
     assert main(["train", str(cohort_folder), "-o", str(run), "--resume"]) == 0
-    assert main(["train", str(cohort_folder), "-o", str(whole), "--steps", "30"]) == 0
     assert exact(run, whole)
     steps = [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()]
-    assert steps == sorted(set(steps)) and steps[-1] == 30
+    assert steps == sorted(set(steps)) and steps[-1] == WHOLE_STEPS
 
 
 def test_a_second_training_in_the_same_folder_is_refused(cohort_folder, tmp_path, capsys):

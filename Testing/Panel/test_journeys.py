@@ -79,7 +79,7 @@ def test_channels_and_classes_go_from_the_scene_to_the_model_and_back(panel, mod
 def test_try_it_goes_all_the_way_whatever_else_is_done_meanwhile(panel, model, small_sample, monkeypatch):
     from GEDGANPanel import tour
 
-    monkeypatch.setattr(tour, "MINUTES", 0.2)
+    monkeypatch.setattr(tour, "MINUTES", 0.1)
     heard = []
     monkeypatch.setattr(panel, "say", lambda words, warning=False: heard.append(words))
     panel.ui.tryButton.click()

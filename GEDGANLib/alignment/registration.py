@@ -1,0 +1,330 @@
+r"""Cases brought onto a template, or all at once onto the mean of them all.
+
+Case i has the transformation :math:`\varphi_i=a_i\circ\exp(v_i)`, an affine one after a deformation, which moves points
+of the template to where the same anatomy is in the case: :math:`x_i\circ\varphi_i\approx T`. Both are found together by
+Adam, coarse to fine, for the objective of each case
+
+.. math:: 1-\langle c\rangle+\mu\langle(x_i\circ\varphi_i-T)^2\rangle+\lambda\langle|\nabla v_i|^2\rangle
+
+with local correlations c (``similarity``) where the scan saw something. The template is the mean of the aligned cases
+(Joshi et al., *Unbiased diffeomorphic atlas construction for computational anatomy*, NeuroImage 23, 2004), anew at
+every iteration, and lies in the middle of them: the mean of their transformations is taken off by composition.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from . import affine
+from .sampling import identity, sample_linear, spacing_of
+from .similarity import LocalCorrelation, correlation, weighted_mean
+from .velocity import exponential, refine, roughness, smooth
+
+CHUNK_VOXELS = 2_000_000
+"""Voxels of the cases that are looked at at a time."""
+
+
+BETAS = (0.9, 0.99)
+"""Of Adam."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """A stage of registration.
+
+    :param coarseness: how many times larger its voxels are than those of the finest level.
+    :param iterations: of Adam.
+    :param rate: how far an iteration moves a point at most, in voxels of the level; it falls to a tenth along a cosine.
+    :param deforms: whether velocities are found, too, by local correlations; or affine transformations alone, by the
+        correlation of whole images, which is blind to brightness and reaches far.
+    """
+
+    coarseness: float
+    iterations: int
+    rate: float
+    deforms: bool = True
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What registration does; defaults as ``Testing/Benchmarks/alignment.py`` found them.
+
+    :param window: of local correlations, voxels.
+    :param squared: μ, weight of the squared difference.
+    :param stiffness: λ, weight of the roughness.
+    :param control: voxels of the finest level between two velocities.
+    :param smoothing: of velocities, Gaussian, in their own voxels.
+    """
+
+    window: int = 5
+    squared: float = 0.1
+    stiffness: float = 0.5
+    control: float = 2.0
+    smoothing: float = 1.0
+    levels: tuple[Level, ...] = field(
+        default=(Level(4, 50, 0.25, False), Level(4, 30, 0.25), Level(2, 40, 0.25), Level(1, 40, 0.25))
+    )
+
+
+@dataclass
+class Transformations:
+    """Of N cases; see the module's text.
+
+    :param generators: (N, D, D+1) of the affine parts, mm.
+    :param velocities: (N, D, *control grid), mm.
+    """
+
+    generators: Tensor
+    velocities: Tensor
+    extent: tuple[float, ...]
+
+    def __len__(self) -> int:
+        return len(self.generators)
+
+    def of(self, chosen: slice | Sequence[int]) -> Transformations:
+        return Transformations(self.generators[chosen], self.velocities[chosen], self.extent)
+
+    def positions(self, shape: Sequence[int], inverse: bool = False) -> Tensor:
+        """Where the voxels of a grid over the box come to lie, mm, (N, D, *shape).
+
+        :param inverse: :math:`\\exp(-v_i)\\circ a_i^{-1}`, from the case to the template, instead of
+            :math:`a_i\\circ\\exp(v_i)`.
+        """
+        here = identity(shape, self.extent, self.velocities)
+        if not inverse:
+            displacement = refine(exponential(self.velocities, self.extent), shape)
+            return affine.apply(affine.matrix_of(self.generators, self.extent), here + displacement)
+        moved = affine.apply(affine.matrix_of(-self.generators, self.extent), here)
+        back = exponential(-self.velocities, self.extent)
+        return moved + sample_linear(back, moved, self.extent)
+
+    @torch.no_grad()
+    def centre(self, rounds: int = 3) -> None:
+        """Take the mean of the transformations off all of them, so that the template lies in the middle of the cases.
+
+        Of affine parts by composition, :math:`a_i\\leftarrow a_i\\circ s` with :math:`s=\\expm(-\\bar L)`, as their
+        generators do not add up; the velocity is carried along, :math:`v_i\\leftarrow (Ds)^{-1}\\,v_i\\circ s`, so that
+        :math:`\\varphi_i` becomes :math:`\\varphi_i\\circ s` and nothing else.
+        """
+        here = identity(self.velocities.shape[2:], self.extent, self.velocities)
+        dims = here.shape[1]
+        for _ in range(rounds):
+            mean = self.generators.double().mean(0, keepdim=True)
+            shift = affine.matrix_of(-mean, self.extent)
+            matrices = affine.matrix_of(self.generators.double(), self.extent) @ shift
+            self.generators = affine.generator_of(matrices, self.extent).to(self.generators)
+            moved = affine.apply(shift.to(here), here)
+            back = affine.matrix_of(mean, self.extent)[:, :dims, :dims].to(here)
+            for one in range(len(self)):
+                carried = sample_linear(self.velocities[one : one + 1], moved, self.extent)
+                self.velocities[one] = (back @ carried.flatten(2)).unflatten(2, carried.shape[2:])[0]
+        self.velocities -= self.velocities.mean(0, keepdim=True)
+
+
+def seen_weight(positions: Tensor, boxes: Tensor, spacing: Sequence[float]) -> Tensor:
+    """How much a scan saw of where it is looked at: 1 in its field of view, 0 beyond, half at its edge; (N, 1, *grid).
+
+    :param positions: (N, D, *grid), mm.
+    :param boxes: first and last mm of each field of view along each axis, (N, D, 2).
+    :param spacing: over how much the weight falls, mm.
+    """
+    ends = boxes.reshape(*boxes.shape, *[1] * (positions.ndim - 2))
+    width = positions.new_tensor(list(spacing)).reshape(1, -1, *[1] * (positions.ndim - 2))
+    inside = torch.minimum(positions - ends[:, :, 0], ends[:, :, 1] - positions) / width + 0.5
+    return inside.clamp(0, 1).prod(1, keepdim=True)
+
+
+@dataclass
+class State:
+    """Where a registration is; all of it is kept in a checkpoint, and going on from it changes nothing.
+
+    :param template: (1, C, *grid of the level).
+    :param moments: first and second of Adam, for generators and velocities.
+    :param similarity: of each case at the last iteration, (N,).
+    """
+
+    level: int
+    iteration: int
+    moved: Transformations
+    template: Tensor
+    moments: list[Tensor]
+    similarity: Tensor
+
+
+class Registration:
+    """Brings cases onto a template, or onto their mean where none is given.
+
+    :param images: (N, C, *grid) in [-1, 1], over the box.
+    :param boxes: fields of view, see :func:`seen_weight`.
+    :param extent: of the box, mm.
+    :param template: (1, C, *grid); the mean of the cases when not given.
+    """
+
+    def __init__(
+        self, images: Tensor, boxes: Tensor, extent: Sequence[float], settings: Settings, template: Tensor | None = None
+    ) -> None:
+        self.images, self.boxes, self.extent, self.settings = images, boxes.to(images), tuple(extent), settings
+        self.given = template
+        self.device = images.device
+        self._shrunk: dict[tuple[int, ...], Tensor] = {images.shape[2:]: images}
+        self.state = self._start()
+
+    @property
+    def control_shape(self) -> tuple[int, ...]:
+        """Velocities along each axis."""
+        shape, finest = self.images.shape[2:], min(spacing_of(self.images.shape[2:], self.extent))
+        return tuple(
+            min(max(round(side / (finest * self.settings.control)), 3), count)
+            for side, count in zip(self.extent, shape)
+        )
+
+    def shape_of(self, level: Level) -> tuple[int, ...]:
+        """Voxels of a level's grid: equally large along all axes as far as the scans have them."""
+        shape = self.images.shape[2:]
+        spacing = min(spacing_of(shape, self.extent)) * level.coarseness
+        return tuple(min(max(round(side / spacing), 4), count) for side, count in zip(self.extent, shape))
+
+    def _at(self, shape: tuple[int, ...]) -> Tensor:
+        if shape not in self._shrunk:
+            shrunk = functional.interpolate(self.images, shape, mode="area")
+            self._shrunk = {tuple(self.images.shape[2:]): self.images, shape: shrunk}
+        return self._shrunk[shape]
+
+    def _start(self) -> State:
+        count, dims = len(self.images), self.images.ndim - 2
+        generators = self.images.new_zeros(count, dims, dims + 1)
+        velocities = self.images.new_zeros(count, dims, *self.control_shape)
+        moved = Transformations(generators, velocities, self.extent)
+        moved.generators[:, :, -1] = self._offsets()
+        state = State(0, 0, moved, self.images[:0], [], self.images.new_zeros(count))
+        self.state = state
+        self._enter(state)
+        return state
+
+    def _offsets(self) -> Tensor:
+        """Where the centre of what is brighter than air lies in each case, from where it lies in the template, mm."""
+
+        def centre(images: Tensor) -> Tensor:
+            here = identity(images.shape[2:], self.extent, images)
+            mass = images[:, :1] - images[:, :1].flatten(1).amin(1).reshape(-1, 1, *[1] * (images.ndim - 2))
+            return (mass * here).flatten(2).sum(2) / mass.flatten(2).sum(2).clamp_min(1e-6)
+
+        coarse = self._at(self.shape_of(self.settings.levels[0]))
+        centres = centre(coarse)
+        if self.given is not None:
+            return centres - centre(functional.interpolate(self.given, coarse.shape[2:], mode="area"))
+        return centres - centres.mean(0, keepdim=True)
+
+    def _chunks(self, shape: Sequence[int]) -> Iterator[slice]:
+        size = max(CHUNK_VOXELS // (math.prod(shape) * self.images.shape[1]), 1)
+        for start in range(0, len(self.images), size):
+            yield slice(start, start + size)
+
+    def _enter(self, state: State) -> None:
+        """Start a level: its template, and Adam anew."""
+        shape = self.shape_of(self.settings.levels[state.level])
+        state.moments = [
+            torch.zeros_like(tensor) for tensor in (state.moved.generators, state.moved.velocities) for _ in range(2)
+        ]
+        if self.given is not None:
+            state.template = functional.interpolate(self.given, shape, mode="area")
+            return
+        state.template = self.mean_case(shape)
+
+    @torch.no_grad()
+    def mean_case(self, shape: tuple[int, ...]) -> Tensor:
+        """Mean of the cases as they are aligned now, each where it saw something, (1, C, *shape)."""
+        images, sums = self._at(shape), None
+        for chunk in self._chunks(shape):
+            positions = self.state.moved.of(chunk).positions(shape)
+            sums = _add(sums, sample_linear(images[chunk], positions, self.extent), self._weight(positions, chunk))
+        return _mean(sums)
+
+    def _weight(self, positions: Tensor, chunk: slice) -> Tensor:
+        return seen_weight(positions.detach(), self.boxes[chunk], spacing_of(positions.shape[2:], self.extent))
+
+    def step(self) -> bool:
+        """One iteration of Adam for all cases, and the template anew; False once all levels are done."""
+        state, settings = self.state, self.settings
+        if state.level == len(settings.levels):
+            return False
+        level = settings.levels[state.level]
+        shape = self.shape_of(level)
+        images, here = self._at(shape), identity(shape, self.extent, self.images)
+        compare = LocalCorrelation(state.template, settings.window) if level.deforms else None
+        rate = level.rate * min(spacing_of(shape, self.extent))
+        rate *= 0.55 + 0.45 * math.cos(math.pi * state.iteration / level.iterations)
+        sums = None
+        for chunk in self._chunks(shape):
+            generators = state.moved.generators[chunk].detach().requires_grad_()
+            velocities = state.moved.velocities[chunk].detach().requires_grad_(level.deforms)
+            displacement = refine(exponential(velocities, self.extent), shape)
+            positions = affine.apply(affine.matrix_of(generators, self.extent), here + displacement)
+            moving = sample_linear(images[chunk], positions, self.extent)
+            weight = self._weight(positions, chunk)
+            if compare is None:
+                similarity = correlation(moving, state.template.expand_as(moving), weight)
+                loss = 1 - similarity
+            else:
+                similarity = weighted_mean(compare(moving), weight)
+                difference = weighted_mean((moving - state.template) ** 2, weight)
+                loss = 1 - similarity + settings.squared * difference
+                loss = loss + settings.stiffness * roughness(velocities, self.extent)
+            loss.sum().backward()
+            state.similarity[chunk] = similarity.detach()
+            self._move(chunk, generators.grad, velocities.grad, rate)
+            sums = _add(sums, moving.detach(), weight)
+        if self.given is None:
+            state.template = _mean(sums)
+        state.iteration += 1
+        if state.iteration == level.iterations:
+            if self.given is None:
+                state.moved.centre()
+            state.level, state.iteration = state.level + 1, 0
+            if state.level < len(settings.levels):
+                self._enter(state)
+        return True
+
+    def _move(self, chunk: slice, generators: Tensor, velocities: Tensor | None, rate: float) -> None:
+        """A step of Adam; a velocity's gradient and its step are smoothed, as if it were the Gaussian of a field that
+        Adam moves."""
+        state, width = self.state, self.settings.smoothing
+        state.moved.generators[chunk] -= rate * self._direction(0, chunk, generators)
+        if velocities is not None:
+            mm = width * max(spacing_of(velocities.shape[2:], self.extent))
+            step = self._direction(2, chunk, smooth(velocities, mm, self.extent))
+            state.moved.velocities[chunk] -= rate * smooth(step, mm, self.extent)
+
+    def _direction(self, which: int, chunk: slice, gradient: Tensor) -> Tensor:
+        """Adam's (Kingma and Ba, 2015, algorithm 1), of length about 1 an entry."""
+        first, second = BETAS
+        mean, square = (self.state.moments[which + offset][chunk] for offset in (0, 1))
+        mean.lerp_(gradient, 1 - first)
+        square.lerp_(gradient * gradient, 1 - second)
+        count = self.state.iteration + 1
+        return mean / (1 - first**count) / ((square / (1 - second**count)).sqrt() + 1e-12)
+
+    def run(self, progress: Callable[[int, int], None] = lambda done, total: None) -> Transformations:
+        """All iterations that are left."""
+        total = sum(level.iterations for level in self.settings.levels)
+        done = sum(level.iterations for level in self.settings.levels[: self.state.level]) + self.state.iteration
+        while self.step():
+            done += 1
+            progress(done, total)
+        return self.state.moved
+
+
+def _add(sums: tuple[Tensor, Tensor, Tensor] | None, images: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    parts = ((images * weight).sum(0, keepdim=True), weight.sum(0, keepdim=True), images.mean(0, keepdim=True))
+    return parts if sums is None else tuple(one + other for one, other in zip(sums, parts))
+
+
+def _mean(sums: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    total, weight, _plain = sums
+    return total / weight.clamp_min(1e-3)

@@ -1,0 +1,147 @@
+r"""Volumes and fields read off between their voxels.
+
+All grids of an alignment, coarse or fine, cover the same box, whose centre is 0 and whose sides are ``extent`` mm.
+Positions are in mm from that centre, one component an array axis, so that no grid needs to know of another's voxels.
+The box of a grid ends at the outer edges of its voxels (``align_corners=False``); beyond it the edge is repeated.
+
+Linear interpolation is a low-pass filter: of the power near Nyquist's frequency it leaves half. What leaves the program
+is therefore interpolated by cubic B-splines (Unser et al., *B-spline signal processing*, IEEE Transactions on Signal
+Processing 41(2), 1993): :math:`x(p)=\sum_k c_k\,\beta^3(p-k)`, with coefficients c of which the spline passes through
+the voxels. Along one axis the four weights are two linear interpolations (Sigg and Hadwiger, *Fast third-order texture
+filtering*, GPU Gems 2, 2005), so in 3D eight calls of PyTorch's linear sampler are one cubic one, on any device.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..structure.tensor import apply_along
+
+
+def spacing_of(shape: Sequence[int], extent: Sequence[float]) -> tuple[float, ...]:
+    """Voxel size of a grid over the box, mm."""
+    return tuple(side / count for side, count in zip(extent, shape))
+
+
+def identity(shape: Sequence[int], extent: Sequence[float], like: Tensor) -> Tensor:
+    """Positions of the voxels of a grid over the box, mm, (1, D, *shape), on the device and of the type of ``like``."""
+    axes = [
+        ((torch.arange(count, device=like.device, dtype=torch.float64) + 0.5) / count - 0.5) * side
+        for count, side in zip(shape, extent)
+    ]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None].to(like.dtype)
+
+
+def _as_grid(positions: Tensor, extent: Sequence[float]) -> Tensor:
+    """Positions as PyTorch's sampler wants them: last axis first, in the last dimension, the box from -1 to 1."""
+    scale = positions.new_tensor([2 / side for side in extent]).flip(0)
+    return positions.flip(1).movedim(1, -1) * scale
+
+
+def sample_linear(volume: Tensor, positions: Tensor, extent: Sequence[float], outside: str = "border") -> Tensor:
+    """Linear interpolation.
+
+    :param volume: (N, C, *grid) over the box.
+    :param positions: (N, D, *spatial), mm.
+    :param outside: what lies beyond the box: ``border`` repeats its edge, ``zeros`` is 0.
+    :returns: (N, C, *spatial).
+    """
+    grid = _as_grid(positions, extent)
+    return functional.grid_sample(volume, grid, mode="bilinear", padding_mode=outside, align_corners=False)
+
+
+@lru_cache(maxsize=64)
+def _coefficients_matrix(count: int) -> Tensor:
+    """Values at ``count`` voxels -> coefficients of the cubic B-spline through them, mirrored at the outer voxels'
+    centres; (count, count) float64."""
+    if count == 1:
+        return torch.ones(1, 1, dtype=torch.float64)
+    spline = torch.zeros(count, count, dtype=torch.float64)
+    index = torch.arange(count)
+    spline[index, index] = 4 / 6
+    spline[index[1:], index[:-1]] = 1 / 6
+    spline[index[:-1], index[1:]] = 1 / 6
+    spline[0, 1] = spline[-1, -2] = 2 / 6
+    return torch.linalg.inv(spline)
+
+
+@lru_cache(maxsize=64)
+def spline_matrix(count: int, fine: int) -> Tensor:
+    """Values at ``count`` voxels -> the cubic B-spline through them at ``fine`` voxels over the same box, its edges
+    repeated; (fine, count) float64."""
+    position = ((torch.arange(fine, dtype=torch.float64) + 0.5) / fine * count - 0.5).clamp(0, count - 1)
+    low = position.floor()
+    share = position - low
+    weights = [(1 - share) ** 3 / 6, 2 / 3 - share**2 * (2 - share) / 2]
+    weights += [2 / 3 - (1 - share) ** 2 * (1 + share) / 2, share**3 / 6]
+    rows = torch.zeros(fine, count, dtype=torch.float64)
+    for offset, weight in enumerate(weights, -1):
+        index = (low + offset).long().abs()
+        index = torch.where(index > count - 1, 2 * (count - 1) - index, index).clamp(0, count - 1)
+        rows.scatter_add_(1, index[:, None], weight[:, None])
+    return rows @ _coefficients_matrix(count)
+
+
+def spline_coefficients(volume: Tensor) -> Tensor:
+    """Coefficients of the cubic B-spline through the voxels of ``volume``, (N, C, *grid)."""
+    for axis, count in enumerate(volume.shape[2:]):
+        volume = apply_along(volume, _coefficients_matrix(count).to(volume), axis)
+    return volume
+
+
+def sample_spline(coefficients: Tensor, positions: Tensor, extent: Sequence[float]) -> Tensor:
+    """Cubic B-spline interpolation.
+
+    :param coefficients: :func:`spline_coefficients` of a volume over the box.
+    :param positions: (N, D, *spatial), mm.
+    :returns: (N, C, *spatial). It may overshoot the values of the volume, see :func:`sample_cubic`.
+    """
+    shape = coefficients.shape[2:]
+    offsets: list[tuple[Tensor, Tensor]] = []
+    weights: list[tuple[Tensor, Tensor]] = []
+    for axis, (count, side) in enumerate(zip(shape, extent)):
+        index = ((positions[:, axis] / side + 0.5) * count - 0.5).clamp(0, count - 1)
+        low = index.floor()
+        share = index - low
+        # β³ at share + 1, share, 1 - share, 2 - share: the weights of the four coefficients around.
+        first = (1 - share) ** 3 / 6
+        last = share**3 / 6
+        second = 2 / 3 - share**2 * (2 - share) / 2
+        left = first + second
+        right = 1 - left
+        offsets.append((low - 1 + second / left, low + 1 + last / right))
+        weights.append((left, right))
+    total = None
+    for corner in itertools.product((0, 1), repeat=len(shape)):
+        # The centres of the outer voxels lie at -1 and 1 here, and what is beyond them is mirrored there.
+        parts = [2 * offsets[axis][bit] / max(shape[axis] - 1, 1) - 1 for axis, bit in enumerate(corner)]
+        grid = torch.stack(parts[::-1], -1)
+        value = functional.grid_sample(coefficients, grid, "bilinear", "reflection", align_corners=True)
+        weight = math.prod(weights[axis][bit] for axis, bit in enumerate(corner))
+        value = value * weight[:, None]
+        total = value if total is None else total + value
+    return total
+
+
+def sample_cubic(volume: Tensor, positions: Tensor, extent: Sequence[float]) -> Tensor:
+    """An image as it leaves the program: by cubic B-splines, clipped to each channel's own range, and exactly air (the
+    smallest value of a channel) where all voxels around are air, so that no ripple of an edge runs through it.
+
+    :param volume: (N, C, *grid) over the box.
+    :param positions: (N, D, *spatial), mm.
+    :returns: (N, C, *spatial).
+    """
+    flat = volume.flatten(2)
+    shape = (*flat.shape[:2], *[1] * (volume.ndim - 2))
+    low, high = flat.amin(2).reshape(shape), flat.amax(2).reshape(shape)
+    value = sample_spline(spline_coefficients(volume), positions, extent)
+    value = torch.minimum(torch.maximum(value, low), high)
+    tissue = sample_linear((volume > low).to(volume.dtype), positions, extent)
+    return torch.where(tissue > 0, value, low)
