@@ -29,7 +29,7 @@ def test_two_processes_make_the_steps_of_one(cohort_folder, tmp_path, options):
     rows = ["participant_id\tsex", *(f"{name}\t{'FM'[index % 2]}" for index, name in enumerate(names))]
     (data / "participants.tsv").write_text("\n".join(rows) + "\n")
     for count in (1, 2):
-        ended = finish(team(data, tmp_path / f"run{count}", count, "--steps", "6", "--events", "-", *options))
+        ended = finish(team(data, tmp_path / f"run{count}", count, "--steps", "4", "--events", "-", *options))
         assert [status for status, _, _ in ended] == [0] * count, ended
         if count == 2:
             events = [json.loads(line) for line in ended[0][1].splitlines()]
@@ -43,7 +43,7 @@ def test_two_processes_make_the_steps_of_one(cohort_folder, tmp_path, options):
         [json.loads(line) for line in (tmp_path / f"run{count}" / "log.jsonl").read_text().splitlines()]
         for count in (1, 2)
     ]
-    assert logs[0][-1]["step"] == logs[1][-1]["step"] == 6
+    assert logs[0][-1]["step"] == logs[1][-1]["step"] == 4
     assert logs[0][0]["losses"] == pytest.approx(logs[1][0]["losses"], rel=2e-2, abs=1e-3)
 
 

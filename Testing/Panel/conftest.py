@@ -109,6 +109,21 @@ def instead(panel, monkeypatch):
 
 
 @pytest.fixture
+def hasty(panel, monkeypatch):
+    """Adds options to what the panel starts, so that a worker does a small part of its real work."""
+
+    original = type(panel.logic).startWorker
+
+    def add(*options: str) -> None:
+        def start(self, arguments, *more, **named):
+            return original(self, [*arguments, *options], *more, **named)
+
+        monkeypatch.setattr(type(panel.logic), "startWorker", start)
+
+    return add
+
+
+@pytest.fixture
 def trainable(panel, cohort_folder, tmp_path):
     """A panel whose data are checked, by a plan that was made already."""
     check_folder(panel, cohort_folder, tmp_path / "plan.json")

@@ -227,7 +227,7 @@ def test_sliders_move_the_case_in_place_and_more_like_it_is_made(panel, model, p
     assert not panel.logic.engine.loaded and not explore.exploring and explore.sliders == {}
 
 
-def test_a_scan_is_projected_and_its_maps_lie_on_it(panel, model, cohort_folder):
+def test_a_scan_is_projected_and_its_maps_lie_on_it(panel, model, cohort_folder, hasty):
     from GEDGANPanel import places
     from GEDGANPanel.scene_cases import MAP
 
@@ -238,6 +238,7 @@ def test_a_scan_is_projected_and_its_maps_lie_on_it(panel, model, cohort_folder)
     slicer.util.updateVolumeFromArray(scan, voxels)
     panel.ui.projectVolume.setCurrentNode(scan)
     panel.ui.healthyPath.currentPath = str(cohort_folder)
+    hasty("--steps", "25")
     panel.ui.projectButton.click()
     assert panel.tasks.name == "project"
     idle(panel, 240)
@@ -290,7 +291,7 @@ def test_a_report_is_made_and_opened_and_stands_on_the_card(panel, opened, model
     import GEDGANPanel.judge_section as judge_section
 
     monkeypatch.setattr(judge_section, "REPORT_CASES", 12)
-    monkeypatch.setattr(judge_section, "REPORT_UPDATES", 20)
+    monkeypatch.setattr(judge_section, "REPORT_UPDATES", 5)
     panel.ui.reportDataPath.currentPath = str(trained_folder)
     panel.ui.quickCheck.checked = True
     panel.ui.reportButton.click()
