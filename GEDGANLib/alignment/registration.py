@@ -14,7 +14,7 @@ every iteration, and lies in the middle of them: the mean of their transformatio
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -68,7 +68,13 @@ class Settings:
     control: float = 2.0
     smoothing: float = 1.0
     levels: tuple[Level, ...] = field(
-        default=(Level(4, 50, 0.25, False), Level(4, 30, 0.25), Level(2, 40, 0.25), Level(1, 40, 0.25))
+        default=(
+            Level(4, 50, 0.25, False),
+            Level(4, 30, 0.25),
+            Level(2, 40, 0.25),
+            Level(1, 40, 0.25),
+            Level(1, 8, 0.1),
+        )
     )
 
 
@@ -261,6 +267,7 @@ class Registration:
         rate = level.rate * min(spacing_of(shape, self.extent))
         rate *= 0.55 + 0.45 * math.cos(math.pi * state.iteration / level.iterations)
         sums = None
+        means = [each.mean(0, keepdim=True) for each in (state.moved.generators, state.moved.velocities)]
         for chunk in self._chunks(shape):
             generators = state.moved.generators[chunk].detach().requires_grad_()
             velocities = state.moved.velocities[chunk].detach().requires_grad_(level.deforms)
@@ -282,12 +289,15 @@ class Registration:
             sums = _add(sums, moving.detach(), weight)
         if self.given is None:
             state.template = _mean(sums)
+            # The cases move against each other, and not all of them one way: a template that may grow does.
+            for each, mean in zip((state.moved.generators, state.moved.velocities), means):
+                each -= each.mean(0, keepdim=True) - mean
         state.iteration += 1
         if state.iteration == level.iterations:
-            if self.given is None:
-                state.moved.centre()
             state.level, state.iteration = state.level + 1, 0
             if state.level < len(settings.levels):
+                if self.given is None:  # not after the last one, which mends what this leaves
+                    state.moved.centre()
                 self._enter(state)
         return True
 
@@ -310,14 +320,41 @@ class Registration:
         count = self.state.iteration + 1
         return mean / (1 - first**count) / ((square / (1 - second**count)).sqrt() + 1e-12)
 
-    def run(self, progress: Callable[[int, int], None] = lambda done, total: None) -> Transformations:
+    @property
+    def total(self) -> int:
+        """Iterations of all levels."""
+        return sum(level.iterations for level in self.settings.levels)
+
+    @property
+    def done(self) -> int:
+        """Iterations so far."""
+        return sum(level.iterations for level in self.settings.levels[: self.state.level]) + self.state.iteration
+
+    def run(self) -> Transformations:
         """All iterations that are left."""
-        total = sum(level.iterations for level in self.settings.levels)
-        done = sum(level.iterations for level in self.settings.levels[: self.state.level]) + self.state.iteration
         while self.step():
-            done += 1
-            progress(done, total)
+            pass
         return self.state.moved
+
+    def kept(self) -> tuple[dict[str, Tensor], dict[str, int]]:
+        """All that :meth:`load` needs to go on as if nothing had happened: tensors, and where it is."""
+        state = self.state
+        tensors = {
+            "generators": state.moved.generators,
+            "velocities": state.moved.velocities,
+            "template": state.template,
+            "similarity": state.similarity,
+        }
+        tensors |= {f"moment{index}": moment for index, moment in enumerate(state.moments)}
+        return tensors, {"level": state.level, "iteration": state.iteration}
+
+    def load(self, tensors: dict[str, Tensor], where: dict[str, int]) -> None:
+        """Go on from what :meth:`kept` gave."""
+        there = {name: tensor.to(self.device) for name, tensor in tensors.items()}
+        moved = Transformations(there["generators"], there["velocities"], self.extent)
+        moments = [there[f"moment{index}"] for index in range(4)]
+        state = (where["level"], where["iteration"], moved, there["template"], moments, there["similarity"])
+        self.state = State(*state)
 
 
 def _add(sums: tuple[Tensor, Tensor, Tensor] | None, images: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:

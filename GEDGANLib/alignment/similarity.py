@@ -6,8 +6,8 @@ In a window around each voxel, with means taken over it,
    {(\langle(I-\bar I)^2\rangle+\epsilon)(\langle(J-\bar J)^2\rangle+\epsilon)}
 
 (Avants et al., *Symmetric diffeomorphic image registration with cross-correlation*, Medical Image Analysis 12(1),
-2008, section 2.2): 1 where one image is the other but for brightness and contrast, 0 where they have nothing in common. ε is
-the variance of what counts as noise, so that flat regions, as air, neither attract nor repel.
+2008, section 2.2): 1 where one image is the other but for brightness and contrast, 0 where they have nothing in
+common. ε is the variance of what counts as noise, so that flat regions, as air, neither attract nor repel.
 """
 
 from __future__ import annotations

@@ -18,8 +18,9 @@ from torch import Tensor
 from ..structure.tensor import apply_along
 from .sampling import identity, sample_linear, spacing_of, spline_matrix
 
-SHORTEST = 0.5
-"""Voxels of the velocity's grid that the first, shortest step is long at most."""
+SHORTEST = 0.125
+"""Voxels of the velocity's grid that the first step is long at most: with half a voxel a way there and back ends twice
+as far from where it began."""
 
 
 def steps_for(velocity: Tensor, extent: Sequence[float]) -> int:

@@ -328,7 +328,7 @@ def _what_to_start_from(plan, run: Path) -> tuple[dict[str, dict], Sequence[str]
     """Weights of the model that a run starts from, and the cases it was taught by, see ``Request.taught``; nothing
     where there is none, or a checkpoint to go on from."""
     from ..synthesis.model_file import load_model
-    from ..training.checkpoint import checkpoints
+    from ..volumes.checkpoint import checkpoints
 
     source = plan.data.get("started_from")
     if source is None or checkpoints(run):

@@ -145,7 +145,7 @@ class _Run:
         return self.request.limit.progress(self.trainer.step_count, self.seconds())
 
     def train(self, resume: bool) -> Path:
-        from .checkpoint import checkpoints, load_checkpoint, remove_after
+        from ..volumes.checkpoint import checkpoints, load_checkpoint, remove_after
         from .monitor import Monitor
         from .trainer import Trainer
 
@@ -293,7 +293,7 @@ class _Run:
 
         :raises InputError: that was done often enough.
         """
-        from .checkpoint import load_checkpoint
+        from ..volumes.checkpoint import load_checkpoint
 
         step = self.trainer.step_count
         if self.rollbacks == ROLLBACKS:
@@ -335,7 +335,7 @@ class _Run:
         self.emit("progress", **line)
 
     def _write_checkpoint(self) -> None:
-        from .checkpoint import save_checkpoint
+        from ..volumes.checkpoint import save_checkpoint
         from .state import finite, state_of
 
         if not self.team.leads:

@@ -124,3 +124,13 @@ def _shift(array: np.ndarray, offset: np.ndarray, new_shape: Sequence[int], outs
             outer = ((index < 0) | (index >= size)).reshape([-1 if other == axis else 1 for other in range(3)])
             array = np.where(outer, np.zeros((), array.dtype), array)
     return array
+
+
+def field_of_view(affine: np.ndarray, source_affine: np.ndarray, source_shape: Sequence[int]) -> np.ndarray:
+    """Where a scan begins and ends along each axis of a grid that runs along its axes, in voxels of the grid, (3, 2).
+
+    The outer edges of the scan's outer voxels: -0.5 and its side less 0.5 where the grid is the scan's own.
+    """
+    ends = np.array(np.meshgrid(*[(-0.5, side - 0.5) for side in source_shape])).reshape(3, -1)
+    corners = (np.linalg.inv(affine) @ source_affine @ np.vstack([ends, np.ones(ends.shape[1])]))[:3]
+    return np.stack([corners.min(1), corners.max(1)], axis=1)

@@ -11,7 +11,7 @@ from ..errors import InputError
 from .case import Case, Label
 from .dataset import CaseFiles, Dataset
 from .fingerprint import Progress, check_size, quiet
-from .geometry import resample, to_closest_ras, working_affine
+from .geometry import field_of_view, resample, to_closest_ras, working_affine
 from .labels import LabelTable
 from .reading import read_case
 
@@ -37,6 +37,12 @@ class WorkingCase:
     source_shape: tuple[int, ...]
     class_name: str | None = None
     coarse: tuple[np.ndarray, np.ndarray] | None = None
+
+    @property
+    def field_of_view(self) -> np.ndarray:
+        """Where the scan begins and ends on the grid, in voxels, (3, 2); its edge is repeated beyond, and seen there
+        was nothing. See :func:`.geometry.field_of_view`."""
+        return field_of_view(self.affine, self.source_affine, self.source_shape)
 
 
 COARSE_FACTOR = 4

@@ -28,13 +28,13 @@ from GEDGANLib.planning.plan import Plan
 from GEDGANLib.synthesis.model_file import save_model
 from GEDGANLib.training import measuring
 from GEDGANLib.training.augmentation import Strength
-from GEDGANLib.training.checkpoint import checkpoints, load_checkpoint
 from GEDGANLib.training.figures import StepFigures
 from GEDGANLib.training.log import Board
 from GEDGANLib.training.monitor import Monitor
 from GEDGANLib.training.request import Limit, claim_run_folder
 from GEDGANLib.training.run import Options, train
 from GEDGANLib.training.trainer import Trainer
+from GEDGANLib.volumes.checkpoint import checkpoints, load_checkpoint
 from GEDGANLib.volumes.dataset import find_dataset
 from GEDGANLib.volumes.fingerprint import check_dataset
 from GEDGANLib.volumes.pipeline import WorkingCase
@@ -270,7 +270,7 @@ def test_a_full_disk_loses_nothing_once_it_is_freed(small_plan, small_cases, tmp
     for folder in (run, whole):
         claim_run_folder(folder, False)
     train(small_plan, small_cases, whole, Limit(steps=6), "cpu", 0, quiet, save_model)
-    from GEDGANLib.training import checkpoint
+    from GEDGANLib.volumes import checkpoint
 
     original, states = checkpoint.write_bytes, []
 

@@ -1,4 +1,4 @@
-"""The state of a training on disk: folders of safetensors and JSON, written beside and renamed.
+"""The state of a long job on disk: folders of safetensors and JSON, written beside and renamed.
 
 A kill at any instant leaves the last complete checkpoint; the last two are kept.
 """
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ..errors import InputError
-from ..volumes.writing import explain_unwritable, write_bytes
+from .writing import explain_unwritable, write_bytes
 
 KEPT = 2
 PARTIAL = ".partial-checkpoint-"
@@ -77,4 +77,4 @@ def load_checkpoint(run: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]
             return tensors, json.loads((folder / "state.json").read_text("utf-8"))
         except (OSError, ValueError, SafetensorError):
             continue
-    raise InputError(f"{run} holds no checkpoint to resume from.", "Start the training anew in another folder.")
+    raise InputError(f"{run} holds no checkpoint to resume from.", "Start anew in another folder.")

@@ -1,0 +1,272 @@
+"""An alignment from prepared cases to its run folder: registration that can be stopped, killed and gone on with.
+
+The folder holds ``plan.json`` and ``prepared``, as that of a training; ``align.json`` (what was asked for, and of which
+cases), ``alignment.safetensors`` (see :class:`Aligned`), ``aligned.png`` and, until it is done, the last two
+``checkpoint-*`` folders. A file ``STOP`` in it ends the work after the iteration it is in.
+
+Cases that are held out for judging take no part in the template: they are brought onto it when it is done, as scans
+that come later are.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..errors import InputError, StoppedOnRequest
+from ..volumes.checkpoint import checkpoints, load_checkpoint, remove_after, save_checkpoint
+from ..volumes.fingerprint import Progress, quiet
+from ..volumes.pipeline import WorkingCase
+from ..volumes.writing import write_bytes
+from .registration import Registration, Settings, Transformations
+from .template import Quality, Template, judge, make_template
+from .velocity import jacobian_determinant, smooth
+
+REQUEST, RESULT, STOP = "align.json", "alignment.safetensors", "STOP"
+CHECKPOINT_SECONDS = 20.0
+LARGEST = {"cpu": 64**3, "mps": 96**3, "cuda": 128**3}
+"""Voxels of the grid that cases are aligned on at most; the displacement is applied at full resolution."""
+FOLDED, UNFOLD_ROUNDS = 0.01, 20
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """Cases that lie on a template.
+
+    :param names: of the cases, in order.
+    :param held_out: names of those that the template was made without.
+    :param qualities: how well each lies on it, in the order of ``names``.
+    :param unfolded: names of the cases whose velocities were smoothed until nothing folded.
+    """
+
+    names: tuple[str, ...]
+    held_out: tuple[str, ...]
+    moved: Transformations
+    template: Template
+    qualities: tuple[Quality, ...]
+    unfolded: tuple[str, ...] = ()
+
+    def save(self, path: Path, about: dict[str, str]) -> None:
+        """Write one safetensors file.
+
+        :param about: texts for its header.
+        :raises InputError: it cannot be written.
+        """
+        from safetensors.torch import save
+
+        tensors = {
+            "generators": self.moved.generators,
+            "velocities": self.moved.velocities,
+            "template": self.template.image,
+            "seen": self.template.seen,
+        }
+        if self.template.labels is not None:
+            tensors["labels"] = self.template.labels.half()
+        told = {
+            "names": self.names,
+            "held_out": self.held_out,
+            "extent": self.moved.extent,
+            "labelled": self.template.labelled,
+            "qualities": [asdict(quality) for quality in self.qualities],
+            "unfolded": self.unfolded,
+        }
+        header = {**about, "format_version": str(FORMAT_VERSION), "alignment": json.dumps(told)}
+        write_bytes(path, save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, header))
+
+    @classmethod
+    def load(cls, path: Path) -> Aligned:
+        """Read what :meth:`save` wrote.
+
+        :raises InputError: it is not there, cut off, newer, or something else.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        hint = "Align the scans again with `gedgan align`."
+        try:
+            with safe_open(path, "pt") as file:
+                header = file.metadata() or {}
+                version = int(header["format_version"])
+                if version > FORMAT_VERSION:
+                    raise InputError(f"{path} was written by a newer GED-GAN.", "Update GED-GAN.")
+                told = json.loads(header["alignment"])
+                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            moved = Transformations(tensors["generators"], tensors["velocities"], tuple(told["extent"]))
+            labels = tensors["labels"].float() if "labels" in tensors else None
+            template = Template(tensors["template"], tensors["seen"], labels, int(told["labelled"]))
+            qualities = tuple(Quality(**each) for each in told["qualities"])
+            if not len(moved) == len(told["names"]) == len(qualities) == len(moved.velocities):
+                raise ValueError("parts are missing")
+            return cls(
+                tuple(told["names"]), tuple(told["held_out"]), moved, template, qualities, tuple(told["unfolded"])
+            )
+        except FileNotFoundError as error:
+            raise InputError(f"{path} is not there: these scans are not aligned yet.", hint) from error
+        except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
+            raise InputError(f"{path} cannot be read as an alignment.", hint) from error
+
+
+def fields_of_view(cases: Sequence[WorkingCase], extent: Sequence[float]) -> Tensor:
+    """First and last mm of each case's scan along each axis, from the centre of the box, (N, D, 2)."""
+    boxes = []
+    for case in cases:
+        shape = np.array(case.image.shape[1:])
+        share = (case.field_of_view + 0.5) / shape[:, None] - 0.5
+        boxes.append(share * np.asarray(extent)[:, None])
+    return torch.from_numpy(np.stack(boxes)).float()
+
+
+def registration_shape(shape: Sequence[int], extent: Sequence[float], device: str) -> tuple[int, ...]:
+    """The grid that cases are aligned on: theirs, or a coarser one where it has more voxels than :data:`LARGEST`."""
+    finest = min(side / count for side, count in zip(extent, shape))
+    while True:
+        fitting = tuple(min(max(round(side / finest), 4), count) for side, count in zip(extent, shape))
+        if np.prod(fitting) <= LARGEST[device]:
+            return fitting
+        finest *= 1.02
+
+
+def shrunk(cases: Sequence[WorkingCase], shape: tuple[int, ...], device: str, progress: Progress = quiet) -> Tensor:
+    """Images of cases on a coarser grid over their box, (N, C, *shape)."""
+    images = []
+    for number, case in enumerate(cases):
+        progress(number, len(cases), case.name)
+        image = torch.from_numpy(np.array(case.image, np.float32))[None]
+        if tuple(image.shape[2:]) != shape:
+            image = functional.interpolate(image, shape, mode="area")
+        images.append(image)
+    return torch.cat(images).to(device)
+
+
+@dataclass
+class Job:
+    """See the module's text.
+
+    :param run: its folder, which is this process's own.
+    :param settings: of the registration.
+    :param stop: says whether to end after the iteration at hand.
+    :param show: progress: of iterations, then of cases.
+    """
+
+    run: Path
+    settings: Settings = field(default_factory=Settings)
+    device: str = "cpu"
+    stop: Callable[[], bool] = lambda: False
+    show: Callable[[str], Progress] = lambda words: quiet
+
+    def align(
+        self,
+        cases: Sequence[WorkingCase],
+        extent: Sequence[float],
+        held_out: Sequence[int] = (),
+        label_count: int = 0,
+        onto: Template | None = None,
+    ) -> Aligned:
+        """Align ``cases``; goes on from where an earlier process was in the folder.
+
+        :param extent: of the box that is their grid, mm.
+        :param held_out: indices of the cases that take no part in the template.
+        :param onto: template over the same box to bring all cases onto; that of the cases when not given.
+        :raises StoppedOnRequest: all is kept, and it goes on from there.
+        :raises InputError: the disk is full.
+        """
+        extent = tuple(float(side) for side in extent)
+        shape = registration_shape(cases[0].image.shape[1:], extent, self.device)
+        images, boxes = shrunk(cases, shape, self.device), fields_of_view(cases, extent)
+        apart = list(range(len(cases))) if onto is not None else sorted(held_out)
+        together = [index for index in range(len(cases)) if index not in set(apart)]
+        parts: list[tuple[list[int], Transformations]] = []
+        template, unfolded = onto, []
+        if together:
+            registration = Registration(images[together], boxes[together], extent, self.settings)
+            moved = self._registered("template", "aligning the scans", registration)
+            unfolded += [together[one] for one in unfold(moved, cases[0].image.shape[1:])]
+            chosen = [cases[index] for index in together]
+            with_boxes = boxes[together], label_count, self.device, self.show("making the template")
+            template = make_template(chosen, moved, *with_boxes)
+            parts.append((together, moved))
+        if apart:
+            given = functional.interpolate(template.image[None], shape, mode="area").to(images)
+            registration = Registration(images[apart], boxes[apart], extent, self.settings, given)
+            moved = self._registered("onto", "bringing scans onto the template", registration)
+            unfolded += [apart[one] for one in unfold(moved, cases[0].image.shape[1:])]
+            parts.append((apart, moved))
+        moved = _joined(parts, len(cases))
+        qualities = []
+        show = self.show("judging how each lies on it")
+        for index, case in enumerate(cases):
+            show(index, len(cases), case.name)
+            part = index in set(together)
+            qualities.append(judge(case, moved, index, boxes[index], template, self.settings.window, part))
+        show(len(cases), len(cases), "")
+        names = tuple(case.name for case in cases)
+        held_out_names = tuple(names[index] for index in apart) if onto is None else ()
+        return Aligned(
+            names, held_out_names, moved, template, tuple(qualities), tuple(names[one] for one in sorted(unfolded))
+        )
+
+    def _registered(self, name: str, words: str, registration: Registration) -> Transformations:
+        """Run a registration from where it was, with checkpoints; its result is kept under ``name``."""
+        from safetensors.torch import load, save
+
+        kept = self.run / f".{name}.safetensors"
+        if kept.exists():
+            tensors = load(kept.read_bytes())
+            return Transformations(*(tensors[key].to(self.device) for key in MOVED), registration.extent)
+        if checkpoints(self.run):
+            tensors, state = load_checkpoint(self.run)
+            registration.load(tensors, state)
+        show, last = self.show(words), time.monotonic()
+        while registration.step():
+            show(registration.done, registration.total, "")
+            stopped = self.stop()
+            if stopped or time.monotonic() - last >= CHECKPOINT_SECONDS:
+                save_checkpoint(self.run, registration.done, *registration.kept())
+                last = time.monotonic()
+            if stopped:
+                raise StoppedOnRequest(f"Stopped after {registration.done} of {registration.total} iterations.")
+        moved = registration.state.moved
+        write_bytes(kept, save({"generators": moved.generators.cpu(), "velocities": moved.velocities.cpu()}))
+        remove_after(self.run, -1)
+        return moved
+
+    def forget(self) -> None:
+        """Remove what was kept to go on from; for when the result is written."""
+        for name in ("template", "onto"):
+            (self.run / f".{name}.safetensors").unlink(missing_ok=True)
+        remove_after(self.run, -1)
+
+
+MOVED = ("generators", "velocities")
+
+
+def _joined(parts: Sequence[tuple[list[int], Transformations]], count: int) -> Transformations:
+    first = parts[0][1]
+    generators = first.generators.new_zeros(count, *first.generators.shape[1:])
+    velocities = first.velocities.new_zeros(count, *first.velocities.shape[1:])
+    for indices, moved in parts:
+        generators[indices], velocities[indices] = moved.generators, moved.velocities
+    return Transformations(generators, velocities, first.extent)
+
+
+@torch.no_grad()
+def unfold(moved: Transformations, shape: Sequence[int]) -> list[int]:
+    """Smooth the velocities of cases that fold on a grid until none does; which these are."""
+    found = []
+    for index in range(len(moved)):
+        width = 0.5 * max(side / count for side, count in zip(moved.extent, moved.velocities.shape[2:]))
+        for _ in range(UNFOLD_ROUNDS):
+            positions = moved.of([index]).positions(shape)
+            if float(jacobian_determinant(positions, moved.extent).min()) > FOLDED:
+                break
+            found.append(index)
+            moved.velocities[index] = smooth(moved.velocities[index : index + 1], width, moved.extent)[0]
+    return sorted(set(found))

@@ -1,0 +1,171 @@
+"""What aligned cases have in common: the mean image, where it was seen, and how probable each label is where.
+
+The cases are read one after the other and sampled once, by cubic B-splines, at the full resolution of the working grid,
+whatever the grid was on which they were aligned. Labels are carried as probabilities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..volumes.fingerprint import Progress, quiet
+from ..volumes.pipeline import WorkingCase
+from .registration import Transformations, seen_weight
+from .sampling import sample_cubic, sample_linear, spacing_of
+from .similarity import LocalCorrelation, weighted_mean
+from .velocity import jacobian_determinant
+
+FEWEST_SEEN = 1e-3
+
+
+@dataclass(frozen=True)
+class Template:
+    """Over the box of an alignment.
+
+    :param image: mean of the aligned cases, (C, *grid), in [-1, 1].
+    :param seen: share of the cases that saw each place, (*grid).
+    :param labels: probabilities of background and each label, (L + 1, *grid); None where no case is segmented.
+    :param labelled: how many cases these are from.
+    """
+
+    image: Tensor
+    seen: Tensor
+    labels: Tensor | None
+    labelled: int
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How well one case lies on the template.
+
+    :param similarity: mean local correlation with the template where the scan saw something, in [0, 1].
+    :param smallest_jacobian: of its transformation, without unit: at 0 it would fold.
+    :param dice: mean over its labels of the Dice coefficient of the labels that the other cases carry to it; None where
+        it is not segmented, or no other case is.
+    """
+
+    similarity: float
+    smallest_jacobian: float
+    dice: float | None
+
+
+def image_of(case: WorkingCase, device: str | torch.device = "cpu") -> Tensor:
+    """Its image, (1, C, *grid)."""
+    return torch.from_numpy(np.array(case.image, np.float32))[None].to(device)
+
+
+def one_hot(labels: np.ndarray, index: int, device: str | torch.device = "cpu") -> Tensor:
+    """Where a label is, (1, 1, *grid)."""
+    return torch.from_numpy((labels == index).astype(np.float32))[None, None].to(device)
+
+
+@torch.inference_mode()
+def make_template(
+    cases: Sequence[WorkingCase],
+    moved: Transformations,
+    boxes: Tensor,
+    label_count: int,
+    device: str = "cpu",
+    progress: Progress = quiet,
+) -> Template:
+    """The template of aligned cases.
+
+    :param boxes: fields of view, see :func:`.registration.seen_weight`.
+    :param label_count: labels there are, the background left out.
+    """
+    shape = tuple(cases[0].image.shape[1:])
+    spacing = spacing_of(shape, moved.extent)
+    total = seen = plain = labels = None
+    weight_of_labels, labelled = 0.0, 0
+    for number, case in enumerate(cases):
+        progress(number, len(cases), case.name)
+        positions = moved.of([number]).positions(shape)
+        weight = seen_weight(positions, boxes[number : number + 1].to(positions), spacing)[0]
+        image = sample_cubic(image_of(case, device), positions, moved.extent)[0]
+        total = image * weight if total is None else total + image * weight
+        seen = weight if seen is None else seen + weight
+        plain = image if plain is None else plain + image
+        if case.labels is not None and label_count:
+            labelled += 1
+            weight_of_labels = weight_of_labels + weight
+            if labels is None:
+                labels = image.new_zeros(label_count + 1, *shape)
+            for index in range(label_count + 1):
+                share = sample_linear(one_hot(case.labels, index, device), positions, moved.extent)[0, 0]
+                labels[index] += share * weight[0]
+    progress(len(cases), len(cases), "")
+    unseen = seen < FEWEST_SEEN
+    image = torch.where(unseen, plain / len(cases), total / seen.clamp_min(FEWEST_SEEN))
+    if labels is not None:
+        labels /= weight_of_labels.clamp_min(FEWEST_SEEN)
+        labels[0] += 1 - labels.sum(0)  # what no labelled case saw is background
+    return Template(image, seen[0] / len(cases), labels, labelled)
+
+
+@torch.inference_mode()
+def carried_labels(probabilities: Tensor, moved: Transformations, index: int) -> np.ndarray:
+    """The most probable label at each voxel of a case, (*grid) uint8, carried from the template.
+
+    :param probabilities: (L + 1, *grid).
+    """
+    shape = tuple(probabilities.shape[1:])
+    positions = moved.of([index]).positions(shape, inverse=True)
+    best, found = None, torch.zeros(shape, dtype=torch.uint8, device=probabilities.device)
+    for label, share in enumerate(probabilities):  # one after the other: all of a large volume's would take gigabytes
+        here = sample_linear(share[None, None], positions, moved.extent)[0, 0]
+        if best is None:
+            best = here
+            continue
+        found[here > best] = label
+        best = torch.maximum(best, here)
+    return found.cpu().numpy()
+
+
+@torch.inference_mode()
+def judge(
+    case: WorkingCase,
+    moved: Transformations,
+    index: int,
+    box: Tensor,
+    template: Template,
+    window: int,
+    is_part: bool,
+) -> Quality:
+    """How well a case lies on the template.
+
+    :param index: of the case in ``moved``.
+    :param is_part: the template was made of this case, too; its labels are then left out of what is carried to it.
+    """
+    shape = tuple(case.image.shape[1:])
+    spacing = spacing_of(shape, moved.extent)
+    device = template.image.device
+    positions = moved.of([index]).positions(shape)
+    weight = seen_weight(positions, box[None].to(positions), spacing)
+    image = sample_cubic(image_of(case, device), positions, moved.extent)
+    similarity = float(weighted_mean(LocalCorrelation(template.image[None], window)(image), weight))
+    jacobian = float(jacobian_determinant(positions, moved.extent).min())
+    dice, probabilities, others = None, template.labels, template.labelled - is_part
+    if case.labels is not None and probabilities is not None and others > 0:
+        if is_part:
+            own = [
+                sample_linear(one_hot(case.labels, label, device), positions, moved.extent)
+                for label in range(len(probabilities))
+            ]
+            probabilities = (probabilities * template.labelled - torch.cat(own, 1)[0]) / others
+        dice = mean_dice(carried_labels(probabilities, moved, index), np.asarray(case.labels))
+    return Quality(similarity, jacobian, dice)
+
+
+def mean_dice(found: np.ndarray, truth: np.ndarray) -> float | None:
+    """Mean over the labels in ``truth`` of the Dice coefficient; None where there are none."""
+    values = [
+        2 * np.sum((found == label) & (truth == label)) / (np.sum(found == label) + np.sum(truth == label))
+        for label in np.unique(truth)
+        if label
+    ]
+    return float(np.mean(values)) if values else None
