@@ -62,9 +62,9 @@ class Settings:
     :param smoothing: of velocities, Gaussian, in their own voxels.
     """
 
-    window: int = 5
-    squared: float = 0.1
-    stiffness: float = 0.5
+    window: int = 3
+    squared: float = 0.3
+    stiffness: float = 0.15
     control: float = 2.0
     smoothing: float = 1.0
     levels: tuple[Level, ...] = field(

@@ -138,7 +138,7 @@ def _draw_series(path: Path, made: list, values: np.ndarray, unit: str, title: s
 
     chosen = np.unique(np.linspace(0, len(made) - 1, min(len(made), SHEET_FRAMES)).round().astype(int))
     headings = [f"{values[index]:+.2g}{unit}" for index in chosen]
-    contact_sheet(path, [("series", [made[index] for index in chosen])], title, headings)
+    contact_sheet(path, [("series", [made[index] for index in chosen])], title, [headings])
 
 
 def run_project(arguments: argparse.Namespace, events: Events) -> None:

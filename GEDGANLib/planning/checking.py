@@ -8,6 +8,7 @@ import numpy as np
 
 from ..errors import InputError
 from .words import (
+    ALIGNMENTS,
     AUGMENTATIONS,
     FIELD_KINDS,
     HEADS,
@@ -59,6 +60,7 @@ def check(plan: Any, source: str) -> None:
         ("method", plan.method, METHODS),
         ("networks.heads", networks.heads, HEADS),
         ("networks.pair_sees", networks.pair_sees, PAIR_SEES),
+        ("alignment.kind", plan.alignment.kind, ALIGNMENTS),
         ("field.kind", plan.field.kind, FIELD_KINDS),
         ("training.objective", training.objective, OBJECTIVES),
         ("training.optimizer", training.optimizer, OPTIMIZERS),
@@ -71,6 +73,8 @@ def check(plan: Any, source: str) -> None:
     for name, value, known in choices:
         if value not in known:
             refuse(f"{name} is {value!r}", f"Choose {', '.join(map(str, known))}.")
+    if plan.alignment.window < 3 or plan.alignment.window % 2 == 0:
+        refuse(f"alignment.window is {plan.alignment.window} and must be an odd number from 3 on")
     if plan.method != "article" and not 0 <= plan.field.stage < len(networks.discriminator_widths):
         refuse(f"field.stage is {plan.field.stage}, but there are {len(networks.discriminator_widths)} stages")
     if training.volume == "parts":
@@ -111,6 +115,8 @@ def check(plan: Any, source: str) -> None:
         "training.penalty_interval": training.penalty_interval,
         "training.learning_rate": training.learning_rate,
         "augmentation.ramp_cases": plan.augmentation.ramp_cases,
+        "alignment.control": plan.alignment.control,
+        "alignment.smoothing": plan.alignment.smoothing,
     }
     from_zero = {
         "training.penalty_weight": training.penalty_weight,
@@ -118,6 +124,8 @@ def check(plan: Any, source: str) -> None:
         "training.ema_share": training.ema_share,
         "training.held_out": training.held_out,
         "training.frozen_stages": training.frozen_stages,
+        "alignment.squared": plan.alignment.squared,
+        "alignment.stiffness": plan.alignment.stiffness,
     }
     for name, number in above_zero.items():
         if not number > 0:

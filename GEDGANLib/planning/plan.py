@@ -70,6 +70,27 @@ class Channel:
 
 
 @dataclass(frozen=True)
+class Alignment:
+    """Whether and how cases are brought to a common template, see ``alignment``.
+
+    :param kind: one of :data:`.words.ALIGNMENTS`: ``template``, or ``none`` where the same place does not mean the same
+        anatomy, or nobody looked.
+    :param window: of local correlations, voxels, odd.
+    :param squared: weight of the squared difference beside them.
+    :param stiffness: weight of the roughness of velocities.
+    :param control: voxels between two velocities.
+    :param smoothing: of velocities, in their own voxels.
+    """
+
+    kind: str = "none"
+    window: int = 3
+    squared: float = 0.3
+    stiffness: float = 0.15
+    control: float = 2.0
+    smoothing: float = 1.0
+
+
+@dataclass(frozen=True)
 class Networks:
     """Sizes of the two networks.
 
@@ -208,6 +229,7 @@ class Plan:
     method: str = "ged"
     classes: tuple[str, ...] = ()
     augmentation: Augmentation = field(default_factory=Augmentation)
+    alignment: Alignment = field(default_factory=Alignment)
     format_version: int = FORMAT_VERSION
 
     @property

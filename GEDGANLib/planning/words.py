@@ -10,6 +10,7 @@ MAPPINGS = ("percentiles", "window")
 HEADS, PAIR_SEES = ("shared", "separate"), ("image", "field", "both")
 FIELD_KINDS = ("eigen-directional", "tensor", "gradient", "none")
 OPTIMIZERS = ("adam", "PRP+", "FR", "HS", "DY", "HZ")
+ALIGNMENTS = ("template", "none")
 AUGMENTATIONS = ("shift", "scale", "rotation", "intensity", "noise", "cut-out")
 NOTE = "Note: "
 """How a reason begins that is a warning."""

@@ -45,13 +45,14 @@ class Limit:
         return (self.steps - step) * seconds / step if step else None
 
 
-def claim_run_folder(run: Path, resume: bool) -> None:
-    """Make sure that a training may write into ``run``, and create it.
+def claim_run_folder(run: Path, resume: bool, request: str = "run.json") -> None:
+    """Make sure that a training, or another long job, may write into ``run``, and create it.
 
+    :param request: name of the file that says what the job was asked for.
     :raises InputError: it holds another run or other files, or cannot be written.
     """
     if not resume:
-        if (run / "run.json").exists():
+        if (run / request).exists():
             raise InputError(f"{run} already holds another run.", "Give a new folder, or continue it with --resume.")
         claim_empty_folder(run, lambda path: (run / PREPARING).exists() and _is_left_of_preparing(path))
         try:
@@ -59,8 +60,8 @@ def claim_run_folder(run: Path, resume: bool) -> None:
         except OSError as error:
             raise explain_unwritable(run, error) from error
         return
-    if not (run / "run.json").exists():
-        raise InputError(f"{run} holds no run that could be resumed.", "Train without --resume.")
+    if not (run / request).exists():
+        raise InputError(f"{run} holds no run that could be resumed.", "Begin one without --resume.")
     try:
         probe(run)
     except OSError as error:

@@ -70,9 +70,12 @@ class Fingerprint:
     warnings: tuple[str, ...]
 
 
-def check_dataset(dataset: Dataset, progress: Progress = quiet) -> Fingerprint:
+def check_dataset(
+    dataset: Dataset, progress: Progress = quiet, left_out: dict[str, InputError] | None = None
+) -> Fingerprint:
     """Read every file once, check it, and return what planning needs.
 
+    :param left_out: gets the names of the cases that cannot be used, and why; without it they are an error.
     :raises InputError: files cannot be used; names the first, and how many others there are and which.
     """
     table = LabelTable(dataset)
@@ -87,13 +90,15 @@ def check_dataset(dataset: Dataset, progress: Progress = quiet) -> Fingerprint:
             check_size(case, files)
         except InputError as error:
             faults.append(error)
+            if left_out is not None:
+                left_out[files.name] = error
             continue
         facts.append(_facts(case, table, files.class_name))
         if case.label_values is not None:
             names = {table.name_of(int(v), case)[0] for v in np.unique(case.label_values) if v}
             value_sets[files.name] = frozenset(names)
     progress(len(dataset.cases), len(dataset.cases), "")
-    if faults:
+    if faults and (left_out is None or len(facts) < 2):
         raise _all_in_one(faults)
     if len(dataset.cases) < 2:
         raise InputError(

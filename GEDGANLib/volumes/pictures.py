@@ -32,7 +32,7 @@ def _middle(case: Case, labels: np.ndarray | None, shape: Sequence[int]) -> list
 
 
 def contact_sheet(
-    path: Path, rows: Sequence[tuple[str, Sequence[Case]]], title: str = "", headings: Sequence[str] = ()
+    path: Path, rows: Sequence[tuple[str, Sequence[Case]]], title: str = "", headings: Sequence[Sequence[str]] = ()
 ) -> None:
     """Draw groups of cases below each other, each case a column of an axial, a coronal and a sagittal slice.
 
@@ -40,7 +40,7 @@ def contact_sheet(
     radiologists and Slicer show them; letters say so. Labels are outlined in their colours, which the foot names.
 
     :param rows: name and cases of each group; "real" above "synthesized", say.
-    :param headings: over the columns.
+    :param headings: over the columns of each group; of the first ones where there are fewer than groups.
     :raises InputError: the picture cannot be written.
     """
     from matplotlib.figure import Figure
@@ -54,9 +54,9 @@ def contact_sheet(
     title_lines = textwrap.wrap(title, int(LETTERS * width), break_on_hyphens=False)
     table = rows[0][1][0].label_table if rows[0][1][0].labels is not None else ()
     legend = legend_lines([(label.name, label.color) for label in table], width)
-    above = 0.1 + LINE * (len(title_lines) + bool(headings)) + 0.05
+    above = 0.1 + LINE * len(title_lines) + 0.05
     below = 0.05 + LINE * len(legend)
-    height = sum(heights) + above + below
+    height = sum(heights) + LINE * len(headings) + above + below
     figure = Figure(figsize=(width, height), facecolor="black")
     # One pair of axes in inches for all slices: a pair for each takes half a second to set up.
     axis = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height), autoscale_on=False)
@@ -64,16 +64,19 @@ def contact_sheet(
     for block, (name, cases) in enumerate(rows):
         for column, case in enumerate(cases):
             for row, (plane, _normal) in enumerate(PLANES):
-                top = height - above - sum(heights[: 3 * block + row])
+                headed = LINE * min(block + 1, len(headings))
+                top = height - above - headed - sum(heights[: 3 * block + row])
                 left = MARGIN + COLUMN_WIDTH * column
                 space = (left, left + COLUMN_WIDTH - GAP, top - heights[3 * block + row] + GAP, top)
                 shown = _draw_slice(axis, case, row, space)
                 if column == 0:
                     words = f"{name}\n{plane}" if row == 0 else plane
                     _name_plane(axis, plane, words, shown, in_inches=True)
-                if row == block == 0 and headings:
+                if row == 0 and block < len(headings):
                     middle = (space[0] + space[1]) / 2
-                    axis.text(middle, top + 0.03, headings[column], color="white", fontsize=7, ha="center", va="bottom")
+                    axis.text(
+                        middle, top + 0.03, headings[block][column], color="white", fontsize=7, ha="center", va="bottom"
+                    )
     for line, words in enumerate(title_lines):
         axis.text(width / 2, height - 0.1 - LINE * line, words, color="white", fontsize=8, ha="center", va="top")
     draw_legend(figure, legend)

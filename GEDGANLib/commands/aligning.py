@@ -1,0 +1,234 @@
+"""What the commands of ``gedgan`` do that bring scans to a common template: align."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError, StoppedOnRequest
+from ..jobs.events import Events, JsonEvents, stop_on_signals
+from .options import DATA, DEVICE, a_path, above_zero, add_class_column
+
+SHEET, COLUMNS, MOST_SHOWN = "aligned.png", 8, 200
+WORST_TOLD = 5
+
+
+def add(kinds: argparse._SubParsersAction) -> None:
+    """Add the commands of this group to the parser."""
+    align = kinds.add_parser("align", help="bring scans to a common template, and say how well each lies on it")
+    align.add_argument("data", type=a_path, metavar="DATA", help=DATA)
+    align.add_argument("-o", "--output", type=a_path, required=True, metavar="RUN", help="new folder for the run")
+    align.add_argument("--onto", type=a_path, metavar="RUN", help="bring them onto the template of an aligned run")
+    align.add_argument(
+        "--exclude", nargs="+", default=[], metavar="NAME", help="cases to leave out, by the names in the sheet"
+    )
+    add_class_column(align)
+    align.add_argument("--device", **DEVICE)
+    align.add_argument("--grid", type=above_zero(int), nargs=3, metavar="N", help="voxels of the working grid")
+    align.add_argument(
+        "--spacing", type=above_zero(float), nargs="+", metavar="MM", help="voxel size: one number or three"
+    )
+    align.add_argument("--resume", action="store_true", help="go on with the run in RUN")
+    align.set_defaults(run=run_align)
+
+
+def run_align(arguments: argparse.Namespace, events: Events) -> None:
+    from ..alignment.job import REQUEST
+    from ..training.request import claim_run_folder
+    from ..volumes.writing import sole_owner
+
+    run, existed = arguments.output, arguments.output.exists()
+    if arguments.resume and (arguments.grid or arguments.spacing or arguments.exclude or arguments.onto):
+        raise InputError("--resume goes on with what the run was begun with.", "Leave the other options out.")
+    if arguments.onto is not None and (arguments.grid or arguments.spacing):
+        raise InputError("--onto takes the grid of its template.", "Leave --grid and --spacing out.")
+    claim_run_folder(run, arguments.resume, REQUEST)
+    try:
+        with sole_owner(run):
+            _align(arguments, events)
+    except (StoppedOnRequest, KeyboardInterrupt) as stop:
+        if isinstance(events, JsonEvents) or not (run / REQUEST).exists():
+            raise
+        again = f"gedgan align {shlex.quote(str(arguments.data))} -o {shlex.quote(str(run))} --resume"
+        raise StoppedOnRequest(f"{str(stop) or 'Stopped.'} Go on: {again}") from stop
+    except InputError:
+        if not existed and not (run / REQUEST).exists():
+            shutil.rmtree(run, ignore_errors=True)
+        raise
+
+
+def _align(arguments: argparse.Namespace, events: Events) -> None:
+    from ..alignment.job import REQUEST, RESULT, STOP, Aligned, Job
+    from ..alignment.registration import Settings
+    from ..device import choose_device
+    from ..planning.plan import Plan
+    from ..training.request import PREPARED, PREPARING, digests_of, forget_old_stop, what_changed
+    from ..training.sampling import Draws, split_held_out
+    from ..volumes.dataset import find_dataset
+    from ..volumes.prepared import prepare_cases
+    from ..volumes.writing import write_bytes
+
+    run, device = arguments.output, choose_device(arguments.device)
+    before: dict[str, Any] = json.loads((run / REQUEST).read_text("utf-8")) if arguments.resume else {}
+    if (run / RESULT).exists():
+        raise InputError(f"{run} is aligned already.", "Align in a new folder, or use this one.")
+    onto = before.get("onto") if arguments.resume else arguments.onto and str(arguments.onto.resolve())
+    if arguments.resume:
+        plan = Plan.load(run / "plan.json")
+        dataset = _without(find_dataset(arguments.data, plan.data.get("class_column")), before["left_out"])
+        left_out = before["left_out"]
+    else:
+        dataset = _named_out(find_dataset(arguments.data, arguments.class_column), arguments.exclude)
+        dataset, plan, broken = _planned(arguments, dataset, onto, device, events)
+        left_out = [*arguments.exclude, *broken]
+    template = None if onto is None else Aligned.load(Path(onto) / RESULT).template
+    with events.bar("bringing the cases to one grid") as show:
+        cases = prepare_cases(dataset, plan, run / PREPARED, show)
+    digests = digests_of(cases)
+    if arguments.resume:
+        if changes := what_changed(before["cases"], digests):
+            raise InputError(
+                f"The data are not those that {run} was begun with: {changes}.",
+                "Give the same data to resume, or align them in a new folder.",
+            )
+        forget_old_stop(run, arguments.begun)
+    else:
+        plan.save(run / "plan.json")
+        asked = {"data": str(arguments.data.resolve()), "onto": onto, "left_out": left_out, "device": device}
+        write_bytes(run / REQUEST, json.dumps({**asked, "cases": digests}, indent=1).encode("utf-8"))
+        (run / PREPARING).unlink(missing_ok=True)
+    held_out = [] if onto else split_held_out(cases, plan.training.held_out, Draws(0))[1]
+    chosen = plan.alignment
+    settings = Settings(chosen.window, chosen.squared, chosen.stiffness, chosen.control, chosen.smoothing)
+    extent = [side * step for side, step in zip(plan.grid.shape, plan.grid.spacing)]
+    stop, bars = run / STOP, _Bars(events)
+    try:
+        with stop_on_signals(lambda: events.emit("warning", message="Stopping after this iteration.")) as signalled:
+            job = Job(run, settings, device, lambda: signalled() or stop.exists(), bars.show)
+            aligned = job.align(cases, extent, held_out, len(plan.labels), template)
+    finally:
+        bars.close()
+        stop.unlink(missing_ok=True)
+    _write_sheet(run / SHEET, cases, aligned, plan)
+    aligned.save(run / RESULT, {"plan": json.dumps(plan.to_dict())})
+    job.forget()
+    _tell(aligned, run, events)
+
+
+class _Bars:
+    """One bar after the other, as a job comes from one stage to the next."""
+
+    def __init__(self, events: Events) -> None:
+        self.events, self._open = events, None
+
+    def show(self, words: str) -> Callable[[float, int, str], None]:
+        self.close()
+        self._open = self.events.bar(words)
+        return self._open.__enter__()
+
+    def close(self) -> None:
+        if self._open is not None:
+            self._open.__exit__(None, None, None)
+            self._open = None
+
+
+def _named_out(dataset: Any, names: list[str]) -> Any:
+    """The data set without some of its cases.
+
+    :raises InputError: one of them is not there.
+    """
+    known = {case.name for case in dataset.cases}
+    if strange := [name for name in names if name not in known]:
+        raise InputError(f"{dataset.folder} has no case {', '.join(strange)}.", "Name cases as the sheet names them.")
+    return _without(dataset, names)
+
+
+def _without(dataset: Any, names: list[str]) -> Any:
+    return replace(dataset, cases=tuple(case for case in dataset.cases if case.name not in set(names)))
+
+
+def _planned(
+    arguments: argparse.Namespace, dataset: Any, onto: str | None, device: str, events: Events
+) -> tuple[Any, Any, list[str]]:
+    """The data set without the cases that cannot be used, its plan, and their names; they are told."""
+    from ..planning.aligning import with_alignment
+    from ..planning.choosing import make_plan
+    from ..planning.plan import Plan
+    from ..planning.words import NOTE
+    from ..volumes.fingerprint import check_dataset
+    from .learning import _spacing
+
+    left_out: dict[str, InputError] = {}
+    if onto is not None:
+        plan = Plan.load(Path(onto) / "plan.json")
+        # One scan may be brought onto a template, and is read when it is prepared.
+        return dataset, plan, []
+    with events.bar("reading") as show:
+        fingerprint = check_dataset(dataset, show, left_out)
+    for name, error in left_out.items():
+        events.emit("warning", message=f"{name} is left out: {error.message} {error.hint}")
+    for warning in fingerprint.warnings:
+        events.emit("warning", message=warning)
+    dataset = _without(dataset, list(left_out))
+    plan = make_plan(fingerprint, device, arguments.grid, _spacing(arguments.spacing))
+    if arguments.class_column is not None:
+        plan = replace(plan, data={**plan.data, "class_column": arguments.class_column})
+    with events.bar("seeing whether the scans can be aligned") as show:
+        plan = with_alignment(plan, dataset, show)
+    if plan.reasons[-1].startswith(NOTE):
+        events.emit("warning", message=plan.reasons[-1].removeprefix(NOTE))
+    return dataset, plan, list(left_out)
+
+
+def _write_sheet(path: Path, cases: Any, aligned: Any, plan: Any) -> None:
+    """All cases on the template, the worst first, each with its figure."""
+    import numpy as np
+    import torch
+
+    from ..alignment.sampling import sample_cubic
+    from ..alignment.template import image_of
+    from ..volumes.case import Case
+    from ..volumes.pictures import contact_sheet
+
+    template = aligned.template
+
+    def case_of(name: str, image: torch.Tensor) -> Case:
+        labels = None if template.labels is None else template.labels.argmax(0).cpu().numpy().astype(np.uint8)
+        return Case(name, image.cpu().numpy()[:1], labels, plan.grid.affine, tuple(plan.labels))
+
+    order = sorted(range(len(cases)), key=lambda index: aligned.qualities[index].similarity)[:MOST_SHOWN]
+    shown, headings = [case_of("template", template.image)], ["template"]
+    for index in order:
+        positions = aligned.moved.of([index]).positions(plan.grid.shape)
+        image = sample_cubic(image_of(cases[index]).to(positions), positions, aligned.moved.extent)[0]
+        shown.append(case_of(cases[index].name, image))
+        headings.append(f"{cases[index].name[-16:]} {aligned.qualities[index].similarity:.2f}")
+    groups = [
+        ("", shown[start : start + COLUMNS], headings[start : start + COLUMNS])
+        for start in range(0, len(shown), COLUMNS)
+    ]
+    title = "On the template, the worst first: mean local correlation with it. Outlines: the template's labels."
+    contact_sheet(path, [(name, group) for name, group, _ in groups], title, [words for *_, words in groups])
+
+
+def _tell(aligned: Any, run: Path, events: Events) -> None:
+    """What came of it, in words."""
+    import numpy as np
+
+    by_likeness = sorted(zip(aligned.names, aligned.qualities), key=lambda pair: pair[1].similarity)
+    worst = [f"{name} ({quality.similarity:.2f})" for name, quality in by_likeness[:WORST_TOLD]]
+    mean = np.mean([quality.similarity for quality in aligned.qualities])
+    dice = [quality.dice for quality in aligned.qualities if quality.dice is not None]
+    carried = f", labels carried to them have a Dice of {np.mean(dice):.3f}" if dice else ""
+    print(f"{len(aligned.names)} cases lie on the template with a local correlation of {mean:.2f}{carried}.")
+    print(f"The worst: {', '.join(worst)}. All of them: {run / SHEET}")
+    if aligned.unfolded:
+        words = f"{', '.join(aligned.unfolded)} would have folded, and were bent less."
+        events.emit("warning", message=words)
+    print(f"Leave some out: gedgan align DATA -o NEW --exclude {by_likeness[0][0]}")

@@ -1,0 +1,54 @@
+"""Whether the cases of a plan are aligned to a common template: measured on some of them, see ``alignment.verdict``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from ..alignment.job import fields_of_view, registration_shape, shrunk
+from ..alignment.verdict import Verdict, chosen_cases, measure, trial_shape
+from ..volumes.dataset import Dataset
+from ..volumes.fingerprint import Progress, quiet
+from ..volumes.pipeline import WorkingCase, load_working_cases
+from .plan import Alignment, Plan
+from .words import NOTE
+
+
+def with_alignment(plan: Plan, dataset: Dataset, progress: Progress = quiet) -> Plan:
+    """The plan with its decision on alignment, and in its reasons the numbers that it is from.
+
+    :param dataset: that the plan was made for.
+    :raises InputError: a file that cannot be used.
+    """
+    extent = tuple(float(side * step) for side, step in zip(plan.grid.shape, plan.grid.spacing))
+    shape = trial_shape(plan.grid.shape, extent)
+    finer = registration_shape(plan.grid.shape, extent, "cpu")
+    chosen = [dataset.cases[index] for index in chosen_cases(len(dataset.cases))]
+    images, boxes, labels = [], [], []
+    for case in load_working_cases(replace(dataset, cases=tuple(chosen)), plan, progress):
+        images.append(shrunk([case], shape, "cpu"))
+        boxes.append(fields_of_view([case], extent))
+        labels.append(_shares(case, len(plan.labels), finer))
+    labelled = plan.labels and all(label is not None for label in labels)
+    verdict = measure(torch.cat(images), torch.cat(boxes), extent, torch.cat(labels) if labelled else None)
+    return decided(plan, verdict)
+
+
+def decided(plan: Plan, verdict: Verdict) -> Plan:
+    """The plan with what was found."""
+    words = verdict.words() if verdict.kind == "template" else NOTE + verdict.words()
+    alignment = replace(Alignment(), kind=verdict.kind)
+    return replace(plan, alignment=alignment, reasons=(*plan.reasons, words))
+
+
+def _shares(case: WorkingCase, count: int, shape: tuple[int, ...]) -> torch.Tensor | None:
+    if case.labels is None or not count:
+        return None
+    parts = []
+    for label in range(count + 1):
+        one = torch.from_numpy((np.asarray(case.labels) == label).astype(np.float32))[None, None]
+        parts.append(functional.interpolate(one, shape, mode="area"))
+    return torch.cat(parts, 1)
