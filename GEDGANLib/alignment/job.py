@@ -55,10 +55,9 @@ class Aligned:
     qualities: tuple[Quality, ...]
     unfolded: tuple[str, ...] = ()
 
-    def save(self, path: Path, about: dict[str, str]) -> None:
-        """Write one safetensors file.
+    def save(self, path: Path) -> None:
+        """Write one safetensors file; the same alignment gives the same bytes.
 
-        :param about: texts for its header.
         :raises InputError: it cannot be written.
         """
         from safetensors.torch import save
@@ -72,6 +71,7 @@ class Aligned:
         if self.template.labels is not None:
             tensors["labels"] = self.template.labels.half()
         told = {
+            "format_version": FORMAT_VERSION,
             "names": self.names,
             "held_out": self.held_out,
             "extent": self.moved.extent,
@@ -79,7 +79,8 @@ class Aligned:
             "qualities": [asdict(quality) for quality in self.qualities],
             "unfolded": self.unfolded,
         }
-        header = {**about, "format_version": str(FORMAT_VERSION), "alignment": json.dumps(told)}
+        # One entry: several would come in any order, and the same alignment would be other bytes.
+        header = {"alignment": json.dumps(told)}
         write_bytes(path, save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, header))
 
     @classmethod
@@ -94,10 +95,9 @@ class Aligned:
         try:
             with safe_open(path, "pt") as file:
                 header = file.metadata() or {}
-                version = int(header["format_version"])
-                if version > FORMAT_VERSION:
-                    raise InputError(f"{path} was written by a newer GED-GAN.", "Update GED-GAN.")
                 told = json.loads(header["alignment"])
+                if int(told["format_version"]) > FORMAT_VERSION:
+                    raise InputError(f"{path} was written by a newer GED-GAN.", "Update GED-GAN.")
                 tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
             moved = Transformations(tensors["generators"], tensors["velocities"], tuple(told["extent"]))
             labels = tensors["labels"].float() if "labels" in tensors else None

@@ -116,7 +116,7 @@ def _align(arguments: argparse.Namespace, events: Events) -> None:
         bars.close()
         stop.unlink(missing_ok=True)
     _write_sheet(run / SHEET, cases, aligned, plan)
-    aligned.save(run / RESULT, {"plan": json.dumps(plan.to_dict())})
+    aligned.save(run / RESULT)
     job.forget()
     _tell(aligned, run, events)
 

@@ -1,0 +1,237 @@
+"""``gedgan align`` from files to a run folder: stopped, killed, gone on with, cases left out, scans that come later."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from alignment_sets import MEANINGFUL, MEANINGLESS, SPACING
+from starting import popen
+
+from GEDGANLib.alignment.job import RESULT, STOP, Aligned
+from GEDGANLib.alignment.verdict import measure
+from GEDGANLib.commands.main import main
+from GEDGANLib.errors import InputError
+from GEDGANLib.exchange.nnunet import write_dataset
+from GEDGANLib.planning.plan import Plan
+from GEDGANLib.volumes.checkpoint import checkpoints
+from GEDGANLib.volumes.cohort import make_case
+from GEDGANLib.volumes.geometry import field_of_view
+
+QUICK = """
+import torch
+torch.set_num_threads(1)
+from dataclasses import replace
+from GEDGANLib.alignment import job, registration, verdict
+Level = registration.Level
+levels = (Level(4, 12, 0.25, False), Level(2, 12, 0.25), Level(1, 8, 0.25))
+registration.Settings.__dataclass_fields__["levels"].default = levels
+registration.Settings.__init__.__defaults__ = (*registration.Settings.__init__.__defaults__[:-1], levels)
+verdict.TRIAL = replace(verdict.TRIAL, levels=levels)
+job.CHECKPOINT_SECONDS = 0.05
+"""
+"""Fewer iterations, kept often."""
+GO = "from GEDGANLib.commands.main import main\nraise SystemExit(main())"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    """The same in this process."""
+    from GEDGANLib.alignment import registration
+
+    levels = (
+        registration.Level(4, 12, 0.25, False),
+        registration.Level(2, 12, 0.25),
+        registration.Level(1, 8, 0.25),
+    )
+    start = registration.Settings.__init__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(start, "__defaults__", (*start.__defaults__[:-1], levels))
+        yield
+
+
+def start(data: Path, run: Path, *options: str) -> Any:
+    command = [sys.executable, "-c", QUICK + GO, "align", str(data), "-o", str(run), "--events", "-", *options]
+    return popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(worker: Any) -> tuple[int, list[dict]]:
+    said, errors = worker.communicate(timeout=200)
+    assert "Traceback" not in errors, errors
+    return worker.returncode, [json.loads(line) for line in said.splitlines()]
+
+
+def digest(run: Path) -> str:
+    return hashlib.sha256((run / RESULT).read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Seven cases of the cohort, two of them without segmentation."""
+    folder = tmp_path_factory.mktemp("to-align") / "data"
+    write_dataset(folder, (make_case(i, 0, (16, 24, 16), 9.0) for i in range(7)), "cohort", whole_numbers="int16")
+    for path in sorted((folder / "labelsTr").iterdir())[-2:]:
+        path.unlink()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def aligned(data, tmp_path_factory) -> Path:
+    """Their run."""
+    run = tmp_path_factory.mktemp("aligned") / "run"
+    status, _ = finish(start(data, run))
+    assert status == 0
+    return run
+
+
+def test_a_run_holds_the_template_the_transformations_and_the_sheet(aligned):
+    found = Aligned.load(aligned / RESULT)
+    plan = Plan.load(aligned / "plan.json")
+    assert plan.alignment.kind == "template" and "correlation" in plan.reasons[-1]
+    assert len(found.names) == 7 and len(found.moved) == 7 and found.template.labelled == 5
+    assert found.template.image.shape == (1, *plan.grid.shape)
+    labels = found.template.labels
+    assert labels.shape == (3, *plan.grid.shape)
+    torch.testing.assert_close(labels.sum(0), torch.ones(plan.grid.shape), atol=2e-3, rtol=0)
+    dice = [quality.dice for quality in found.qualities]
+    assert dice[-2:] == [None, None] and min(dice[:5]) > 0.7
+    assert min(quality.smallest_jacobian for quality in found.qualities) > 0
+    assert (aligned / "aligned.png").stat().st_size > 10_000
+    assert sorted(path.name for path in aligned.iterdir()) == [
+        ".lock", "align.json", "aligned.png", "alignment.safetensors", "plan.json", "prepared",
+    ]  # fmt: skip
+
+
+def test_events_tell_of_every_stage(data, aligned, tmp_path):
+    status, events = finish(start(data, tmp_path / "run"))
+    assert status == 0 and events[-1]["event"] == "finished"
+    stages = {event.get("stage") for event in events if event["event"] == "progress"}
+    assert {"aligning the scans", "making the template", "judging how each lies on it"} <= stages
+    assert digest(tmp_path / "run") == digest(aligned)  # the same bits again
+    said = " ".join(event["message"] for event in events if event["event"] == "said")
+    assert "lie on the template" in said and "The worst:" in said and "--exclude" in said
+
+
+def test_a_stop_keeps_all_and_it_goes_on_to_the_same_bits(data, aligned, tmp_path):
+    run = tmp_path / "run"
+    worker = start(data, run)
+    for line in worker.stdout:
+        if '"aligning the scans"' in line:
+            (run / STOP).touch()
+            break
+    status, events = finish(worker)
+    assert status == 3 and events[-1]["event"] == "stopped" and checkpoints(run)
+    assert main(["align", str(data), "-o", str(run)]) == 2  # without --resume
+    status, events = finish(start(data, run, "--resume"))
+    assert status == 0, events
+    assert digest(run) == digest(aligned)
+
+
+@pytest.mark.parametrize("count", [3, pytest.param(10, marks=pytest.mark.long)])
+def test_kills_at_random_instants_change_nothing(data, aligned, tmp_path, count):
+    run, chance, kills = tmp_path / "run", random.Random(count), 0
+    while kills < count:
+        begun = (run / "align.json").exists()
+        worker = start(data, run, *(["--resume"] if begun else []))
+        time.sleep(chance.uniform(0.2, 3.0))
+        if worker.poll() is not None:
+            break
+        worker.kill()
+        worker.communicate()
+        kills += 1
+    assert kills >= 1
+    if not (run / RESULT).exists():
+        begun = (run / "align.json").exists()
+        assert finish(start(data, run, *(["--resume"] if begun else [])))[0] == 0
+    assert digest(run) == digest(aligned)
+
+
+def test_cases_are_left_out_by_name_and_where_they_cannot_be_read(data, tmp_path, capsys):
+    spoiled = tmp_path / "data"
+    shutil.copytree(data, spoiled)
+    broken = sorted((spoiled / "imagesTr").iterdir())[1]
+    broken.write_bytes(broken.read_bytes()[:200])
+    run = tmp_path / "run"
+    assert main(["align", str(spoiled), "-o", str(run), "--exclude", "variation_0004", "--device", "cpu"]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "Warning: variation_0001 is left out: " in said, said
+    names = Aligned.load(run / RESULT).names
+    assert len(names) == 5 and not {"variation_0001", "variation_0004"} & set(names)
+    assert main(["align", str(data), "-o", str(tmp_path / "other"), "--exclude", "nobody"]) == 2
+    assert "has no case nobody" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
+def test_other_data_cannot_be_gone_on_with(data, aligned, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(aligned, run)
+    (run / RESULT).unlink()
+    other = tmp_path / "data"
+    shutil.copytree(data, other)
+    for folder in ("imagesTr", "labelsTr"):
+        sorted((other / folder).iterdir())[0].unlink()
+    assert main(["align", str(other), "-o", str(run), "--resume"]) == 2
+    assert "1 gone (variation_0000)" in capsys.readouterr().err
+    assert main(["align", str(data), "-o", str(aligned), "--resume"]) == 2
+    assert "is aligned already" in capsys.readouterr().err
+
+
+def test_a_scan_that_comes_later_is_brought_onto_the_template(aligned, tmp_path):
+    """Turned, shifted and of other voxels; the labels that are carried to it are its own."""
+    new = tmp_path / "new"
+    case = make_case(40, 0, (32, 48, 32), 4.5)
+    affine = case.affine.copy()
+    affine[:3, 3] += (12, -9, 6)  # mm: where a head lies in the scanner means nothing
+    write_dataset(new, [replace(case, name="late", affine=affine)], "a late one", whole_numbers="int16")
+    run = tmp_path / "run"
+    before = digest(aligned)
+    status, events = finish(start(new, run, "--onto", str(aligned)))
+    assert status == 0, events
+    assert digest(aligned) == before
+    found = Aligned.load(run / RESULT)
+    assert found.names == ("late",) and found.held_out == ()
+    torch.testing.assert_close(found.template.image, Aligned.load(aligned / RESULT).template.image)
+    assert found.qualities[0].dice > 0.75
+
+
+def test_a_damaged_result_is_told(aligned, tmp_path):
+    with pytest.raises(InputError, match="not aligned yet"):
+        Aligned.load(tmp_path / RESULT)
+    (tmp_path / RESULT).write_bytes((aligned / RESULT).read_bytes()[:-100])
+    with pytest.raises(InputError, match="cannot be read as an alignment"):
+        Aligned.load(tmp_path / RESULT)
+
+
+@pytest.mark.parametrize("name", [*MEANINGFUL, *MEANINGLESS])
+def test_whether_alignment_means_anything_is_measured(name):
+    images, labels = {**MEANINGFUL, **MEANINGLESS}[name]()
+    images = torch.from_numpy(np.ascontiguousarray(images)).float()
+    extent = tuple(side * SPACING for side in images.shape[2:])
+    boxes = torch.tensor([[-side / 2, side / 2] for side in extent]).expand(len(images), -1, -1)
+    shares = None
+    if labels is not None:
+        kinds = torch.from_numpy(np.ascontiguousarray(labels)).long()
+        shares = torch.nn.functional.one_hot(kinds, int(kinds.max()) + 1).movedim(-1, 1).float()
+    found = measure(images, boxes, extent, shares)
+    assert found.kind == ("template" if name in MEANINGFUL else "none"), found
+    assert f"{found.after:.2f}" in found.words()
+    assert measure(images[:4], boxes[:4], extent).kind == "none"
+
+
+def test_the_field_of_view_lies_on_the_grid_where_the_scan_was():
+    source = np.diag([2.0, 2.0, 4.0, 1.0])
+    grid = np.diag([2.0, 2.0, 2.0, 1.0])
+    grid[:3, 3] = (-4.0, 0.0, -1.0)  # two voxels before the scan, at it, and at the edge of its thick slices
+    found = field_of_view(grid, source, (10, 12, 5))
+    np.testing.assert_allclose(found, [[1.5, 11.5], [-0.5, 11.5], [-0.5, 9.5]])
