@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 # As the command line does, before PyTorch starts its threads: they share the machine with whatever else runs.
@@ -79,6 +80,17 @@ def data(cohort_folder, tmp_path) -> Path:
 @pytest.fixture
 def random() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hasty_verdict():
+    """Whether scans can be aligned is tried in a few iterations; ``test_aligning`` tries it in earnest."""
+    from GEDGANLib.alignment import verdict
+
+    few = tuple(replace(level, iterations=2) for level in verdict.TRIAL.levels)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verdict, "TRIAL", replace(verdict.TRIAL, levels=few))
+        yield
 
 
 TRAINED_CASES = 18

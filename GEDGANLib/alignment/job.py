@@ -22,12 +22,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..errors import InputError, StoppedOnRequest
-from ..volumes.checkpoint import checkpoints, load_checkpoint, remove_after, save_checkpoint
-from ..volumes.fingerprint import Progress, quiet
-from ..volumes.pipeline import WorkingCase
-from ..volumes.writing import write_bytes
+from ..jobs.checkpoint import checkpoints, load_checkpoint, remove_after, save_checkpoint
+from ..jobs.events import Progress, quiet
+from ..jobs.writing import write_bytes
 from .registration import Registration, Settings, Transformations
-from .template import Quality, Template, judge, make_template
+from .template import Quality, Scan, Template, judge, make_template
 from .velocity import jacobian_determinant, smooth
 
 REQUEST, RESULT, STOP = "align.json", "alignment.safetensors", "STOP"
@@ -114,7 +113,7 @@ class Aligned:
             raise InputError(f"{path} cannot be read as an alignment.", hint) from error
 
 
-def fields_of_view(cases: Sequence[WorkingCase], extent: Sequence[float]) -> Tensor:
+def fields_of_view(cases: Sequence[Scan], extent: Sequence[float]) -> Tensor:
     """First and last mm of each case's scan along each axis, from the centre of the box, (N, D, 2)."""
     boxes = []
     for case in cases:
@@ -134,7 +133,7 @@ def registration_shape(shape: Sequence[int], extent: Sequence[float], device: st
         finest *= 1.02
 
 
-def shrunk(cases: Sequence[WorkingCase], shape: tuple[int, ...], device: str, progress: Progress = quiet) -> Tensor:
+def shrunk(cases: Sequence[Scan], shape: tuple[int, ...], device: str, progress: Progress = quiet) -> Tensor:
     """Images of cases on a coarser grid over their box, (N, C, *shape)."""
     images = []
     for number, case in enumerate(cases):
@@ -164,7 +163,7 @@ class Job:
 
     def align(
         self,
-        cases: Sequence[WorkingCase],
+        cases: Sequence[Scan],
         extent: Sequence[float],
         held_out: Sequence[int] = (),
         label_count: int = 0,

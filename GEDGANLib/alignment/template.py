@@ -8,19 +8,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..volumes.fingerprint import Progress, quiet
-from ..volumes.pipeline import WorkingCase
+from ..jobs.events import Progress, quiet
 from .registration import Transformations, seen_weight
 from .sampling import sample_cubic, sample_linear, spacing_of
 from .similarity import LocalCorrelation, weighted_mean
 from .velocity import jacobian_determinant
 
 FEWEST_SEEN = 1e-3
+
+
+class Scan(Protocol):
+    """What alignment needs of a case on the working grid.
+
+    :param image: (C, *grid) float32 in [-1, 1].
+    :param labels: (*grid) uint8, 0 background; None without segmentation.
+    :param field_of_view: where the scan begins and ends along each axis of the grid, in voxels, (D, 2).
+    """
+
+    name: str
+    image: np.ndarray
+    labels: np.ndarray | None
+
+    @property
+    def field_of_view(self) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -54,7 +70,7 @@ class Quality:
     dice: float | None
 
 
-def image_of(case: WorkingCase, device: str | torch.device = "cpu") -> Tensor:
+def image_of(case: Scan, device: str | torch.device = "cpu") -> Tensor:
     """Its image, (1, C, *grid)."""
     return torch.from_numpy(np.array(case.image, np.float32))[None].to(device)
 
@@ -66,7 +82,7 @@ def one_hot(labels: np.ndarray, index: int, device: str | torch.device = "cpu") 
 
 @torch.inference_mode()
 def make_template(
-    cases: Sequence[WorkingCase],
+    cases: Sequence[Scan],
     moved: Transformations,
     boxes: Tensor,
     label_count: int,
@@ -128,7 +144,7 @@ def carried_labels(probabilities: Tensor, moved: Transformations, index: int) ->
 
 @torch.inference_mode()
 def judge(
-    case: WorkingCase,
+    case: Scan,
     moved: Transformations,
     index: int,
     box: Tensor,

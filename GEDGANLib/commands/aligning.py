@@ -40,8 +40,8 @@ def add(kinds: argparse._SubParsersAction) -> None:
 
 def run_align(arguments: argparse.Namespace, events: Events) -> None:
     from ..alignment.job import REQUEST
+    from ..jobs.writing import sole_owner
     from ..training.request import claim_run_folder
-    from ..volumes.writing import sole_owner
 
     run, existed = arguments.output, arguments.output.exists()
     if arguments.resume and (arguments.grid or arguments.spacing or arguments.exclude or arguments.onto):
@@ -67,12 +67,12 @@ def _align(arguments: argparse.Namespace, events: Events) -> None:
     from ..alignment.job import REQUEST, RESULT, STOP, Aligned, Job
     from ..alignment.registration import Settings
     from ..device import choose_device
+    from ..jobs.writing import write_bytes
     from ..planning.plan import Plan
     from ..training.request import PREPARED, PREPARING, digests_of, forget_old_stop, what_changed
     from ..training.sampling import Draws, split_held_out
     from ..volumes.dataset import find_dataset
     from ..volumes.prepared import prepare_cases
-    from ..volumes.writing import write_bytes
 
     run, device = arguments.output, choose_device(arguments.device)
     before: dict[str, Any] = json.loads((run / REQUEST).read_text("utf-8")) if arguments.resume else {}

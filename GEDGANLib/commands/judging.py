@@ -65,9 +65,9 @@ def add(kinds: argparse._SubParsersAction) -> None:
 
 def run_evaluate(arguments: argparse.Namespace, events: Events) -> None:
     from ..device import choose_device
+    from ..jobs.writing import new_folder
     from ..quality.report import HTML
     from ..synthesis.model_file import keep_report, load_model, refuse_unwritable
-    from ..volumes.writing import new_folder
 
     device = choose_device(arguments.device)
     model = load_model(arguments.model, device)
@@ -127,8 +127,8 @@ def _each_once(cases: list[Any]) -> list[Any]:
 
 
 def run_export(arguments: argparse.Namespace, events: Events) -> None:
+    from ..jobs.writing import new_folder
     from ..synthesis.model_file import load_model
-    from ..volumes.writing import new_folder
 
     if arguments.to != "nnunet" and arguments.with_real is not None:
         raise InputError("--with-real is for --to nnunet alone.", "Leave it out.")

@@ -150,16 +150,20 @@ def _with_class_column(plan, column: str | None):
 
 def run_plan(arguments: argparse.Namespace, events: Events) -> None:
     from ..device import choose_device
+    from ..jobs.writing import claim_new_file
+    from ..planning.aligning import with_alignment
     from ..planning.fitting import worth_measuring
     from ..planning.words import NOTE
     from ..training.measuring import measured
     from ..volumes.dataset import find_dataset
     from ..volumes.prepared import prepared_bytes
-    from ..volumes.writing import claim_new_file
 
     claim_new_file(arguments.output, ".json")
     device = choose_device(arguments.device)
-    plan = _make_plan(arguments, find_dataset(arguments.data, arguments.class_column), device, events)
+    dataset = find_dataset(arguments.data, arguments.class_column)
+    plan = _make_plan(arguments, dataset, device, events)
+    with events.bar("seeing whether the scans can be aligned") as show:
+        plan = with_alignment(plan, dataset, show)
     how = "as predicted, since a step takes so long"
     if worth_measuring(plan):
         with events.bar("measuring a few steps") as show:
@@ -197,12 +201,12 @@ def _train(arguments: argparse.Namespace, events: Events, team) -> None:
     from contextlib import ExitStack
 
     from ..device import choose_device
+    from ..jobs.writing import sole_owner
     from ..planning.plan import Plan
     from ..synthesis.model_file import save_model
     from ..training.request import PREPARED, Limit
     from ..training.run import Options, train
     from ..volumes.prepared import PreparedCases
-    from ..volumes.writing import sole_owner
 
     run, device = arguments.output, choose_device(arguments.device)
     with ExitStack() as held:
@@ -327,8 +331,8 @@ def _prepare(arguments: argparse.Namespace, device: str, events: Events, team, h
 def _what_to_start_from(plan, run: Path) -> tuple[dict[str, dict], Sequence[str] | None]:
     """Weights of the model that a run starts from, and the cases it was taught by, see ``Request.taught``; nothing
     where there is none, or a checkpoint to go on from."""
+    from ..jobs.checkpoint import checkpoints
     from ..synthesis.model_file import load_model
-    from ..volumes.checkpoint import checkpoints
 
     source = plan.data.get("started_from")
     if source is None or checkpoints(run):

@@ -19,7 +19,7 @@ def cases_folder(folder: Path, total: int) -> Iterator[Callable[[Iterable], Iter
 
     :returns: a function that counts the cases of an iterable as they are taken from it and written.
     """
-    from ..volumes.writing import growing_folder
+    from ..jobs.writing import growing_folder
 
     done = 0
 
@@ -112,7 +112,7 @@ def say_rejected(rejected: Counter[str]) -> None:
 
 def claim_scene(path: Path | None) -> None:
     """Make sure, before anything is written, that a scene can be made at ``path``."""
-    from ..volumes.writing import claim_new_file
+    from ..jobs.writing import claim_new_file
 
     if path is not None:
         from ..scene.headless import check_installed

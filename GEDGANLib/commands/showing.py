@@ -45,10 +45,10 @@ UNLIKE = 2.0
 
 
 def run_explain(arguments: argparse.Namespace, events: Events) -> None:
+    from ..jobs.writing import new_folder
     from ..synthesis.explain import colour_maps, draw_explanation, scalar_maps, structure_maps, unlikeness_map
     from ..synthesis.model_file import load_model
     from ..volumes.files import write_colours, write_volume
-    from ..volumes.writing import new_folder
 
     with new_folder(arguments.output) as folder:
         claim_scene(arguments.scene)
@@ -86,11 +86,11 @@ def run_explain(arguments: argparse.Namespace, events: Events) -> None:
 
 
 def run_render(arguments: argparse.Namespace, events: Events) -> None:
+    from ..jobs.writing import claim_new_file
     from ..scene.headless import headless_application, load_scene
     from ..scene.read import cases_in_scene
     from ..scene.render import check_rendering, render_scene
     from ..scene.sequences import shown_item
-    from ..volumes.writing import claim_new_file
 
     check_rendering()
     claim_new_file(arguments.output, ".png")

@@ -89,11 +89,11 @@ def run_directions(arguments: argparse.Namespace, events: Events) -> None:
 
 def run_vary(arguments: argparse.Namespace, events: Events) -> None:
     from ..exchange.nnunet import write_dataset
+    from ..jobs.writing import new_folder
     from ..synthesis.directions import choose, directions_of
     from ..synthesis.explorer import Explorer
     from ..synthesis.model_file import load_model
     from ..synthesis.synthesizer import Form, Synthesizer, describe_origin, latent_of
-    from ..volumes.writing import new_folder
 
     model = load_model(arguments.model, arguments.device)
     with events.bar("finding directions") as show:
@@ -142,8 +142,8 @@ def _draw_series(path: Path, made: list, values: np.ndarray, unit: str, title: s
 
 
 def run_project(arguments: argparse.Namespace, events: Events) -> None:
+    from ..jobs.writing import new_folder
     from ..synthesis.model_file import load_model
-    from ..volumes.writing import new_folder
 
     with new_folder(arguments.output) as folder:
         claim_scene(arguments.scene)
@@ -180,11 +180,11 @@ def _project(
     arguments: argparse.Namespace, events: Events, model: Any, case: Any, usual: Any | None, folder: Path
 ) -> tuple[Any, list[tuple[str, np.ndarray]]]:
     """Write all maps into a folder; returns the projection, and name and voxels of each map."""
+    from ..jobs.writing import write_bytes
     from ..synthesis.projection import Projector, on_grid_of
     from ..synthesis.synthesizer import describe_origin
     from ..volumes.files import write_volume
     from ..volumes.pipeline import from_working
-    from ..volumes.writing import write_bytes
 
     with events.bar("looking at random cases") as show:
         show(0, 1, "")

@@ -9,17 +9,17 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from ..jobs.writing import explain_unwritable, write_bytes
 from ..volumes.case import Case
 from ..volumes.files import write_volume
 from ..volumes.segmentation_file import write_segmentation
-from ..volumes.writing import explain_unwritable, write_bytes
 from .nnunet import voxels_to_write
 
 
 def write_folder(folder: Path, cases: Iterable[Case], description: str, whole_numbers: str, ending: str) -> list[Path]:
     """Write cases one by one and return the image files, one a channel.
 
-    :param folder: claimed by :func:`GEDGANLib.volumes.writing.claim_empty_folder`.
+    :param folder: claimed by :func:`GEDGANLib.jobs.writing.claim_empty_folder`.
     :param whole_numbers: as for :func:`GEDGANLib.exchange.nnunet.write_dataset`.
     :param ending: ``.nii.gz`` or ``.nrrd``.
     :raises InputError: the disk is full.

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
+from ..jobs.writing import beside, explain_unwritable, write_bytes
 from ..synthesis.model_file import Model
 from ..synthesis.synthesizer import describe_origin
-from ..volumes.writing import beside, explain_unwritable, write_bytes
 
 SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
 
@@ -28,7 +28,7 @@ SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
 def write_bundle(folder: Path, model: Model) -> None:
     """Write the bundle.
 
-    :param folder: claimed by :func:`GEDGANLib.volumes.writing.claim_empty_folder`.
+    :param folder: claimed by :func:`GEDGANLib.jobs.writing.claim_empty_folder`.
     :param model: on the CPU.
     :raises InputError: it cannot be written.
     """

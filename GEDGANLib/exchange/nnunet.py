@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ..jobs.writing import explain_unwritable, write_bytes
 from ..volumes.case import Case
 from ..volumes.files import write_volume
-from ..volumes.writing import explain_unwritable, write_bytes
 
 
 def write_dataset(
@@ -26,7 +26,7 @@ def write_dataset(
 ) -> list[Path]:
     """Write cases one by one, so that memory does not grow with their number.
 
-    :param folder: claimed by :func:`GEDGANLib.volumes.writing.claim_empty_folder`.
+    :param folder: claimed by :func:`GEDGANLib.jobs.writing.claim_empty_folder`.
     :param whole_numbers: intensities as whole numbers of this type (``uint8``, ``int16`` ...), or a larger one where it
         is too small; as 32-bit floats when it is "".
     :param with_labels_alone: cases without a segmentation are left out, as nnU-Net takes none.

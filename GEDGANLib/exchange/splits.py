@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
-from ..volumes.writing import write_bytes
+from ..jobs.writing import write_bytes
 
 FEWEST = 2
 """Unseen real cases below which there is nothing to validate on."""

@@ -37,6 +37,14 @@ PLAIN_SECONDS = 10.0
 """Seconds between two lines of progress where the output is a file."""
 
 
+Progress = Callable[[float, int, str], None]
+"""Called with how many are done, a fraction where one takes long, how many there are, and the name of the next."""
+
+
+def quiet(done: float, total: int, name: str) -> None:
+    """Progress that nobody watches."""
+
+
 class Events(Protocol):
     """Where the events of a job go."""
 

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
+from ..jobs.writing import explain_unwritable, write_bytes
 from ..volumes.case import Label
 from ..volumes.fingerprint import percentile_range
 from ..volumes.geometry import compose
-from ..volumes.writing import explain_unwritable, write_bytes
 from .checking import check
 from .typed import build
 from .words import ARTICLE_STRIDE

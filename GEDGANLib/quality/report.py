@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from ..jobs.writing import write_bytes
 from ..volumes.case import Case
 from ..volumes.pictures import contact_sheet
 from ..volumes.pipeline import WorkingCase
-from ..volumes.writing import write_bytes
 from .privacy import FLAGGED
 from .result import Evaluation
 

@@ -16,10 +16,10 @@ import numpy as np
 
 from ..errors import InputError
 from ..exchange.nnunet import DatasetWriter
+from ..jobs.writing import claim_empty_folder, explain_unwritable, write_bytes
 from ..volumes.case import Case, Label, default_color
 from ..volumes.files import write_volume
 from ..volumes.fingerprint import Progress, quiet
-from ..volumes.writing import claim_empty_folder, explain_unwritable, write_bytes
 from .read import case_from_scene
 
 MOST_LABELS = 255

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..volumes.writing import PARTIAL, explain_unwritable
+from ..jobs.writing import PARTIAL, explain_unwritable
 
 HINT = "Install it with `pip install 'gedgan[scene]'`, or load the NIfTI files into Slicer."
 

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
-from ..volumes.writing import write_bytes
+from ..jobs.writing import write_bytes
 
 SMOOTHED, POOLED = 0.7, 2.0
 """Voxels of the Gaussians over what is unexplained, and over statistics of healthy cases."""

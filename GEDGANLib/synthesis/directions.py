@@ -30,9 +30,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
+from ..jobs.writing import write_bytes
 from ..volumes.fingerprint import Progress, quiet
 from ..volumes.measures import measure
-from ..volumes.writing import write_bytes
 from .model_file import Model
 from .synthesizer import Synthesizer, latent_of
 

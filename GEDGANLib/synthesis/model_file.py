@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..errors import InputError
+from ..jobs.writing import write_bytes
 from ..planning.plan import Plan
 from ..volumes.measures import COLLAPSED
-from ..volumes.writing import write_bytes
 
 if TYPE_CHECKING:
     from ..networks.discriminator import Critic

@@ -13,8 +13,8 @@ import numpy as np
 
 from .. import __version__
 from ..errors import InputError
+from ..jobs.writing import claim_empty_folder, explain_unwritable, probe, write_bytes
 from ..volumes.pipeline import WorkingCase
-from ..volumes.writing import claim_empty_folder, explain_unwritable, probe, write_bytes
 
 NAMES_SHOWN = 5
 PREPARING = ".preparing"

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, StoppedOnRequest
 from ..jobs.events import SilentEvents, stop_on_signals
+from ..jobs.writing import explain_unwritable, sole_owner, write_bytes
 from ..planning.plan import Plan
 from ..volumes.pipeline import WorkingCase
-from ..volumes.writing import explain_unwritable, sole_owner, write_bytes
 from .log import LOG, Board, plot_losses, progress_line, read_history
 from .request import STOP, Request, digests_of, forget_old_stop, image_digest, refuse_other
 
@@ -54,7 +54,7 @@ class Options:
     :param tensorboard: write ``RUN/tensorboard`` too.
     :param start_from: state of ``generator`` and, if the model has one, ``discriminator``, to start a new run from.
     :param taught: cases that the model to start from was taught by, see ``Request.taught``.
-    :param owns_folder: the caller holds the run folder already, see ``volumes.writing.sole_owner``.
+    :param owns_folder: the caller holds the run folder already, see ``jobs.writing.sole_owner``.
     :param begun: when the training was asked for, in seconds of the epoch: a STOP file of before is not meant for it.
     """
 
@@ -145,7 +145,7 @@ class _Run:
         return self.request.limit.progress(self.trainer.step_count, self.seconds())
 
     def train(self, resume: bool) -> Path:
-        from ..volumes.checkpoint import checkpoints, load_checkpoint, remove_after
+        from ..jobs.checkpoint import checkpoints, load_checkpoint, remove_after
         from .monitor import Monitor
         from .trainer import Trainer
 
@@ -293,7 +293,7 @@ class _Run:
 
         :raises InputError: that was done often enough.
         """
-        from ..volumes.checkpoint import load_checkpoint
+        from ..jobs.checkpoint import load_checkpoint
 
         step = self.trainer.step_count
         if self.rollbacks == ROLLBACKS:
@@ -335,7 +335,7 @@ class _Run:
         self.emit("progress", **line)
 
     def _write_checkpoint(self) -> None:
-        from ..volumes.checkpoint import save_checkpoint
+        from ..jobs.checkpoint import save_checkpoint
         from .state import finite, state_of
 
         if not self.team.leads:

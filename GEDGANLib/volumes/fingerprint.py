@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from ..errors import InputError
+from ..jobs.events import Progress, quiet
 from .case import Label
 from .dataset import CaseFiles, Dataset
 from .geometry import centre_of, directions_of, spacing_of, to_closest_ras
 from .labels import LabelTable
 from .reading import RawCase, looks_like_labels, read_case
 
-Progress = Callable[[int, int, str], None]
-"""Called with cases done, cases in all, name of the next."""
-
 FAULTS_SHOWN = 10
 SMALLEST_SIDE = 8
 """Voxels below which a scan is smaller than what the coarsest stage of the networks looks at."""
-
-
-def quiet(done: int, total: int, name: str) -> None:
-    """Progress that nobody watches."""
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ..jobs.writing import beside
 from .case import Case
 from .geometry import spacing_of, to_closest_ras
-from .writing import beside
 
 PLANES = (("axial", 2), ("coronal", 1), ("sagittal", 0))
 SIDES = {"axial": "RL", "coronal": "RL", "sagittal": "AP"}

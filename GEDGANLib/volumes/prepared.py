@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
+from ..jobs.writing import PARTIAL, explain_unwritable, write_bytes
 from .dataset import CaseFiles, Dataset
 from .fingerprint import Progress, quiet
 from .pipeline import COARSE_FACTOR, WorkingCase, coarse_of, load_working_cases
-from .writing import PARTIAL, explain_unwritable, write_bytes
 
 FORMAT_VERSION = 1
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ..jobs.writing import beside, explain_unwritable
 from .case import Case
 from .files import SEGMENTATION_SUFFIX, nrrd_header, write_volume
-from .writing import beside, explain_unwritable
 
 
 def write_segmentation(folder: Path, case: Case, ending: str) -> Path:

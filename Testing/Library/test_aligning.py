@@ -19,15 +19,18 @@ import torch
 from alignment_sets import MEANINGFUL, MEANINGLESS, SPACING
 from starting import popen
 
+from GEDGANLib.alignment import verdict
 from GEDGANLib.alignment.job import RESULT, STOP, Aligned
 from GEDGANLib.alignment.verdict import measure
 from GEDGANLib.commands.main import main
 from GEDGANLib.errors import InputError
 from GEDGANLib.exchange.nnunet import write_dataset
+from GEDGANLib.jobs.checkpoint import checkpoints
 from GEDGANLib.planning.plan import Plan
-from GEDGANLib.volumes.checkpoint import checkpoints
 from GEDGANLib.volumes.cohort import make_case
 from GEDGANLib.volumes.geometry import field_of_view
+
+IN_EARNEST = verdict.TRIAL
 
 QUICK = """
 import torch
@@ -214,7 +217,7 @@ def test_a_damaged_result_is_told(aligned, tmp_path):
 
 
 @pytest.mark.parametrize("name", [*MEANINGFUL, *MEANINGLESS])
-def test_whether_alignment_means_anything_is_measured(name):
+def test_whether_alignment_means_anything_is_measured(name, monkeypatch):
     images, labels = {**MEANINGFUL, **MEANINGLESS}[name]()
     images = torch.from_numpy(np.ascontiguousarray(images)).float()
     extent = tuple(side * SPACING for side in images.shape[2:])
@@ -223,6 +226,7 @@ def test_whether_alignment_means_anything_is_measured(name):
     if labels is not None:
         kinds = torch.from_numpy(np.ascontiguousarray(labels)).long()
         shares = torch.nn.functional.one_hot(kinds, int(kinds.max()) + 1).movedim(-1, 1).float()
+    monkeypatch.setattr(verdict, "TRIAL", IN_EARNEST)
     found = measure(images, boxes, extent, shares)
     assert found.kind == ("template" if name in MEANINGFUL else "none"), found
     assert f"{found.after:.2f}" in found.words()

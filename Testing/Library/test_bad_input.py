@@ -222,7 +222,7 @@ def test_write_protected_output(tmp_path, model, capsys, monkeypatch):
 def test_full_disk_leaves_what_was_there(tmp_path):
     """A real write that the system refuses for want of room: the old file stays."""
     from GEDGANLib.errors import InputError
-    from GEDGANLib.volumes.writing import beside
+    from GEDGANLib.jobs.writing import beside
 
     path = tmp_path / "file"
     path.write_text("old")

@@ -8,7 +8,7 @@ import pytest
 
 from GEDGANLib.commands.main import main
 from GEDGANLib.errors import InputError
-from GEDGANLib.volumes.writing import growing_folder, new_folder
+from GEDGANLib.jobs.writing import growing_folder, new_folder
 
 
 @pytest.fixture

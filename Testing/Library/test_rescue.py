@@ -21,6 +21,7 @@ from starting import popen
 from GEDGANLib.commands import learning
 from GEDGANLib.commands.main import main
 from GEDGANLib.errors import InputError
+from GEDGANLib.jobs.checkpoint import checkpoints, load_checkpoint
 from GEDGANLib.jobs.events import SilentEvents
 from GEDGANLib.planning import fitting
 from GEDGANLib.planning.choosing import make_plan, with_batch
@@ -34,7 +35,6 @@ from GEDGANLib.training.monitor import Monitor
 from GEDGANLib.training.request import Limit, claim_run_folder
 from GEDGANLib.training.run import Options, train
 from GEDGANLib.training.trainer import Trainer
-from GEDGANLib.volumes.checkpoint import checkpoints, load_checkpoint
 from GEDGANLib.volumes.dataset import find_dataset
 from GEDGANLib.volumes.fingerprint import check_dataset
 from GEDGANLib.volumes.pipeline import WorkingCase
@@ -270,7 +270,7 @@ def test_a_full_disk_loses_nothing_once_it_is_freed(small_plan, small_cases, tmp
     for folder in (run, whole):
         claim_run_folder(folder, False)
     train(small_plan, small_cases, whole, Limit(steps=6), "cpu", 0, quiet, save_model)
-    from GEDGANLib.volumes import checkpoint
+    from GEDGANLib.jobs import checkpoint
 
     original, states = checkpoint.write_bytes, []
 

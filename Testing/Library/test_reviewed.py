@@ -19,6 +19,7 @@ from starting import finish, popen, team
 
 from GEDGANLib.commands.main import main
 from GEDGANLib.errors import InputError
+from GEDGANLib.jobs.checkpoint import checkpoints
 from GEDGANLib.networks.parts import FACTOR
 from GEDGANLib.planning.choosing import make_plan
 from GEDGANLib.planning.fitting import fitted
@@ -26,7 +27,6 @@ from GEDGANLib.synthesis.model_file import save_model
 from GEDGANLib.training.request import Limit, Request, claim_run_folder
 from GEDGANLib.training.run import train
 from GEDGANLib.training.sampling import Draws, Sampler
-from GEDGANLib.volumes.checkpoint import checkpoints
 from GEDGANLib.volumes.dataset import find_dataset
 from GEDGANLib.volumes.fingerprint import check_dataset
 from GEDGANLib.volumes.pipeline import COARSE_FACTOR
@@ -161,7 +161,7 @@ def test_batches_shrink_before_a_plan_is_refused_and_suit_the_processes(cohort_f
 
 def test_a_checkpoint_is_not_mapped_into_memory(small_plan, small_cases, tmp_path):
     """A mapped file cannot be removed on Windows, nor its folder on NFS."""
-    from GEDGANLib.volumes.checkpoint import load_checkpoint
+    from GEDGANLib.jobs.checkpoint import load_checkpoint
 
     run = tmp_path / "run"
     claim_run_folder(run, False)

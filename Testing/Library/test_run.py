@@ -19,10 +19,10 @@ from starting import run as started
 
 from GEDGANLib.commands.main import main
 from GEDGANLib.errors import InputError, StoppedOnRequest
+from GEDGANLib.jobs.checkpoint import KEPT, checkpoints, load_checkpoint, save_checkpoint
 from GEDGANLib.synthesis.model_file import load_model, save_model
 from GEDGANLib.training.request import Limit, claim_run_folder
 from GEDGANLib.training.run import Options, train
-from GEDGANLib.volumes.checkpoint import KEPT, checkpoints, load_checkpoint, save_checkpoint
 
 
 def quiet(event, **fields):
@@ -296,7 +296,7 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_last_one(tmp_path):
 
 def test_a_step_that_is_saved_already_is_not_put_at_risk(tmp_path, monkeypatch):
     save_checkpoint(tmp_path, 1, {"weight": torch.zeros(2)}, {"seconds": 1.0})
-    monkeypatch.setattr("GEDGANLib.volumes.checkpoint.os.replace", lambda *paths: 1 / 0)
+    monkeypatch.setattr("GEDGANLib.jobs.checkpoint.os.replace", lambda *paths: 1 / 0)
     save_checkpoint(tmp_path, 1, {"weight": torch.zeros(2)}, {"seconds": 2.0})
     assert load_checkpoint(tmp_path)[1]["seconds"] == 1.0
 

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from starting import finish, free_port, team
 
 from GEDGANLib.errors import InputError
+from GEDGANLib.jobs.checkpoint import checkpoints, load_checkpoint
 from GEDGANLib.training.team import Team
-from GEDGANLib.volumes.checkpoint import checkpoints, load_checkpoint
 
 
 @pytest.mark.parametrize("options", [(), ("--class-column", "sex")])

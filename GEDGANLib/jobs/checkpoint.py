@@ -9,12 +9,13 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from .writing import explain_unwritable, write_bytes
+
+if TYPE_CHECKING:
+    import torch
 
 KEPT = 2
 PARTIAL = ".partial-checkpoint-"
