@@ -123,6 +123,21 @@ def fields_of_view(cases: Sequence[Scan], extent: Sequence[float]) -> Tensor:
     return torch.from_numpy(np.stack(boxes)).float()
 
 
+def lacks_an_operation(device: str) -> bool:
+    """Whether PyTorch cannot do on a device what alignment needs, as the gradient of sampling on some Apple GPUs."""
+    try:
+        volume = torch.rand(1, 1, 4, 4, 4, device=device).requires_grad_()
+        grid = torch.rand(1, 4, 4, 4, 3, device=device).requires_grad_()
+        for padding in ("border", "reflection"):
+            sampled = functional.grid_sample(volume, grid, padding_mode=padding, align_corners=False)
+            torch.autograd.grad(sampled.sum(), [volume, grid])
+        torch.matrix_exp(torch.zeros(1, 4, 4, device=device))
+        torch.linalg.det(torch.eye(3, device=device))
+    except (NotImplementedError, RuntimeError):
+        return True
+    return False
+
+
 def registration_shape(shape: Sequence[int], extent: Sequence[float], device: str) -> tuple[int, ...]:
     """The grid that cases are aligned on: theirs, or a coarser one where it has more voxels than :data:`LARGEST`."""
     finest = min(side / count for side, count in zip(extent, shape))

@@ -64,7 +64,7 @@ def run_align(arguments: argparse.Namespace, events: Events) -> None:
 
 
 def _align(arguments: argparse.Namespace, events: Events) -> None:
-    from ..alignment.job import REQUEST, RESULT, STOP, Aligned, Job
+    from ..alignment.job import REQUEST, RESULT, STOP, Aligned, Job, lacks_an_operation
     from ..alignment.registration import Settings
     from ..device import choose_device
     from ..jobs.writing import write_bytes
@@ -75,6 +75,9 @@ def _align(arguments: argparse.Namespace, events: Events) -> None:
     from ..volumes.prepared import prepare_cases
 
     run, device = arguments.output, choose_device(arguments.device)
+    if device != "cpu" and lacks_an_operation(device):
+        events.emit("warning", message=f"PyTorch lacks an operation on {device}: the scans are aligned on the CPU.")
+        device = "cpu"
     before: dict[str, Any] = json.loads((run / REQUEST).read_text("utf-8")) if arguments.resume else {}
     if (run / RESULT).exists():
         raise InputError(f"{run} is aligned already.", "Align in a new folder, or use this one.")

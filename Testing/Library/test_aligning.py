@@ -208,6 +208,22 @@ def test_a_scan_that_comes_later_is_brought_onto_the_template(aligned, tmp_path)
     assert found.qualities[0].dice > 0.75
 
 
+def test_a_device_that_lacks_an_operation_is_left_aside(data, tmp_path, monkeypatch, capsys):
+    from GEDGANLib import device
+    from GEDGANLib.alignment import job
+
+    assert not job.lacks_an_operation("cpu")
+    if not torch.backends.mps.is_available():
+        assert job.lacks_an_operation("mps")  # PyTorch has nothing at all there
+    monkeypatch.setattr(device, "choose_device", lambda wanted: "mps")
+    monkeypatch.setattr(job, "lacks_an_operation", lambda kind: kind == "mps")
+    run = tmp_path / "run"
+    assert main(["align", str(data), "-o", str(run)]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "PyTorch lacks an operation on mps: the scans are aligned on the CPU" in said
+    assert json.loads((run / "align.json").read_text())["device"] == "cpu"
+
+
 def test_a_damaged_result_is_told(aligned, tmp_path):
     with pytest.raises(InputError, match="not aligned yet"):
         Aligned.load(tmp_path / RESULT)
