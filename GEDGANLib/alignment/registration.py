@@ -250,7 +250,7 @@ class Registration:
         for chunk in self._chunks(shape):
             positions = self.state.moved.of(chunk).positions(shape)
             sums = _add(sums, sample_linear(images[chunk], positions, self.extent), self._weight(positions, chunk))
-        return _mean(sums)
+        return mean_seen(*sums, len(self.images))
 
     def _weight(self, positions: Tensor, chunk: slice) -> Tensor:
         return seen_weight(positions.detach(), self.boxes[chunk], spacing_of(positions.shape[2:], self.extent))
@@ -288,7 +288,7 @@ class Registration:
             self._move(chunk, generators.grad, velocities.grad, rate)
             sums = _add(sums, moving.detach(), weight)
         if self.given is None:
-            state.template = _mean(sums)
+            state.template = mean_seen(*sums, len(self.images))
             # The cases move against each other, and not all of them one way: a template that may grow does.
             for each, mean in zip((state.moved.generators, state.moved.velocities), means):
                 each -= each.mean(0, keepdim=True) - mean
@@ -357,11 +357,16 @@ class Registration:
         self.state = State(*state)
 
 
+FEWEST_SEEN = 1e-3
+"""Cases that must have seen a place for their mean there to count what was not seen as nothing."""
+
+
 def _add(sums: tuple[Tensor, Tensor, Tensor] | None, images: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    parts = ((images * weight).sum(0, keepdim=True), weight.sum(0, keepdim=True), images.mean(0, keepdim=True))
+    """Sums over cases: of what was seen, of how many saw it, and of all with what was not seen."""
+    parts = ((images * weight).sum(0, keepdim=True), weight.sum(0, keepdim=True), images.sum(0, keepdim=True))
     return parts if sums is None else tuple(one + other for one, other in zip(sums, parts))
 
 
-def _mean(sums: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    total, weight, _plain = sums
-    return total / weight.clamp_min(1e-3)
+def mean_seen(total: Tensor, weight: Tensor, everything: Tensor, count: int) -> Tensor:
+    """Mean of what was seen; of all, repeated edges, where hardly any of ``count`` cases saw anything."""
+    return torch.where(weight < FEWEST_SEEN, everything / count, total / weight.clamp_min(FEWEST_SEEN))

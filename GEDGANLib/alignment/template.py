@@ -15,12 +15,10 @@ import torch
 from torch import Tensor
 
 from ..jobs.events import Progress, quiet
-from .registration import Transformations, seen_weight
+from .registration import FEWEST_SEEN, Transformations, mean_seen, seen_weight
 from .sampling import sample_cubic, sample_linear, spacing_of
 from .similarity import LocalCorrelation, weighted_mean
 from .velocity import jacobian_determinant
-
-FEWEST_SEEN = 1e-3
 
 
 class Scan(Protocol):
@@ -115,8 +113,7 @@ def make_template(
                 share = sample_linear(one_hot(case.labels, index, device), positions, moved.extent)[0, 0]
                 labels[index] += share * weight[0]
     progress(len(cases), len(cases), "")
-    unseen = seen < FEWEST_SEEN
-    image = torch.where(unseen, plain / len(cases), total / seen.clamp_min(FEWEST_SEEN))
+    image = mean_seen(total, seen, plain, len(cases))
     if labels is not None:
         labels /= weight_of_labels.clamp_min(FEWEST_SEEN)
         labels[0] += 1 - labels.sum(0)  # what no labelled case saw is background

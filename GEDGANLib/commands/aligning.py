@@ -190,26 +190,36 @@ def _planned(
 
 
 def _write_sheet(path: Path, cases: Any, aligned: Any, plan: Any) -> None:
-    """All cases on the template, the worst first, each with its figure."""
+    """All cases on the template, the worst first, each with its figure; coarsely where they are large, as all of them
+    are in memory here."""
     import numpy as np
     import torch
+    from torch.nn import functional
 
+    from ..alignment.job import registration_shape, shrunk
     from ..alignment.sampling import sample_cubic
-    from ..alignment.template import image_of
     from ..volumes.case import Case
+    from ..volumes.geometry import compose
     from ..volumes.pictures import contact_sheet
 
-    template = aligned.template
+    template, extent = aligned.template, aligned.moved.extent
+    shape = registration_shape(plan.grid.shape, extent, "cpu")
+    steps = [side / count for side, count in zip(extent, shape)]
+    affine = compose(np.array(plan.grid.directions), steps, plan.grid.origin)
+    labels = None
+    if template.labels is not None:
+        labels = functional.interpolate(template.labels[None], shape, mode="area")[0].argmax(0).cpu().numpy()
+        labels = labels.astype(np.uint8)
 
     def case_of(name: str, image: torch.Tensor) -> Case:
-        labels = None if template.labels is None else template.labels.argmax(0).cpu().numpy().astype(np.uint8)
-        return Case(name, image.cpu().numpy()[:1], labels, plan.grid.affine, tuple(plan.labels))
+        return Case(name, image.cpu().numpy()[:1], labels, affine, tuple(plan.labels))
 
     order = sorted(range(len(cases)), key=lambda index: aligned.qualities[index].similarity)[:MOST_SHOWN]
-    shown, headings = [case_of("template", template.image)], ["template"]
+    coarse = functional.interpolate(template.image[None], shape, mode="area")[0]
+    shown, headings = [case_of("template", coarse)], ["template"]
     for index in order:
-        positions = aligned.moved.of([index]).positions(plan.grid.shape)
-        image = sample_cubic(image_of(cases[index]).to(positions), positions, aligned.moved.extent)[0]
+        positions = aligned.moved.of([index]).positions(shape)
+        image = sample_cubic(shrunk([cases[index]], shape, str(positions.device)), positions, extent)[0]
         shown.append(case_of(cases[index].name, image))
         headings.append(f"{cases[index].name[-16:]} {aligned.qualities[index].similarity:.2f}")
     groups = [
