@@ -6,8 +6,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# A module of tests stays in one process, so that what it makes is made once; the longest are begun first.
-TESTS := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# A module of tests stays in one process, so that what it makes is made once; the longest are begun first. Three on two
+# cores, since tests wait for the processes that they start.
+TESTS := --numprocesses 3 --dist loadfile --no-loadscope-reorder
 export MPLBACKEND := Agg
 export PYTHONUNBUFFERED := 1
 
@@ -25,13 +26,13 @@ $(READY): pyproject.toml Testing/requirements.txt
 	@touch $(READY)
 
 test: $(READY)
-	@$(BIN)/python -m pytest $(TESTS) --cov
+	@$(BIN)/python -m pytest $(TESTS)
 
 test-quick: $(READY)
 	@$(BIN)/python -m pytest $(TESTS) -m "not slow and not long"
 
 test-long: $(READY)
-	@sh Testing/Tools/test_long.sh $(BIN)/python -m pytest $(TESTS) -m ""
+	@sh Testing/Tools/test_long.sh $(BIN)/python -m pytest $(TESTS) -m "" --cov
 
 lint: $(READY)
 	@$(BIN)/ruff check .

@@ -14,6 +14,7 @@ import json
 import os
 import pkgutil
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -67,7 +68,9 @@ class Started:
         if self.returncode is None:
             if timeout is not None and not select.select([self._connection], [], [], timeout)[0]:
                 raise subprocess.TimeoutExpired(f"process {self.pid}", timeout)
-            self.returncode = int(self._answers.readline() or -signal.SIGKILL)
+            answer = self._answers.readline()
+            assert answer, "the nursery of processes is gone"
+            self.returncode = int(answer)
             self._connection.close()
         return self.returncode
 
@@ -79,7 +82,8 @@ class Started:
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with suppress(ProcessLookupError):  # it ended just now
+                os.kill(self.pid, number)
 
     def terminate(self) -> None:
         self.send_signal(signal.SIGTERM)
@@ -230,6 +234,7 @@ def _nurse(address: str, parent: int) -> dict[str, Any]:
     while True:
         ready, _, _ = select.select([listener, watched, *ends], [], [])
         if watched in ready:
+            shutil.rmtree(os.path.dirname(address), ignore_errors=True)
             os._exit(0)
         for descriptor in [each for each in ready if each in ends]:
             pid, connection = ends.pop(descriptor)

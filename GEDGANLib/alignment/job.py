@@ -11,6 +11,7 @@ that come later are.
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,13 +20,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ..errors import InputError, StoppedOnRequest
 from ..jobs.checkpoint import checkpoints, load_checkpoint, remove_after, save_checkpoint
 from ..jobs.events import Progress, quiet
-from ..jobs.writing import write_bytes
+from ..jobs.writing import PARTIAL, write_bytes
 from .registration import Registration, Settings, Transformations
+from .sampling import identity, shrink
 from .template import Quality, Scan, Template, judge, make_template
 from .velocity import jacobian_determinant, smooth
 
@@ -42,7 +43,7 @@ class Aligned:
     """Cases that lie on a template.
 
     :param names: of the cases, in order.
-    :param held_out: names of those that the template was made without.
+    :param held_out: names of those that the template was made without; none where all were brought onto one of before.
     :param qualities: how well each lies on it, in the order of ``names``.
     :param unfolded: names of the cases whose velocities were smoothed until nothing folded.
     """
@@ -68,13 +69,12 @@ class Aligned:
             "seen": self.template.seen,
         }
         if self.template.labels is not None:
-            tensors["labels"] = self.template.labels.half()
+            tensors |= {"labels": self.template.labels.half(), "labelled": self.template.labelled}
         told = {
             "format_version": FORMAT_VERSION,
             "names": self.names,
             "held_out": self.held_out,
             "extent": self.moved.extent,
-            "labelled": self.template.labelled,
             "qualities": [asdict(quality) for quality in self.qualities],
             "unfolded": self.unfolded,
         }
@@ -100,7 +100,7 @@ class Aligned:
                 tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
             moved = Transformations(tensors["generators"], tensors["velocities"], tuple(told["extent"]))
             labels = tensors["labels"].float() if "labels" in tensors else None
-            template = Template(tensors["template"], tensors["seen"], labels, int(told["labelled"]))
+            template = Template(tensors["template"], tensors["seen"], labels, tensors.get("labelled"))
             qualities = tuple(Quality(**each) for each in told["qualities"])
             if not len(moved) == len(told["names"]) == len(qualities) == len(moved.velocities):
                 raise ValueError("parts are missing")
@@ -129,11 +129,14 @@ def lacks_an_operation(device: str) -> bool:
         volume = torch.rand(1, 1, 4, 4, 4, device=device).requires_grad_()
         grid = torch.rand(1, 4, 4, 4, 3, device=device).requires_grad_()
         for padding in ("border", "reflection"):
-            sampled = functional.grid_sample(volume, grid, padding_mode=padding, align_corners=False)
+            sampled = torch.nn.functional.grid_sample(volume, grid, padding_mode=padding, align_corners=False)
             torch.autograd.grad(sampled.sum(), [volume, grid])
         torch.matrix_exp(torch.zeros(1, 4, 4, device=device))
         torch.linalg.det(torch.eye(3, device=device))
-    except (NotImplementedError, RuntimeError):
+        identity((4, 4, 4), (4.0, 4.0, 4.0), volume)
+    except (NotImplementedError, TypeError, RuntimeError) as error:
+        if "out of memory" in str(error).lower():
+            raise
         return True
     return False
 
@@ -154,9 +157,8 @@ def shrunk(cases: Sequence[Scan], shape: tuple[int, ...], device: str, progress:
     for number, case in enumerate(cases):
         progress(number, len(cases), case.name)
         image = torch.from_numpy(np.array(case.image, np.float32))[None]
-        if tuple(image.shape[2:]) != shape:
-            image = functional.interpolate(image, shape, mode="area")
-        images.append(image)
+        images.append(shrink(image, shape))
+    progress(len(cases), len(cases), "")
     return torch.cat(images).to(device)
 
 
@@ -167,7 +169,8 @@ class Job:
     :param run: its folder, which is this process's own.
     :param settings: of the registration.
     :param stop: says whether to end after the iteration at hand.
-    :param show: progress: of iterations, then of cases.
+    :param show: gives the progress of a stage that it is told the name of.
+    :param shape: of the grid that the cases are aligned on; by the device when not given. A run goes on with its own.
     """
 
     run: Path
@@ -175,6 +178,7 @@ class Job:
     device: str = "cpu"
     stop: Callable[[], bool] = lambda: False
     show: Callable[[str], Progress] = lambda words: quiet
+    shape: tuple[int, ...] | None = None
 
     def align(
         self,
@@ -193,29 +197,29 @@ class Job:
         :raises InputError: the disk is full.
         """
         extent = tuple(float(side) for side in extent)
-        shape = registration_shape(cases[0].image.shape[1:], extent, self.device)
-        images, boxes = shrunk(cases, shape, self.device), fields_of_view(cases, extent)
+        shape = self.shape or registration_shape(cases[0].image.shape[1:], extent, self.device)
+        images, boxes = shrunk(cases, shape, "cpu", self._watched("reading the scans")), fields_of_view(cases, extent)
         apart = list(range(len(cases))) if onto is not None else sorted(held_out)
         together = [index for index in range(len(cases)) if index not in set(apart)]
         parts: list[tuple[list[int], Transformations]] = []
-        template, unfolded = onto, []
+        template, unfolded = None if onto is None else onto.to(self.device), []
         if together:
-            registration = Registration(images[together], boxes[together], extent, self.settings)
+            registration = Registration(images[together].to(self.device), boxes[together], extent, self.settings)
             moved = self._registered("template", "aligning the scans", registration)
             unfolded += [together[one] for one in unfold(moved, cases[0].image.shape[1:])]
             chosen = [cases[index] for index in together]
-            with_boxes = boxes[together], label_count, self.device, self.show("making the template")
+            with_boxes = boxes[together], label_count, self.device, self._watched("making the template")
             template = make_template(chosen, moved, *with_boxes)
             parts.append((together, moved))
         if apart:
-            given = functional.interpolate(template.image[None], shape, mode="area").to(images)
-            registration = Registration(images[apart], boxes[apart], extent, self.settings, given)
+            given = shrink(template.image[None], shape)
+            registration = Registration(images[apart].to(self.device), boxes[apart], extent, self.settings, given)
             moved = self._registered("onto", "bringing scans onto the template", registration)
             unfolded += [apart[one] for one in unfold(moved, cases[0].image.shape[1:])]
             parts.append((apart, moved))
         moved = _joined(parts, len(cases))
         qualities = []
-        show = self.show("judging how each lies on it")
+        show = self._watched("judging how each lies on it")
         for index, case in enumerate(cases):
             show(index, len(cases), case.name)
             part = index in set(together)
@@ -233,6 +237,7 @@ class Job:
 
         kept = self.run / f".{name}.safetensors"
         if kept.exists():
+            remove_after(self.run, -1)  # of this stage, where a kill came before they were removed
             tensors = load(kept.read_bytes())
             return Transformations(*(tensors[key].to(self.device) for key in MOVED), registration.extent)
         if checkpoints(self.run):
@@ -254,9 +259,23 @@ class Job:
 
     def forget(self) -> None:
         """Remove what was kept to go on from; for when the result is written."""
-        for name in ("template", "onto"):
-            (self.run / f".{name}.safetensors").unlink(missing_ok=True)
+        for path in [*self.run.glob(".*.safetensors"), *self.run.glob(f"{PARTIAL}*")]:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
         remove_after(self.run, -1)
+
+    def _watched(self, words: str) -> Progress:
+        """Progress over cases that ends where a stop was asked for."""
+        show = self.show(words)
+
+        def watch(done: float, total: int, name: str) -> None:
+            show(done, total, name)
+            if self.stop():
+                raise StoppedOnRequest(f"Stopped while {words}.")
+
+        return watch
 
 
 MOVED = ("generators", "velocities")
@@ -273,7 +292,8 @@ def _joined(parts: Sequence[tuple[list[int], Transformations]], count: int) -> T
 
 @torch.no_grad()
 def unfold(moved: Transformations, shape: Sequence[int]) -> list[int]:
-    """Smooth the velocities of cases that fold on a grid until none does; which these are."""
+    """Smooth the velocities of cases that fold on a grid until none does, :data:`UNFOLD_ROUNDS` times at most; which
+    these are."""
     found = []
     for index in range(len(moved)):
         width = 0.5 * max(side / count for side, count in zip(moved.extent, moved.velocities.shape[2:]))

@@ -19,10 +19,9 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from . import affine
-from .sampling import identity, sample_linear, spacing_of
+from .sampling import identity, sample_linear, shrink, spacing_of
 from .similarity import LocalCorrelation, correlation, weighted_mean
 from .velocity import exponential, refine, roughness, smooth
 
@@ -53,13 +52,14 @@ class Level:
 
 @dataclass(frozen=True)
 class Settings:
-    """What registration does; defaults as ``Testing/Benchmarks/alignment.py`` found them.
+    """What registration does. The defaults were chosen on cases that ``Testing/Benchmarks/alignment.py`` leaves out of
+    its table.
 
     :param window: of local correlations, voxels.
     :param squared: μ, weight of the squared difference.
     :param stiffness: λ, weight of the roughness.
     :param control: voxels of the finest level between two velocities.
-    :param smoothing: of velocities, Gaussian, in their own voxels.
+    :param smoothing: of velocities, Gaussian, in the longest side of their own voxels.
     """
 
     window: int = 3
@@ -121,10 +121,14 @@ class Transformations:
         here = identity(self.velocities.shape[2:], self.extent, self.velocities)
         dims = here.shape[1]
         for _ in range(rounds):
-            mean = self.generators.double().mean(0, keepdim=True)
+            generators = self.generators.cpu().double()
+            mean = generators.mean(0, keepdim=True)
             shift = affine.matrix_of(-mean, self.extent)
-            matrices = affine.matrix_of(self.generators.double(), self.extent) @ shift
-            self.generators = affine.generator_of(matrices, self.extent).to(self.generators)
+            try:
+                generators = affine.generator_of(affine.matrix_of(generators, self.extent) @ shift, self.extent)
+            except ValueError:  # one of them turned half around: it is left as it is
+                break
+            self.generators = generators.to(self.generators)
             moved = affine.apply(shift.to(here), here)
             back = affine.matrix_of(mean, self.extent)[:, :dims, :dims].to(here)
             for one in range(len(self)):
@@ -198,7 +202,7 @@ class Registration:
 
     def _at(self, shape: tuple[int, ...]) -> Tensor:
         if shape not in self._shrunk:
-            shrunk = functional.interpolate(self.images, shape, mode="area")
+            shrunk = shrink(self.images, shape)
             self._shrunk = {tuple(self.images.shape[2:]): self.images, shape: shrunk}
         return self._shrunk[shape]
 
@@ -224,7 +228,7 @@ class Registration:
         coarse = self._at(self.shape_of(self.settings.levels[0]))
         centres = centre(coarse)
         if self.given is not None:
-            return centres - centre(functional.interpolate(self.given, coarse.shape[2:], mode="area"))
+            return centres - centre(shrink(self.given, coarse.shape[2:]))
         return centres - centres.mean(0, keepdim=True)
 
     def _chunks(self, shape: Sequence[int]) -> Iterator[slice]:
@@ -239,7 +243,7 @@ class Registration:
             torch.zeros_like(tensor) for tensor in (state.moved.generators, state.moved.velocities) for _ in range(2)
         ]
         if self.given is not None:
-            state.template = functional.interpolate(self.given, shape, mode="area")
+            state.template = shrink(self.given, shape)
             return
         state.template = self.mean_case(shape)
 

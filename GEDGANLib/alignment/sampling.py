@@ -32,11 +32,12 @@ def spacing_of(shape: Sequence[int], extent: Sequence[float]) -> tuple[float, ..
 
 def identity(shape: Sequence[int], extent: Sequence[float], like: Tensor) -> Tensor:
     """Positions of the voxels of a grid over the box, mm, (1, D, *shape), on the device and of the type of ``like``."""
+    # In double precision on the CPU first: Apple's GPUs have none.
     axes = [
-        ((torch.arange(count, device=like.device, dtype=torch.float64) + 0.5) / count - 0.5) * side
+        (((torch.arange(count, dtype=torch.float64) + 0.5) / count - 0.5) * side).to(like)
         for count, side in zip(shape, extent)
     ]
-    return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None].to(like.dtype)
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]
 
 
 def _as_grid(positions: Tensor, extent: Sequence[float]) -> Tensor:
@@ -55,6 +56,24 @@ def sample_linear(volume: Tensor, positions: Tensor, extent: Sequence[float], ou
     """
     grid = _as_grid(positions, extent)
     return functional.grid_sample(volume, grid, mode="bilinear", padding_mode=outside, align_corners=False)
+
+
+@lru_cache(maxsize=64)
+def _shares_matrix(count: int, coarse: int) -> Tensor:
+    """Share of each of ``count`` voxels in each of ``coarse`` larger ones over the same box, rows of sum 1; float64."""
+    edges = torch.arange(coarse + 1, dtype=torch.float64) * count / coarse
+    index = torch.arange(count, dtype=torch.float64)
+    ends = torch.minimum(edges[1:, None], index + 1) - torch.maximum(edges[:-1, None], index)
+    return ends.clamp_min(0) * coarse / count
+
+
+def shrink(volume: Tensor, shape: Sequence[int]) -> Tensor:
+    """Means over the larger voxels of a coarser grid over the same box, (N, C, *shape); exact where sides do not divide
+    each other, where PyTorch's own takes whole voxels and moves them by up to half of one."""
+    for axis, (count, coarse) in enumerate(zip(volume.shape[2:], shape)):
+        if count != coarse:
+            volume = apply_along(volume, _shares_matrix(count, coarse).to(volume), axis)
+    return volume
 
 
 @lru_cache(maxsize=64)

@@ -6,7 +6,7 @@ whatever the grid was on which they were aligned. Labels are carried as probabil
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,13 +44,21 @@ class Template:
     :param image: mean of the aligned cases, (C, *grid), in [-1, 1].
     :param seen: share of the cases that saw each place, (*grid).
     :param labels: probabilities of background and each label, (L + 1, *grid); None where no case is segmented.
-    :param labelled: how many cases these are from.
+    :param labelled: how many segmented cases saw each place, (*grid): what the probabilities are shares of; None
+        without labels.
     """
 
     image: Tensor
     seen: Tensor
     labels: Tensor | None
-    labelled: int
+    labelled: Tensor | None
+
+    def to(self, device: str | torch.device) -> Template:
+        """The same on another device."""
+        there = [
+            each if each is None else each.to(device) for each in (self.image, self.seen, self.labels, self.labelled)
+        ]
+        return Template(*there)
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,7 @@ def one_hot(labels: np.ndarray, index: int, device: str | torch.device = "cpu") 
     return torch.from_numpy((labels == index).astype(np.float32))[None, None].to(device)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def make_template(
     cases: Sequence[Scan],
     moved: Transformations,
@@ -95,7 +103,7 @@ def make_template(
     shape = tuple(cases[0].image.shape[1:])
     spacing = spacing_of(shape, moved.extent)
     total = seen = plain = labels = None
-    weight_of_labels, labelled = 0.0, 0
+    labelled = None
     for number, case in enumerate(cases):
         progress(number, len(cases), case.name)
         positions = moved.of([number]).positions(shape)
@@ -105,49 +113,61 @@ def make_template(
         seen = weight if seen is None else seen + weight
         plain = image if plain is None else plain + image
         if case.labels is not None and label_count:
-            labelled += 1
-            weight_of_labels = weight_of_labels + weight
             if labels is None:
-                labels = image.new_zeros(label_count + 1, *shape)
+                labels, labelled = image.new_zeros(label_count + 1, *shape), image.new_zeros(shape)
+            labelled += weight[0]
             for index in range(label_count + 1):
                 share = sample_linear(one_hot(case.labels, index, device), positions, moved.extent)[0, 0]
                 labels[index] += share * weight[0]
     progress(len(cases), len(cases), "")
     image = mean_seen(total, seen, plain, len(cases))
     if labels is not None:
-        labels /= weight_of_labels.clamp_min(FEWEST_SEEN)
+        labels /= labelled.clamp_min(FEWEST_SEEN)
         labels[0] += 1 - labels.sum(0)  # what no labelled case saw is background
     return Template(image, seen[0] / len(cases), labels, labelled)
 
 
 @torch.inference_mode()
-def carried_labels(probabilities: Tensor, moved: Transformations, index: int) -> np.ndarray:
+def carried_labels(shares: Iterable[Tensor], moved: Transformations, index: int) -> np.ndarray:
     """The most probable label at each voxel of a case, (*grid) uint8, carried from the template.
 
-    :param probabilities: (L + 1, *grid).
+    :param shares: probability of the background and of each label on it, (*grid) each. They are taken one after the
+        other: all of a large volume's would take gigabytes.
     """
-    shape = tuple(probabilities.shape[1:])
-    positions = moved.of([index]).positions(shape, inverse=True)
-    best, found = None, torch.zeros(shape, dtype=torch.uint8, device=probabilities.device)
-    for label, share in enumerate(probabilities):  # one after the other: all of a large volume's would take gigabytes
-        here = sample_linear(share[None, None], positions, moved.extent)[0, 0]
+    best = found = back = None
+    for label, share in enumerate(shares):
+        if back is None:
+            back = moved.of([index]).positions(tuple(share.shape), inverse=True)
+        here = sample_linear(share[None, None], back, moved.extent)[0, 0]
         if best is None:
-            best = here
+            best, found = here, torch.zeros(share.shape, dtype=torch.uint8, device=share.device)
             continue
         found[here > best] = label
         best = torch.maximum(best, here)
     return found.cpu().numpy()
 
 
+def shares_of_others(
+    template: Template, case: Scan, moved: Transformations, index: int, weight: Tensor
+) -> Iterator[Tensor]:
+    """Probability of the background and of each label on the template, (*grid) each, as it is without one of the cases
+    that it was made of; background where no other saw anything.
+
+    :param weight: how much this case saw of each place of the template, (*grid).
+    """
+    shape = tuple(case.image.shape[1:])
+    positions = moved.of([index]).positions(shape)
+    others = template.labelled - weight
+    unseen = others < FEWEST_SEEN
+    for label, share in enumerate(template.labels):
+        own = sample_linear(one_hot(case.labels, label, share.device), positions, moved.extent)[0, 0]
+        rest = (share * template.labelled - own * weight) / others.clamp_min(FEWEST_SEEN)
+        yield torch.where(unseen, torch.full_like(rest, float(label == 0)), rest)
+
+
 @torch.inference_mode()
 def judge(
-    case: Scan,
-    moved: Transformations,
-    index: int,
-    box: Tensor,
-    template: Template,
-    window: int,
-    is_part: bool,
+    case: Scan, moved: Transformations, index: int, box: Tensor, template: Template, window: int, is_part: bool
 ) -> Quality:
     """How well a case lies on the template.
 
@@ -155,22 +175,19 @@ def judge(
     :param is_part: the template was made of this case, too; its labels are then left out of what is carried to it.
     """
     shape = tuple(case.image.shape[1:])
-    spacing = spacing_of(shape, moved.extent)
-    device = template.image.device
     positions = moved.of([index]).positions(shape)
-    weight = seen_weight(positions, box[None].to(positions), spacing)
-    image = sample_cubic(image_of(case, device), positions, moved.extent)
+    weight = seen_weight(positions, box[None].to(positions), spacing_of(shape, moved.extent))
+    image = sample_cubic(image_of(case, positions.device), positions, moved.extent)
     similarity = float(weighted_mean(LocalCorrelation(template.image[None], window)(image), weight))
     jacobian = float(jacobian_determinant(positions, moved.extent).min())
-    dice, probabilities, others = None, template.labels, template.labelled - is_part
-    if case.labels is not None and probabilities is not None and others > 0:
+    dice = None
+    if case.labels is not None and template.labels is not None:
+        shares: Iterable[Tensor] = template.labels
+        others = template.labelled
         if is_part:
-            own = [
-                sample_linear(one_hot(case.labels, label, device), positions, moved.extent)
-                for label in range(len(probabilities))
-            ]
-            probabilities = (probabilities * template.labelled - torch.cat(own, 1)[0]) / others
-        dice = mean_dice(carried_labels(probabilities, moved, index), np.asarray(case.labels))
+            shares, others = shares_of_others(template, case, moved, index, weight[0, 0]), others - weight[0, 0]
+        if float(others.max()) > FEWEST_SEEN:
+            dice = mean_dice(carried_labels(shares, moved, index), np.asarray(case.labels))
     return Quality(similarity, jacobian, dice)
 
 

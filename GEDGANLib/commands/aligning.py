@@ -16,7 +16,7 @@ from ..jobs.events import Events, JsonEvents, stop_on_signals
 from .options import DATA, DEVICE, a_path, above_zero, add_class_column
 
 SHEET, COLUMNS, MOST_SHOWN = "aligned.png", 8, 200
-WORST_TOLD = 5
+WORST_TOLD, LETTERS_SHOWN, FEW = 5, 18, 4
 
 
 def add(kinds: argparse._SubParsersAction) -> None:
@@ -26,7 +26,7 @@ def add(kinds: argparse._SubParsersAction) -> None:
     align.add_argument("-o", "--output", type=a_path, required=True, metavar="RUN", help="new folder for the run")
     align.add_argument("--onto", type=a_path, metavar="RUN", help="bring them onto the template of an aligned run")
     align.add_argument(
-        "--exclude", nargs="+", default=[], metavar="NAME", help="cases to leave out, by the names in the sheet"
+        "--exclude", nargs="+", default=[], metavar="NAME", help="cases to leave out, by name or by how it ends"
     )
     add_class_column(align)
     align.add_argument("--device", **DEVICE)
@@ -49,22 +49,22 @@ def run_align(arguments: argparse.Namespace, events: Events) -> None:
     if arguments.onto is not None and (arguments.grid or arguments.spacing):
         raise InputError("--onto takes the grid of its template.", "Leave --grid and --spacing out.")
     claim_run_folder(run, arguments.resume, REQUEST)
-    try:
-        with sole_owner(run):
+    with sole_owner(run):
+        try:
             _align(arguments, events)
-    except (StoppedOnRequest, KeyboardInterrupt) as stop:
-        if isinstance(events, JsonEvents) or not (run / REQUEST).exists():
+        except (StoppedOnRequest, KeyboardInterrupt) as stop:
+            if isinstance(events, JsonEvents) or not (run / REQUEST).exists():
+                raise
+            again = f"gedgan align {shlex.quote(str(arguments.data))} -o {shlex.quote(str(run))} --resume"
+            raise StoppedOnRequest(f"{str(stop) or 'Stopped.'} Go on: {again}") from stop
+        except InputError:
+            if not existed and not (run / REQUEST).exists():
+                shutil.rmtree(run, ignore_errors=True)
             raise
-        again = f"gedgan align {shlex.quote(str(arguments.data))} -o {shlex.quote(str(run))} --resume"
-        raise StoppedOnRequest(f"{str(stop) or 'Stopped.'} Go on: {again}") from stop
-    except InputError:
-        if not existed and not (run / REQUEST).exists():
-            shutil.rmtree(run, ignore_errors=True)
-        raise
 
 
 def _align(arguments: argparse.Namespace, events: Events) -> None:
-    from ..alignment.job import REQUEST, RESULT, STOP, Aligned, Job, lacks_an_operation
+    from ..alignment.job import REQUEST, RESULT, STOP, Aligned, Job, lacks_an_operation, registration_shape
     from ..alignment.registration import Settings
     from ..device import choose_device
     from ..jobs.writing import write_bytes
@@ -74,54 +74,80 @@ def _align(arguments: argparse.Namespace, events: Events) -> None:
     from ..volumes.dataset import find_dataset
     from ..volumes.prepared import prepare_cases
 
-    run, device = arguments.output, choose_device(arguments.device)
+    run, before = arguments.output, _request(arguments.output / REQUEST) if arguments.resume else {}
+    if (run / RESULT).exists():
+        Job(run).forget()  # where a kill came between the two
+        raise InputError(f"{run} is aligned already.", "Use it, or align in a new folder.")
+    wanted = arguments.device
+    if wanted == "auto" and before.get("device") == "cpu":
+        wanted = "cpu"  # a run goes on where it was: what is rounded otherwise is another result
+    device = choose_device(wanted)
     if device != "cpu" and lacks_an_operation(device):
         events.emit("warning", message=f"PyTorch lacks an operation on {device}: the scans are aligned on the CPU.")
         device = "cpu"
-    before: dict[str, Any] = json.loads((run / REQUEST).read_text("utf-8")) if arguments.resume else {}
-    if (run / RESULT).exists():
-        raise InputError(f"{run} is aligned already.", "Align in a new folder, or use this one.")
-    onto = before.get("onto") if arguments.resume else arguments.onto and str(arguments.onto.resolve())
+    onto = before["onto"] if arguments.resume else arguments.onto and str(arguments.onto.resolve())
+    template = None if onto is None else Aligned.load(Path(onto) / RESULT).template
+    column = before["class_column"] if arguments.resume else arguments.class_column
     if arguments.resume:
         plan = Plan.load(run / "plan.json")
-        dataset = _without(find_dataset(arguments.data, plan.data.get("class_column")), before["left_out"])
         left_out = before["left_out"]
+        dataset = _without(find_dataset(arguments.data, column), left_out)
     else:
-        dataset = _named_out(find_dataset(arguments.data, arguments.class_column), arguments.exclude)
+        dataset, excluded = _excluded(find_dataset(arguments.data, column), arguments.exclude, onto is None)
         dataset, plan, broken = _planned(arguments, dataset, onto, device, events)
-        left_out = [*arguments.exclude, *broken]
-    template = None if onto is None else Aligned.load(Path(onto) / RESULT).template
+        left_out = [*excluded, *broken]
     with events.bar("bringing the cases to one grid") as show:
         cases = prepare_cases(dataset, plan, run / PREPARED, show)
     digests = digests_of(cases)
+    extent = [side * step for side, step in zip(plan.grid.shape, plan.grid.spacing)]
+    shape = registration_shape(plan.grid.shape, extent, device)
     if arguments.resume:
         if changes := what_changed(before["cases"], digests):
             raise InputError(
                 f"The data are not those that {run} was begun with: {changes}.",
                 "Give the same data to resume, or align them in a new folder.",
             )
+        shape = tuple(before["shape"])
         forget_old_stop(run, arguments.begun)
     else:
         plan.save(run / "plan.json")
-        asked = {"data": str(arguments.data.resolve()), "onto": onto, "left_out": left_out, "device": device}
-        write_bytes(run / REQUEST, json.dumps({**asked, "cases": digests}, indent=1).encode("utf-8"))
-        (run / PREPARING).unlink(missing_ok=True)
+        asked = {
+            "data": str(arguments.data.resolve()), "onto": onto, "left_out": left_out, "class_column": column,
+            "device": device, "shape": shape, "cases": digests,
+        }  # fmt: skip
+        write_bytes(run / REQUEST, json.dumps(asked, indent=1).encode("utf-8"))
+    (run / PREPARING).unlink(missing_ok=True)
+    # As a training of seed 0 holds them out.
     held_out = [] if onto else split_held_out(cases, plan.training.held_out, Draws(0))[1]
     chosen = plan.alignment
     settings = Settings(chosen.window, chosen.squared, chosen.stiffness, chosen.control, chosen.smoothing)
-    extent = [side * step for side, step in zip(plan.grid.shape, plan.grid.spacing)]
     stop, bars = run / STOP, _Bars(events)
     try:
-        with stop_on_signals(lambda: events.emit("warning", message="Stopping after this iteration.")) as signalled:
-            job = Job(run, settings, device, lambda: signalled() or stop.exists(), bars.show)
+        with stop_on_signals(lambda: events.emit("warning", message="Stopping as soon as it can.")) as signalled:
+            job = Job(run, settings, device, lambda: signalled() or stop.exists(), bars.show, shape)
             aligned = job.align(cases, extent, held_out, len(plan.labels), template)
+            bars.close()
+            _write_sheet(run / SHEET, cases, aligned, plan)
+            aligned.save(run / RESULT)
+            job.forget()
     finally:
         bars.close()
         stop.unlink(missing_ok=True)
-    _write_sheet(run / SHEET, cases, aligned, plan)
-    aligned.save(run / RESULT)
-    job.forget()
-    _tell(aligned, run, events)
+    _tell(aligned, arguments, events)
+
+
+def _request(path: Path) -> dict[str, Any]:
+    """What a run was begun with.
+
+    :raises InputError: it is damaged.
+    """
+    try:
+        values = json.loads(path.read_text("utf-8"))
+        if {"data", "onto", "left_out", "class_column", "device", "shape", "cases"} - values.keys():
+            raise ValueError("parts are missing")
+        return values
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"{path} cannot be read.", "Align in a new folder.") from error
 
 
 class _Bars:
@@ -141,15 +167,27 @@ class _Bars:
             self._open = None
 
 
-def _named_out(dataset: Any, names: list[str]) -> Any:
-    """The data set without some of its cases.
+def _excluded(dataset: Any, asked: list[str], is_template: bool) -> tuple[Any, list[str]]:
+    """The data set without some of its cases, and their names in full.
 
-    :raises InputError: one of them is not there.
+    :param asked: names, or ends of names that no other case has.
+    :param is_template: a template is made of what is left, which takes two cases.
+    :raises InputError: one of them is not there, or too few are left.
     """
-    known = {case.name for case in dataset.cases}
-    if strange := [name for name in names if name not in known]:
-        raise InputError(f"{dataset.folder} has no case {', '.join(strange)}.", "Name cases as the sheet names them.")
-    return _without(dataset, names)
+    names = []
+    for word in asked:
+        found = [case.name for case in dataset.cases if case.name == word]
+        found = found or [case.name for case in dataset.cases if case.name.endswith(word)]
+        if len(found) != 1:
+            many = f"more than one case whose name ends in {word}: {', '.join(found)}" if found else f"no case {word}"
+            raise InputError(
+                f"{dataset.folder} has {many}.", "Name cases as their files are named, without the ending."
+            )
+        names += found
+    rest = _without(dataset, names)
+    if len(rest.cases) < 1 + is_template and names:
+        raise InputError(f"Hardly any case of {dataset.folder} is left.", "Exclude fewer of them.")
+    return rest, names
 
 
 def _without(dataset: Any, names: list[str]) -> Any:
@@ -167,11 +205,9 @@ def _planned(
     from ..volumes.fingerprint import check_dataset
     from .learning import _spacing
 
+    if onto is not None:  # one scan may be brought onto a template; it is read when it is prepared
+        return dataset, Plan.load(Path(onto) / "plan.json"), []
     left_out: dict[str, InputError] = {}
-    if onto is not None:
-        plan = Plan.load(Path(onto) / "plan.json")
-        # One scan may be brought onto a template, and is read when it is prepared.
-        return dataset, plan, []
     with events.bar("reading") as show:
         fingerprint = check_dataset(dataset, show, left_out)
     for name, error in left_out.items():
@@ -221,7 +257,9 @@ def _write_sheet(path: Path, cases: Any, aligned: Any, plan: Any) -> None:
         positions = aligned.moved.of([index]).positions(shape)
         image = sample_cubic(shrunk([cases[index]], shape, str(positions.device)), positions, extent)[0]
         shown.append(case_of(cases[index].name, image))
-        headings.append(f"{cases[index].name[-16:]} {aligned.qualities[index].similarity:.2f}")
+        name = cases[index].name
+        name = name if len(name) <= LETTERS_SHOWN else f"…{name[-LETTERS_SHOWN:]}"
+        headings.append(f"{name} {aligned.qualities[index].similarity:.2f}")
     groups = [
         ("", shown[start : start + COLUMNS], headings[start : start + COLUMNS])
         for start in range(0, len(shown), COLUMNS)
@@ -230,7 +268,7 @@ def _write_sheet(path: Path, cases: Any, aligned: Any, plan: Any) -> None:
     contact_sheet(path, [(name, group) for name, group, _ in groups], title, [words for *_, words in groups])
 
 
-def _tell(aligned: Any, run: Path, events: Events) -> None:
+def _tell(aligned: Any, arguments: argparse.Namespace, events: Events) -> None:
     """What came of it, in words."""
     import numpy as np
 
@@ -238,10 +276,16 @@ def _tell(aligned: Any, run: Path, events: Events) -> None:
     worst = [f"{name} ({quality.similarity:.2f})" for name, quality in by_likeness[:WORST_TOLD]]
     mean = np.mean([quality.similarity for quality in aligned.qualities])
     dice = [quality.dice for quality in aligned.qualities if quality.dice is not None]
-    carried = f", labels carried to them have a Dice of {np.mean(dice):.3f}" if dice else ""
-    print(f"{len(aligned.names)} cases lie on the template with a local correlation of {mean:.2f}{carried}.")
-    print(f"The worst: {', '.join(worst)}. All of them: {run / SHEET}")
+    carried = f" Segmentations that the others carry to them have a Dice of {np.mean(dice):.3f}." if dice else ""
+    count = len(aligned.names)
+    cases = "1 case lies" if count == 1 else f"{count} cases lie"
+    print(f"{cases} on the template, as like it as {mean:.2f} (1: the same but for brightness).{carried}")
+    print(f"The least alike: {', '.join(worst)}. All of them: {arguments.output / SHEET}")
     if aligned.unfolded:
-        words = f"{', '.join(aligned.unfolded)} would have folded, and were bent less."
+        words = (
+            f"{', '.join(aligned.unfolded)} could be brought there by folding alone, and lie less well. Look at them."
+        )
         events.emit("warning", message=words)
-    print(f"Leave some out: gedgan align DATA -o NEW --exclude {by_likeness[0][0]}")
+    if count > FEW:
+        data, names = shlex.quote(str(arguments.data)), [*arguments.exclude, by_likeness[0][0]]
+        print(f"To leave some out: gedgan align {data} -o NEW --exclude {' '.join(map(shlex.quote, names))}")

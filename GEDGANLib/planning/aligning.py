@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from ..alignment.job import fields_of_view, registration_shape, shrunk
+from ..alignment.sampling import shrink
 from ..alignment.verdict import Verdict, chosen_cases, measure, trial_shape
 from ..volumes.dataset import Dataset
 from ..volumes.fingerprint import Progress, quiet
@@ -50,5 +50,5 @@ def _shares(case: WorkingCase, count: int, shape: tuple[int, ...]) -> torch.Tens
     parts = []
     for label in range(count + 1):
         one = torch.from_numpy((np.asarray(case.labels) == label).astype(np.float32))[None, None]
-        parts.append(functional.interpolate(one, shape, mode="area"))
+        parts.append(shrink(one, shape))
     return torch.cat(parts, 1)

@@ -79,8 +79,8 @@ def check_dataset(
         progress(position, len(dataset.cases), files.name)
         try:
             case = read_case(files, dataset)
-            table.add(case, files.label)
             check_size(case, files)
+            table.add(case, files.label)
         except InputError as error:
             faults.append(error)
             if left_out is not None:

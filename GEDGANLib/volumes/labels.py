@@ -34,6 +34,7 @@ class LabelTable:
         """
         if case.label_values is None:
             return
+        found = dict(self._found)  # a case that is refused leaves nothing behind
         for value in np.unique(case.label_values):
             if value == 0:
                 continue
@@ -44,15 +45,16 @@ class LabelTable:
                     f"{path} has the label {value}, which dataset.json does not name (it names {known}).",
                     "Name it there, or correct the segmentation.",
                 )
-            if name not in self._found:
-                self._found[name] = (int(value), color, terminology)
-            elif color is not None and self._found[name][1] is None:
-                self._found[name] = (self._found[name][0], color, terminology)
-        if len(self._found) > MAXIMUM_LABELS:
+            if name not in found:
+                found[name] = (int(value), color, terminology)
+            elif color is not None and found[name][1] is None:
+                found[name] = (found[name][0], color, terminology)
+        if len(found) > MAXIMUM_LABELS:
             raise InputError(
-                f"{path} brings the number of different labels to {len(self._found)}, more than {MAXIMUM_LABELS}.",
+                f"{path} brings the number of different labels to {len(found)}, more than {MAXIMUM_LABELS}.",
                 "Merge labels, or check that it is a segmentation and not an image.",
             )
+        self._found = found
 
     def name_of(self, value: int, case: RawCase) -> tuple[str | None, tuple[float, float, float] | None, str]:
         """Name, colour and terminology of a label value of ``case``; no name where ``dataset.json`` should have one."""

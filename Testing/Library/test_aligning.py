@@ -11,7 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -19,11 +19,11 @@ import torch
 from alignment_sets import MEANINGFUL, MEANINGLESS, SPACING
 from starting import popen
 
-from GEDGANLib.alignment import verdict
+from GEDGANLib.alignment import job, verdict
 from GEDGANLib.alignment.job import RESULT, STOP, Aligned
 from GEDGANLib.alignment.verdict import measure
 from GEDGANLib.commands.main import main
-from GEDGANLib.errors import InputError
+from GEDGANLib.errors import InputError, StoppedOnRequest
 from GEDGANLib.exchange.nnunet import write_dataset
 from GEDGANLib.jobs.checkpoint import checkpoints
 from GEDGANLib.planning.plan import Plan
@@ -42,7 +42,7 @@ levels = (Level(4, 12, 0.25, False), Level(2, 12, 0.25), Level(1, 8, 0.25))
 registration.Settings.__dataclass_fields__["levels"].default = levels
 registration.Settings.__init__.__defaults__ = (*registration.Settings.__init__.__defaults__[:-1], levels)
 verdict.TRIAL = replace(verdict.TRIAL, levels=levels)
-job.CHECKPOINT_SECONDS = 0.05
+job.CHECKPOINT_SECONDS = 0.0
 """
 """Fewer iterations, kept often."""
 GO = "from GEDGANLib.commands.main import main\nraise SystemExit(main())"
@@ -64,8 +64,8 @@ def quick():
         yield
 
 
-def start(data: Path, run: Path, *options: str) -> Any:
-    command = [sys.executable, "-c", QUICK + GO, "align", str(data), "-o", str(run), "--events", "-", *options]
+def start(data: Path, run: Path, *options: str, code: str = "") -> Any:
+    command = [sys.executable, "-c", QUICK + code + GO, "align", str(data), "-o", str(run), "--events", "-", *options]
     return popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -102,7 +102,7 @@ def test_a_run_holds_the_template_the_transformations_and_the_sheet(aligned):
     found = Aligned.load(aligned / RESULT)
     plan = Plan.load(aligned / "plan.json")
     assert plan.alignment.kind == "template" and "correlation" in plan.reasons[-1]
-    assert len(found.names) == 7 and len(found.moved) == 7 and found.template.labelled == 5
+    assert len(found.names) == 7 and len(found.moved) == 7 and float(found.template.labelled.max()) == 5
     assert found.template.image.shape == (1, *plan.grid.shape)
     labels = found.template.labels
     assert labels.shape == (3, *plan.grid.shape)
@@ -120,10 +120,10 @@ def test_events_tell_of_every_stage(data, aligned, tmp_path):
     status, events = finish(start(data, tmp_path / "run"))
     assert status == 0 and events[-1]["event"] == "finished"
     stages = {event.get("stage") for event in events if event["event"] == "progress"}
-    assert {"aligning the scans", "making the template", "judging how each lies on it"} <= stages
+    assert {"reading the scans", "aligning the scans", "making the template", "judging how each lies on it"} <= stages
     assert digest(tmp_path / "run") == digest(aligned)  # the same bits again
     said = " ".join(event["message"] for event in events if event["event"] == "said")
-    assert "lie on the template" in said and "The worst:" in said and "--exclude" in said
+    assert "cases lie on the template" in said and "The least alike:" in said and "--exclude" in said
 
 
 def test_a_stop_keeps_all_and_it_goes_on_to_the_same_bits(data, aligned, tmp_path):
@@ -143,21 +143,109 @@ def test_a_stop_keeps_all_and_it_goes_on_to_the_same_bits(data, aligned, tmp_pat
 
 @pytest.mark.parametrize("count", [3, pytest.param(10, marks=pytest.mark.long)])
 def test_kills_at_random_instants_change_nothing(data, aligned, tmp_path, count):
-    run, chance, kills = tmp_path / "run", random.Random(count), 0
-    while kills < count:
+    """The first one where it waits for it in the middle of its work, the others wherever they find it."""
+    run, chance = tmp_path / "run", random.Random(count)
+    waiting = f"""
+import os, time
+from GEDGANLib.alignment.registration import Registration
+original = Registration.step
+def step(registration):
+    begun, go = {str(run / "align.json")!r}, {str(tmp_path / "go")!r}  # the trial comes before
+    while registration.done >= 9 and os.path.exists(begun) and not os.path.exists(go):
+        time.sleep(0.01)
+    return original(registration)
+Registration.step = step
+"""
+    for kill in range(count):
         begun = (run / "align.json").exists()
-        worker = start(data, run, *(["--resume"] if begun else []))
-        time.sleep(chance.uniform(0.2, 3.0))
+        worker = start(data, run, *(["--resume"] if begun else []), code=waiting)
+        if kill:
+            (tmp_path / "go").touch()
+            time.sleep(chance.uniform(0.0, 2.0))
+        while not kill and not checkpoints(run):
+            assert worker.poll() is None, worker.stderr.read()
+            time.sleep(0.01)
         if worker.poll() is not None:
             break
         worker.kill()
         worker.communicate()
-        kills += 1
-    assert kills >= 1
+    (tmp_path / "go").touch()
     if not (run / RESULT).exists():
         begun = (run / "align.json").exists()
         assert finish(start(data, run, *(["--resume"] if begun else [])))[0] == 0
+    assert main(["align", str(data), "-o", str(run), "--resume"]) == 2  # aligned; what a kill left is gone now
     assert digest(run) == digest(aligned)
+    assert {path.name for path in run.iterdir()} == {path.name for path in aligned.iterdir()}
+
+
+class Held(NamedTuple):
+    """A case as alignment needs it."""
+
+    name: str
+    image: np.ndarray
+    labels: np.ndarray | None
+    field_of_view: np.ndarray
+
+
+def brains(count: int, channels: int = 1) -> list[Held]:
+    made = [make_case(index, 0, (16, 20, 16), 10.0) for index in range(count)]
+    whole = np.array([[-0.5, side - 0.5] for side in (16, 20, 16)])
+    images = [np.repeat(case.image / 600 - 1, channels, 0).clip(-1, 1).astype(np.float32) for case in made]
+    return [Held(case.name, image, case.labels, whole) for case, image in zip(made, images)]
+
+
+EXTENT = (160.0, 200.0, 160.0)
+
+
+def test_held_out_cases_take_no_part_in_the_template_and_a_kill_between_the_stages_changes_nothing(
+    tmp_path, monkeypatch
+):
+    cases = brains(8)
+    (tmp_path / "whole").mkdir()
+    whole = job.Job(tmp_path / "whole").align(cases, EXTENT, [1, 5], 2)
+    assert whole.held_out == (cases[1].name, cases[5].name)
+    without = [case for index, case in enumerate(cases) if index not in (1, 5)]
+    (tmp_path / "without").mkdir()
+    alone = job.Job(tmp_path / "without").align(without, EXTENT, [], 2)
+    torch.testing.assert_close(alone.template.image, whole.template.image)
+    assert min(quality.dice for quality in whole.qualities) > 0.6
+    run = tmp_path / "killed"
+    run.mkdir()
+    monkeypatch.setattr(job, "CHECKPOINT_SECONDS", 0.0)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(job, "remove_after", lambda *arguments: 1 / 0)  # the result of the first stage is kept, no more
+        job.Job(run).align(cases, EXTENT, [1, 5], 2)
+    assert (run / ".template.safetensors").exists() and checkpoints(run)
+    again = job.Job(run).align(cases, EXTENT, [1, 5], 2)
+    assert torch.equal(again.moved.velocities, whole.moved.velocities)
+    assert torch.equal(again.moved.generators, whole.moved.generators)
+
+
+def test_a_stop_between_cases_is_heard(tmp_path):
+    asked = []
+
+    def show(words):
+        return lambda done, total, name: asked.append(words) if "judging" in words and done == 1 else None
+
+    work = job.Job(tmp_path, stop=lambda: bool(asked), show=show)
+    with pytest.raises(StoppedOnRequest, match="judging"):
+        work.align(brains(4), EXTENT, [], 2)
+    asked.clear()
+    assert len(job.Job(tmp_path).align(brains(4), EXTENT, [], 2).names) == 4
+
+
+def test_what_no_other_case_saw_is_not_carried_by_the_case_itself(tmp_path):
+    """Two channels; a label that one case alone has, in a part that it alone saw."""
+    cases = brains(4, channels=2)
+    lower = np.array([[-0.5, 15.5], [-0.5, 19.5], [-0.5, 8.5]])
+    seen_alone = np.zeros_like(cases[0].labels)
+    seen_alone[4:12, 4:16, 11:14] = 1
+    empty = np.zeros_like(seen_alone)
+    changed = [cases[0]._replace(labels=seen_alone)]
+    changed += [case._replace(labels=empty, field_of_view=lower) for case in cases[1:]]
+    found = job.Job(tmp_path).align(changed, EXTENT, [], 1)
+    assert found.template.image.shape[0] == 2
+    assert float(found.template.labels[1].max()) > 0.5 and found.qualities[0].dice == 0
 
 
 def test_cases_are_left_out_by_name_and_where_they_cannot_be_read(data, tmp_path, capsys):
@@ -210,11 +298,14 @@ def test_a_scan_that_comes_later_is_brought_onto_the_template(aligned, tmp_path)
 
 def test_a_device_that_lacks_an_operation_is_left_aside(data, tmp_path, monkeypatch, capsys):
     from GEDGANLib import device
-    from GEDGANLib.alignment import job
+
+    def refuse(*arguments, **options):
+        raise NotImplementedError("aten::grid_sampler_3d_backward is not implemented there")
 
     assert not job.lacks_an_operation("cpu")
-    if not torch.backends.mps.is_available():
-        assert job.lacks_an_operation("mps")  # PyTorch has nothing at all there
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.functional, "grid_sample", refuse)
+        assert job.lacks_an_operation("cpu")
     monkeypatch.setattr(device, "choose_device", lambda wanted: "mps")
     monkeypatch.setattr(job, "lacks_an_operation", lambda kind: kind == "mps")
     run = tmp_path / "run"

@@ -17,6 +17,7 @@ from GEDGANLib.alignment.sampling import (
     sample_cubic,
     sample_linear,
     sample_spline,
+    shrink,
     spacing_of,
     spline_coefficients,
 )
@@ -253,6 +254,28 @@ def test_all_cases_are_brought_to_their_mean_which_lies_in_their_middle():
     assert float((aligned - aligned.mean(0)).square().mean()) < 0.5 * before
     assert moved.generators.mean(0).abs().max() < 2.0  # mm
     assert jacobian_determinant(moved.positions(images.shape[2:]), extent).min() > 0
+
+
+def test_centring_takes_off_what_the_start_left(monkeypatch):
+    images, boxes, extent = brains(5)
+    registration = Registration(images, boxes, extent, replace(QUICK, levels=(Level(4, 2, 0.1), Level(4, 2, 0.1))))
+    registration.state.moved.generators += torch.tensor([3.0, -6.0, 2.0]).reshape(1, 3, 1)
+    registration.state.moved.velocities += 1.0
+    moved = registration.run()
+    assert moved.generators.mean(0).abs().max() < 0.5 and moved.velocities.mean(0).abs().max() < 0.5  # mm
+
+
+@pytest.mark.parametrize(("count", "coarse"), [(12, 4), (10, 7), (100, 64)])
+def test_shrinking_moves_nothing(count, coarse):
+    """What lies in a voxel stays where it is, exactly where sides divide each other, else by a tenth of a voxel."""
+    ramp = identity((count, 3), (10.0, 3.0), torch.zeros(1))[:, :1]
+    found = shrink(ramp, (coarse, 3))
+    torch.testing.assert_close(
+        found,
+        identity((coarse, 3), (10.0, 3.0), torch.zeros(1))[:, :1],
+        atol=1e-5 if count % coarse == 0 else 0.15 * 10 / count,
+        rtol=0,
+    )
 
 
 def test_it_goes_on_bit_for_bit_from_what_is_kept():
