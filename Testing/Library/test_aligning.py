@@ -144,35 +144,39 @@ def test_a_stop_keeps_all_and_it_goes_on_to_the_same_bits(data, aligned, tmp_pat
 @pytest.mark.parametrize("count", [3, pytest.param(10, marks=pytest.mark.long)])
 def test_kills_at_random_instants_change_nothing(data, aligned, tmp_path, count):
     """The first one where it waits for it in the middle of its work, the others wherever they find it."""
-    run, chance = tmp_path / "run", random.Random(count)
+    go, chance, kills, number = tmp_path / "go", random.Random(count), 0, 0
     waiting = f"""
-import os, time
+import os, sys, time
 from GEDGANLib.alignment.registration import Registration
 original = Registration.step
 def step(registration):
-    begun, go = {str(run / "align.json")!r}, {str(tmp_path / "go")!r}  # the trial comes before
-    while registration.done >= 9 and os.path.exists(begun) and not os.path.exists(go):
+    begun = os.path.join(sys.argv[sys.argv.index("-o") + 1], "align.json")  # the trial comes before
+    while registration.done >= 9 and os.path.exists(begun) and not os.path.exists({str(go)!r}):
         time.sleep(0.01)
     return original(registration)
 Registration.step = step
 """
-    for kill in range(count):
-        begun = (run / "align.json").exists()
-        worker = start(data, run, *(["--resume"] if begun else []), code=waiting)
-        if kill:
-            (tmp_path / "go").touch()
-            time.sleep(chance.uniform(0.0, 2.0))
-        while not kill and not checkpoints(run):
+    run = tmp_path / "run0"
+    while kills < count:
+        worker = start(data, run, *(["--resume"] if (run / "align.json").exists() else []), code=waiting)
+        while not kills and not checkpoints(run):
             assert worker.poll() is None, worker.stderr.read()
             time.sleep(0.01)
-        if worker.poll() is not None:
-            break
+        time.sleep(chance.uniform(0.0, 2.0) if kills else 0.0)
+        if worker.poll() is not None:  # it was done before: the next ones find another run
+            status, events = finish(worker)
+            assert status == 0 or "is aligned already" in events[-1]["message"], events
+            assert digest(run) == digest(aligned)
+            number += 1
+            run = tmp_path / f"run{number}"
+            continue
         worker.kill()
         worker.communicate()
-    (tmp_path / "go").touch()
+        kills += 1
+        go.touch()
     if not (run / RESULT).exists():
-        begun = (run / "align.json").exists()
-        assert finish(start(data, run, *(["--resume"] if begun else [])))[0] == 0
+        status, _ = finish(start(data, run, *(["--resume"] if (run / "align.json").exists() else [])))
+        assert status == 0
     assert main(["align", str(data), "-o", str(run), "--resume"]) == 2  # aligned; what a kill left is gone now
     assert digest(run) == digest(aligned)
     assert {path.name for path in run.iterdir()} == {path.name for path in aligned.iterdir()}
