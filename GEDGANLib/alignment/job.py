@@ -26,7 +26,7 @@ from ..jobs.checkpoint import checkpoints, load_checkpoint, remove_after, save_c
 from ..jobs.events import Progress, quiet
 from ..jobs.writing import PARTIAL, write_bytes
 from .registration import Registration, Settings, Transformations
-from .sampling import identity, shrink
+from .sampling import identity, shape_of_at_most, shrink
 from .template import Quality, Scan, Template, judge, make_template
 from .velocity import jacobian_determinant, smooth
 
@@ -143,12 +143,7 @@ def lacks_an_operation(device: str) -> bool:
 
 def registration_shape(shape: Sequence[int], extent: Sequence[float], device: str) -> tuple[int, ...]:
     """The grid that cases are aligned on: theirs, or a coarser one where it has more voxels than :data:`LARGEST`."""
-    finest = min(side / count for side, count in zip(extent, shape))
-    while True:
-        fitting = tuple(min(max(round(side / finest), 4), count) for side, count in zip(extent, shape))
-        if np.prod(fitting) <= LARGEST[device]:
-            return fitting
-        finest *= 1.02
+    return shape_of_at_most(LARGEST[device], shape, extent)
 
 
 def shrunk(cases: Sequence[Scan], shape: tuple[int, ...], device: str, progress: Progress = quiet) -> Tensor:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from . import affine
-from .sampling import identity, sample_linear, shrink, spacing_of
+from .sampling import coarser_shape, identity, sample_linear, shrink, spacing_of
 from .similarity import LocalCorrelation, correlation, weighted_mean
 from .velocity import exponential, refine, roughness, smooth
 
@@ -156,7 +156,6 @@ class State:
 
     :param template: (1, C, *grid of the level).
     :param moments: first and second of Adam, for generators and velocities.
-    :param similarity: of each case at the last iteration, (N,).
     """
 
     level: int
@@ -164,7 +163,6 @@ class State:
     moved: Transformations
     template: Tensor
     moments: list[Tensor]
-    similarity: Tensor
 
 
 class Registration:
@@ -188,17 +186,11 @@ class Registration:
     @property
     def control_shape(self) -> tuple[int, ...]:
         """Velocities along each axis."""
-        shape, finest = self.images.shape[2:], min(spacing_of(self.images.shape[2:], self.extent))
-        return tuple(
-            min(max(round(side / (finest * self.settings.control)), 3), count)
-            for side, count in zip(self.extent, shape)
-        )
+        return coarser_shape(self.images.shape[2:], self.extent, self.settings.control, fewest=3)
 
     def shape_of(self, level: Level) -> tuple[int, ...]:
         """Voxels of a level's grid: equally large along all axes as far as the scans have them."""
-        shape = self.images.shape[2:]
-        spacing = min(spacing_of(shape, self.extent)) * level.coarseness
-        return tuple(min(max(round(side / spacing), 4), count) for side, count in zip(self.extent, shape))
+        return coarser_shape(self.images.shape[2:], self.extent, level.coarseness)
 
     def _at(self, shape: tuple[int, ...]) -> Tensor:
         if shape not in self._shrunk:
@@ -212,7 +204,7 @@ class Registration:
         velocities = self.images.new_zeros(count, dims, *self.control_shape)
         moved = Transformations(generators, velocities, self.extent)
         moved.generators[:, :, -1] = self._offsets()
-        state = State(0, 0, moved, self.images[:0], [], self.images.new_zeros(count))
+        state = State(0, 0, moved, self.images[:0], [])
         self.state = state
         self._enter(state)
         return state
@@ -288,7 +280,6 @@ class Registration:
                 loss = 1 - similarity + settings.squared * difference
                 loss = loss + settings.stiffness * roughness(velocities, self.extent)
             loss.sum().backward()
-            state.similarity[chunk] = similarity.detach()
             self._move(chunk, generators.grad, velocities.grad, rate)
             sums = _add(sums, moving.detach(), weight)
         if self.given is None:
@@ -347,7 +338,6 @@ class Registration:
             "generators": state.moved.generators,
             "velocities": state.moved.velocities,
             "template": state.template,
-            "similarity": state.similarity,
         }
         tensors |= {f"moment{index}": moment for index, moment in enumerate(state.moments)}
         return tensors, {"level": state.level, "iteration": state.iteration}
@@ -357,7 +347,7 @@ class Registration:
         there = {name: tensor.to(self.device) for name, tensor in tensors.items()}
         moved = Transformations(there["generators"], there["velocities"], self.extent)
         moments = [there[f"moment{index}"] for index in range(4)]
-        state = (where["level"], where["iteration"], moved, there["template"], moments, there["similarity"])
+        state = (where["level"], where["iteration"], moved, there["template"], moments)
         self.state = State(*state)
 
 

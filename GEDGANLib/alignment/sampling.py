@@ -30,6 +30,24 @@ def spacing_of(shape: Sequence[int], extent: Sequence[float]) -> tuple[float, ..
     return tuple(side / count for side, count in zip(extent, shape))
 
 
+def coarser_shape(shape: Sequence[int], extent: Sequence[float], coarseness: float, fewest: int = 4) -> tuple[int, ...]:
+    """A grid over the box whose voxels are ``coarseness`` times as large as the shortest side of those of ``shape``:
+    equally large along all axes, as far as ``shape`` has them.
+
+    :param fewest: voxels along an axis, where ``shape`` has as many.
+    """
+    spacing = min(spacing_of(shape, extent)) * coarseness
+    return tuple(min(max(round(side / spacing), fewest), count) for side, count in zip(extent, shape))
+
+
+def shape_of_at_most(voxels: int, shape: Sequence[int], extent: Sequence[float]) -> tuple[int, ...]:
+    """The finest :func:`coarser_shape` of at most so many voxels; ``shape`` where that has no more, and equal sides."""
+    coarseness = 1.0
+    while math.prod(fitting := coarser_shape(shape, extent, coarseness)) > voxels:
+        coarseness *= 1.02
+    return fitting
+
+
 def identity(shape: Sequence[int], extent: Sequence[float], like: Tensor) -> Tensor:
     """Positions of the voxels of a grid over the box, mm, (1, D, *shape), on the device and of the type of ``like``."""
     # In double precision on the CPU first: Apple's GPUs have none.

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .registration import Level, Registration, Settings, Transformations, seen_weight
-from .sampling import identity, sample_linear, shrink, spacing_of
+from .sampling import identity, sample_linear, shape_of_at_most, shrink, spacing_of
 from .similarity import correlation
 
 FEWEST = 5
@@ -79,13 +79,8 @@ def chosen_cases(count: int) -> list[int]:
 
 
 def trial_shape(shape: Sequence[int], extent: Sequence[float]) -> tuple[int, ...]:
-    """A grid over the box of at most :data:`VOXELS` voxels, equally large along all axes as far as the scans go."""
-    finest = min(side / count for side, count in zip(extent, shape))
-    while True:
-        fitting = tuple(min(max(round(side / finest), 4), count) for side, count in zip(extent, shape))
-        if np.prod(fitting) <= VOXELS:
-            return fitting
-        finest *= 1.02
+    """The grid that a trial is made on."""
+    return shape_of_at_most(VOXELS, shape, extent)
 
 
 @torch.no_grad()
