@@ -93,6 +93,24 @@ def hasty_verdict():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def each_pair_is_aligned_once():
+    """Reports compare the same few cases again and again; which of them are copies is asked of each two once."""
+    from GEDGANLib.quality import alignment
+
+    known, original = {}, alignment.aligned_distance
+
+    def remembered(fixed: alignment.Picture, moving: alignment.Picture) -> float:
+        pair = tuple((hash(each.voxels.tobytes()), each.voxels.shape, each.spacing) for each in (fixed, moving))
+        if pair not in known:
+            known[pair] = original(fixed, moving)
+        return known[pair]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(alignment, "aligned_distance", remembered)
+        yield
+
+
 TRAINED_CASES = 18
 
 
@@ -118,5 +136,5 @@ def trained_model(trained_folder) -> Path:
         if not there:
             cases = (make_case(i, 5, SMALL_SHAPE, 9.0) for i in range(TRAINED_CASES))
             write_dataset(data, cases, "test cohort", whole_numbers="int16")
-            assert main(["train", str(data), "-o", str(run), "--steps", "160", "--device", "cpu"]) == 0
+            assert main(["train", str(data), "-o", str(run), "--steps", "110", "--device", "cpu"]) == 0
     return run / "model.safetensors"
