@@ -23,12 +23,15 @@ def with_alignment(plan: Plan, dataset: Dataset, progress: Progress = quiet) -> 
     :param dataset: that the plan was made for.
     :raises InputError: a file that cannot be used.
     """
-    extent = tuple(float(side * step) for side, step in zip(plan.grid.shape, plan.grid.spacing))
-    shape = trial_shape(plan.grid.shape, extent)
+    extent = plan.extent
+    # Read onto the grid of an alignment at once: that of the plan may be a hundred times as fine.
     finer = registration_shape(plan.grid.shape, extent, "cpu")
+    spacing = tuple(side / count for side, count in zip(extent, finer))
+    coarser = replace(plan, grid=replace(plan.grid, shape=finer, spacing=spacing))
+    shape = trial_shape(finer, extent)
     chosen = [dataset.cases[index] for index in chosen_cases(len(dataset.cases))]
     images, boxes, labels = [], [], []
-    for case in load_working_cases(replace(dataset, cases=tuple(chosen)), plan, progress):
+    for case in load_working_cases(replace(dataset, cases=tuple(chosen)), coarser, progress):
         images.append(shrunk([case], shape, "cpu"))
         boxes.append(fields_of_view([case], extent))
         labels.append(_shares(case, len(plan.labels), finer))
