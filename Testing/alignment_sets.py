@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
+import pytest
 from scipy import ndimage
 
+from GEDGANLib.alignment import registration
 from GEDGANLib.volumes.cohort import make_case
 
 SHAPE = (24, 28, 24)
@@ -69,3 +74,17 @@ def slabs(count: int = 16) -> tuple[np.ndarray, np.ndarray]:
 
 MEANINGFUL = {"cohort": cohort}
 MEANINGLESS = {"balls": balls, "shuffled orientations": shuffled, "textures": textures, "slabs": slabs}
+
+
+@contextmanager
+def quick_registration() -> Iterator[None]:
+    """A few iterations in place of those that people get."""
+    levels = (
+        registration.Level(4, 12, 0.25, False),
+        registration.Level(2, 12, 0.25),
+        registration.Level(1, 8, 0.25),
+    )
+    start = registration.Settings.__init__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(start, "__defaults__", (*start.__defaults__[:-1], levels))
+        yield

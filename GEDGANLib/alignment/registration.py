@@ -14,16 +14,24 @@ every iteration, and lies in the middle of them: the mean of their transformatio
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from . import affine
-from .sampling import coarser_shape, identity, sample_linear, shrink, spacing_of
+from .sampling import (
+    coarser_shape,
+    identity,
+    sample_linear,
+    sample_spline,
+    shrink,
+    spacing_of,
+    spline_coefficients,
+)
 from .similarity import LocalCorrelation, correlation, weighted_mean
-from .velocity import exponential, refine, roughness, smooth
+from .velocity import exponential, refine, roughness, smooth, without_affine
 
 CHUNK_VOXELS = 2_000_000
 """Voxels of the cases that are looked at at a time."""
@@ -109,6 +117,40 @@ class Transformations:
         moved = affine.apply(affine.matrix_of(-self.generators, self.extent), here)
         back = exponential(-self.velocities, self.extent)
         return moved + sample_linear(back, moved, self.extent)
+
+    @torch.no_grad()
+    def at(self, points: Tensor) -> Tensor:
+        """Where points of the template come to lie in the cases, mm; (N or 1, D, *spatial) -> (N, D, *spatial). Beyond
+        the box the deformation of its edge goes on."""
+        return self._forward()(points.expand(len(self), *points.shape[1:]))
+
+    def _forward(self) -> Callable[[Tensor], Tensor]:
+        coefficients = spline_coefficients(exponential(self.velocities, self.extent))
+        matrix = affine.matrix_of(self.generators, self.extent)
+        return lambda points: affine.apply(matrix, points + sample_spline(coefficients, points, self.extent))
+
+    @torch.no_grad()
+    def back(self, points: Tensor, rounds: int = 60, exact: float = 2e-3) -> Tensor:
+        """Where points of one case lie on the template, mm: the inverse of :meth:`at`, found by going on from that of
+        the transformation, point by point as long as it leaves more than ``exact`` mm.
+
+        :param points: (1, D, *spatial), mm.
+        """
+        forward, inverse = self._forward(), affine.matrix_of(-self.generators, self.extent)
+        dims, wanted = points.shape[1], points.flatten(2)
+        start = affine.apply(inverse, wanted)
+        shape = (1, dims, -1, *[1] * (dims - 1))  # a line of points, as samplers want them
+        found = start + sample_linear(
+            exponential(-self.velocities, self.extent), start.reshape(shape), self.extent
+        ).reshape(1, dims, -1)
+        left = torch.arange(found.shape[2], device=found.device)
+        for _ in range(rounds):
+            missed = wanted[..., left] - forward(found[..., left].reshape(shape)).reshape(1, dims, -1)
+            found[..., left] += inverse[:, :dims, :dims] @ missed
+            left = left[missed[0].abs().amax(0) > exact]
+            if not len(left):
+                break
+        return found.unflatten(2, points.shape[2:])
 
     @torch.no_grad()
     def centre(self, rounds: int = 3) -> None:
@@ -298,13 +340,13 @@ class Registration:
 
     def _move(self, chunk: slice, generators: Tensor, velocities: Tensor | None, rate: float) -> None:
         """A step of Adam; a velocity's gradient and its step are smoothed, as if it were the Gaussian of a field that
-        Adam moves."""
+        Adam moves, and have no affine part, which the generators have."""
         state, width = self.state, self.settings.smoothing
         state.moved.generators[chunk] -= rate * self._direction(0, chunk, generators)
         if velocities is not None:
             mm = width * max(spacing_of(velocities.shape[2:], self.extent))
-            step = self._direction(2, chunk, smooth(velocities, mm, self.extent))
-            state.moved.velocities[chunk] -= rate * smooth(step, mm, self.extent)
+            step = self._direction(2, chunk, without_affine(smooth(velocities, mm, self.extent)))
+            state.moved.velocities[chunk] -= rate * without_affine(smooth(step, mm, self.extent))
 
     def _direction(self, which: int, chunk: slice, gradient: Tensor) -> Tensor:
         """Adam's (Kingma and Ba, 2015, algorithm 1), of length about 1 an entry."""

@@ -23,8 +23,14 @@ SHORTEST = 0.125
 as far from where it began."""
 
 
+TRACED_STEPS = 8
+"""Compositions in a network that is written down as TorchScript, where their number cannot depend on the velocity."""
+
+
 def steps_for(velocity: Tensor, extent: Sequence[float]) -> int:
     """How often the first step is composed with itself, for all of ``velocity`` (N, D, *coarse), mm."""
+    if torch.jit.is_tracing():
+        return TRACED_STEPS
     spacing = velocity.new_tensor(spacing_of(velocity.shape[2:], extent))
     longest = float((velocity.detach().abs().amax(dim=(0, *range(2, velocity.ndim))) / spacing).max())
     return max(math.ceil(math.log2(max(longest, 1e-12) / SHORTEST)), 0)
@@ -70,6 +76,26 @@ def smooth(field: Tensor, width: float, extent: Sequence[float]) -> Tensor:
     for axis, (count, spacing) in enumerate(zip(field.shape[2:], spacing_of(field.shape[2:], extent))):
         field = apply_along(field, _gaussian_matrix(count, width / spacing).to(field), axis)
     return field
+
+
+@lru_cache(maxsize=16)
+def _affine_fields(shape: tuple[int, ...]) -> Tensor:
+    """Orthonormal basis of what is constant or grows evenly along an axis, (voxels, D + 1) float64."""
+    axes = [torch.linspace(-1, 1, count, dtype=torch.float64) if count > 1 else torch.zeros(1) for count in shape]
+    grids = torch.meshgrid(*axes, indexing="ij")
+    fields = [
+        torch.ones(shape, dtype=torch.float64),
+        *(grid.double() for grid, count in zip(grids, shape) if count > 1),
+    ]
+    return torch.stack([field.flatten() / field.norm() for field in fields], 1)
+
+
+def without_affine(field: Tensor) -> Tensor:
+    """A field (N, D, *grid) less the affine one that is nearest to it: shifts, turns and sizes belong to the affine
+    part of a transformation, or the same transformation could be said in many ways."""
+    basis = _affine_fields(tuple(field.shape[2:])).to(field)
+    flat = field.flatten(2)
+    return (flat - (flat @ basis) @ basis.T).unflatten(2, field.shape[2:])
 
 
 def roughness(velocity: Tensor, extent: Sequence[float]) -> Tensor:

@@ -16,6 +16,7 @@ from ..jobs.events import Events, JsonEvents, stop_on_signals
 from .options import DATA, DEVICE, a_path, above_zero, add_class_column
 
 SHEET, COLUMNS, MOST_SHOWN = "aligned.png", 8, 200
+MODEL, SHARED = "model.safetensors", "shared.safetensors"
 WORST_TOLD, LETTERS_SHOWN, FEW = 5, 18, 4
 
 
@@ -35,6 +36,9 @@ def add(kinds: argparse._SubParsersAction) -> None:
         "--spacing", type=above_zero(float), nargs="+", metavar="MM", help="voxel size: one number or three"
     )
     align.add_argument("--resume", action="store_true", help="go on with the run in RUN")
+    align.add_argument(
+        "--for-sharing", action="store_true", help=f"write {SHARED} too, a model that gives little of single cases away"
+    )
     align.set_defaults(run=run_align)
 
 
@@ -44,8 +48,11 @@ def run_align(arguments: argparse.Namespace, events: Events) -> None:
     from ..training.request import claim_run_folder
 
     run, existed = arguments.output, arguments.output.exists()
-    if arguments.resume and (arguments.grid or arguments.spacing or arguments.exclude or arguments.onto):
+    begun_with = arguments.grid or arguments.spacing or arguments.exclude or arguments.onto or arguments.for_sharing
+    if arguments.resume and begun_with:
         raise InputError("--resume goes on with what the run was begun with.", "Leave the other options out.")
+    if arguments.for_sharing and arguments.onto is not None:
+        raise InputError("--onto makes no model.", "Leave --for-sharing out.")
     if arguments.onto is not None and (arguments.grid or arguments.spacing):
         raise InputError("--onto takes the grid of its template.", "Leave --grid and --spacing out.")
     claim_run_folder(run, arguments.resume, REQUEST)
@@ -74,7 +81,7 @@ def _align(arguments: argparse.Namespace, events: Events) -> None:
     from ..volumes.dataset import find_dataset
     from ..volumes.prepared import prepare_cases
 
-    run, before = arguments.output, _request(arguments.output / REQUEST) if arguments.resume else {}
+    run, before = arguments.output, read_request(arguments.output / REQUEST) if arguments.resume else {}
     if (run / RESULT).exists():
         Job(run).forget()  # where a kill came between the two
         raise InputError(f"{run} is aligned already.", "Use it, or align in a new folder.")
@@ -91,7 +98,7 @@ def _align(arguments: argparse.Namespace, events: Events) -> None:
     if arguments.resume:
         plan = Plan.load(run / "plan.json")
         left_out = before["left_out"]
-        dataset = _without(find_dataset(arguments.data, column), left_out)
+        dataset = without_cases(find_dataset(arguments.data, column), left_out)
     else:
         dataset, excluded = _excluded(find_dataset(arguments.data, column), arguments.exclude, onto is None)
         dataset, plan, broken = _planned(arguments, dataset, onto, device, events)
@@ -99,7 +106,7 @@ def _align(arguments: argparse.Namespace, events: Events) -> None:
     with events.bar("bringing the cases to one grid") as show:
         cases = prepare_cases(dataset, plan, run / PREPARED, show)
     digests = digests_of(cases)
-    extent = [side * step for side, step in zip(plan.grid.shape, plan.grid.spacing)]
+    extent = plan.extent
     shape = registration_shape(plan.grid.shape, extent, device)
     if arguments.resume:
         if changes := what_changed(before["cases"], digests):
@@ -107,13 +114,13 @@ def _align(arguments: argparse.Namespace, events: Events) -> None:
                 f"The data are not those that {run} was begun with: {changes}.",
                 "Give the same data to resume, or align them in a new folder.",
             )
-        shape = tuple(before["shape"])
+        shape, asked = tuple(before["shape"]), before
         forget_old_stop(run, arguments.begun)
     else:
         plan.save(run / "plan.json")
         asked = {
             "data": str(arguments.data.resolve()), "onto": onto, "left_out": left_out, "class_column": column,
-            "device": device, "shape": shape, "cases": digests,
+            "device": device, "shape": shape, "cases": digests, "for_sharing": arguments.for_sharing,
         }  # fmt: skip
         write_bytes(run / REQUEST, json.dumps(asked, indent=1).encode("utf-8"))
     (run / PREPARING).unlink(missing_ok=True)
@@ -128,6 +135,10 @@ def _align(arguments: argparse.Namespace, events: Events) -> None:
             aligned = job.align(cases, extent, held_out, len(plan.labels), template)
             bars.close()
             _write_sheet(run / SHEET, cases, aligned, plan)
+            if onto is None:
+                if words := _write_models(run, aligned, cases, plan, asked, bars.show):
+                    events.emit("warning", message=words)
+                bars.close()
             aligned.save(run / RESULT)
             job.forget()
     finally:
@@ -136,14 +147,14 @@ def _align(arguments: argparse.Namespace, events: Events) -> None:
     _tell(aligned, arguments, events)
 
 
-def _request(path: Path) -> dict[str, Any]:
+def read_request(path: Path) -> dict[str, Any]:
     """What a run was begun with.
 
     :raises InputError: it is damaged.
     """
     try:
         values = json.loads(path.read_text("utf-8"))
-        if {"data", "onto", "left_out", "class_column", "device", "shape", "cases"} - values.keys():
+        if {"data", "onto", "left_out", "class_column", "device", "shape", "cases", "for_sharing"} - values.keys():
             raise ValueError("parts are missing")
         return values
     except (OSError, ValueError, AttributeError) as error:
@@ -184,13 +195,14 @@ def _excluded(dataset: Any, asked: list[str], is_template: bool) -> tuple[Any, l
                 f"{dataset.folder} has {many}.", "Name cases as their files are named, without the ending."
             )
         names += found
-    rest = _without(dataset, names)
+    rest = without_cases(dataset, names)
     if len(rest.cases) < 1 + is_template and names:
         raise InputError(f"Hardly any case of {dataset.folder} is left.", "Exclude fewer of them.")
     return rest, names
 
 
-def _without(dataset: Any, names: list[str]) -> Any:
+def without_cases(dataset: Any, names: list[str]) -> Any:
+    """A data set without the cases of these names."""
     return replace(dataset, cases=tuple(case for case in dataset.cases if case.name not in set(names)))
 
 
@@ -214,7 +226,7 @@ def _planned(
         events.emit("warning", message=f"{name} is left out: {error.message} {error.hint}")
     for warning in fingerprint.warnings:
         events.emit("warning", message=warning)
-    dataset = _without(dataset, list(left_out))
+    dataset = without_cases(dataset, list(left_out))
     plan = make_plan(fingerprint, device, arguments.grid, _spacing(arguments.spacing))
     if arguments.class_column is not None:
         plan = replace(plan, data={**plan.data, "class_column": arguments.class_column})
@@ -266,6 +278,38 @@ def _write_sheet(path: Path, cases: Any, aligned: Any, plan: Any) -> None:
     ]
     title = "On the template, the worst first: mean local correlation with it. Outlines: the template's labels."
     contact_sheet(path, [(name, group) for name, group, _ in groups], title, [words for *_, words in groups])
+
+
+def _write_models(
+    run: Path, aligned: Any, cases: Any, plan: Any, asked: dict[str, Any], show: Callable[[str], Any]
+) -> str:
+    """The statistical model of an alignment, what can be steered in it and, where it was asked for, the one for
+    sharing; returns what to warn of."""
+    from ..synthesis.directions import directions_path, find_directions, save_directions
+    from ..synthesis.model_file import load_model
+    from ..synthesis.statistical import local_model, model_for_sharing, save_statistics
+    from ..training.request import image_digest
+    from ..volumes.classes import numbers_of, read_columns
+
+    held_out = set(aligned.held_out)
+    table = read_columns(Path(asked["data"]), [case.name for case in cases])
+    columns = {name: numbers for name, values in table.items() if (numbers := numbers_of(values)) is not None}
+    about = {
+        "description": plan.description,
+        "device": asked["device"],
+        "trained_images": [image_digest(case) for case in cases if case.name not in held_out],
+    }
+    made = local_model(aligned, cases, plan, about, columns, show)
+    save_statistics(run / MODEL, made)
+    model = load_model(run / MODEL, asked["device"])
+    found = find_directions(model, progress=show("finding directions"))
+    save_directions(directions_path(run / MODEL), model.digest, found)
+    if asked["for_sharing"]:
+        try:
+            save_statistics(run / SHARED, model_for_sharing(made.generator, made.plan, made.about, made.population))
+        except InputError as error:  # the alignment is worth as much without it
+            return f"{run / SHARED} is not written: {error.message} {error.hint}"
+    return ""
 
 
 def _tell(aligned: Any, arguments: argparse.Namespace, events: Events) -> None:

@@ -10,6 +10,7 @@ import re
 import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -144,9 +145,15 @@ def run_export(arguments: argparse.Namespace, events: Events) -> None:
                 "Leave it out; or use --to folder.",
             )
         from ..exchange.monai_bundle import write_bundle
+        from ..synthesis.statistical import is_local, shared_form
 
-        model = load_model(arguments.model, "cpu")
+        model = load_model(arguments.model, "cpu", with_population=True)
         say_variety(model, events)
+        if is_local(model.about):
+            made = shared_form(model)
+            model = replace(model, generator=made.generator, plan=made.plan, about=made.about)
+            message = f"The bundle holds the form of the model that is for sharing: {made.about['card']}"
+            events.emit("warning", message=message)
         with new_folder(arguments.output) as folder:
             write_bundle(folder, model)
         print(f"The bundle is {arguments.output}; its docs/README.md says how to run it.")

@@ -273,6 +273,7 @@ def _prepare(arguments: argparse.Namespace, device: str, events: Events, team, h
     """
     import shutil
 
+    from ..planning.checking import refuse_untrainable
     from ..planning.fitting import check_memory
     from ..planning.plan import Plan
     from ..training.request import PREPARED, Request, claim_run_folder
@@ -288,6 +289,7 @@ def _prepare(arguments: argparse.Namespace, device: str, events: Events, team, h
     plan_path = run / "plan.json" if arguments.resume else arguments.plan
     if plan_path is not None:
         plan = Plan.load(plan_path)
+        refuse_untrainable(plan, str(plan_path))
         column = arguments.class_column or plan.data.get("class_column")
         dataset = find_dataset(arguments.data, column)
         if plan.classes and not any(case.class_name in plan.classes for case in dataset.cases):

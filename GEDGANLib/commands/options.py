@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-METHODS = ("ged", "article")  # as in ``planning.words``; a test compares
+METHODS = ("ged", "article")  # as those that are trained in ``planning.words``; a test compares
 DATA = "folder of scans: nnU-Net or Medical Decathlon, plain images with or without labels, or DICOM series"
 """Help of what a data set is."""
 DEVICE = {

@@ -181,14 +181,15 @@ def _project(
 ) -> tuple[Any, list[tuple[str, np.ndarray]]]:
     """Write all maps into a folder; returns the projection, and name and voxels of each map."""
     from ..jobs.writing import write_bytes
-    from ..synthesis.projection import Projector, on_grid_of
+    from ..synthesis.onto_template import projector_of
+    from ..synthesis.projection import on_grid_of
     from ..synthesis.synthesizer import describe_origin
     from ..volumes.files import write_volume
     from ..volumes.pipeline import from_working
 
     with events.bar("looking at random cases") as show:
         show(0, 1, "")
-        projector = Projector(model)
+        projector = projector_of(model)
         show(1, 1, "")
     with events.bar("projecting") as show:
         projection = projector.project(case, arguments.steps, show)

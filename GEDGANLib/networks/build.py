@@ -15,6 +15,7 @@ from .blocks import channels_last
 from .discriminator import Discriminator, SeparateHeads
 from .generator import Generator
 from .parts import FACTOR, FINE_STAGES, PartsDiscriminator, PartsGenerator
+from .statistical import StatisticalGenerator
 
 
 def field_channels(plan) -> int:
@@ -130,8 +131,15 @@ def _parts_discriminator(plan) -> PartsDiscriminator:
     return PartsDiscriminator(whole, Discriminator(**_discriminator_options(fine, plan.spatial_dims)), plan.grid.shape)
 
 
-def build_generator(plan) -> Generator | PartsGenerator | ArticleGenerator:
-    """Generator with freshly drawn weights for a :class:`GEDGANLib.planning.plan.Plan`."""
+def build_generator(plan) -> Generator | PartsGenerator | ArticleGenerator | StatisticalGenerator:
+    """Generator with freshly drawn weights for a :class:`GEDGANLib.planning.plan.Plan`; one that is to be given what
+    it knows, where the plan is of a statistical model."""
+    if plan.method == "modes":
+        grids = plan.statistical
+        return StatisticalGenerator(
+            plan.grid.shape, plan.extent, len(plan.channels), len(plan.labels), plan.networks.latent_size,
+            grids.template, grids.velocity, grids.look, grids.labels, len(plan.classes),
+        )  # fmt: skip
     if plan.method == "article":
         return ArticleGenerator(
             plan.spatial_dims, plan.grid.shape, len(plan.channels), len(plan.labels), plan.networks.latent_size

@@ -18,12 +18,25 @@ from .words import (
     OPTIMIZERS,
     PAIR_SEES,
     PRECISIONS,
+    TRAINED_METHODS,
     VOLUMES,
 )
 
 
+def refuse_untrainable(plan: Any, source: str) -> None:
+    """:raises InputError: the plan is of a statistical model, which learns nothing.
+
+    :param source: of the plan, named in the error.
+    """
+    if plan.method not in TRAINED_METHODS:
+        raise InputError(
+            f"{source} is of a statistical model, which is aligned and not trained.",
+            "Train on the scans themselves with `gedgan train DATA -o RUN`.",
+        )
+
+
 def check(plan: Any, source: str) -> None:
-    """Refuse what cannot be trained.
+    """Refuse what cannot be.
 
     :param plan: a ``Plan`` whose entries have the right types.
     :param source: named in errors, a file for example.
@@ -75,10 +88,15 @@ def check(plan: Any, source: str) -> None:
             refuse(f"{name} is {value!r}", f"Choose {', '.join(map(str, known))}.")
     if plan.alignment.window < 3 or plan.alignment.window % 2 == 0:
         refuse(f"alignment.window is {plan.alignment.window} and must be an odd number from 3 on")
-    if plan.method != "article" and not 0 <= plan.field.stage < len(networks.discriminator_widths):
+    if plan.method == "ged" and not 0 <= plan.field.stage < len(networks.discriminator_widths):
         refuse(f"field.stage is {plan.field.stage}, but there are {len(networks.discriminator_widths)} stages")
+    if plan.method == "modes":
+        grids = plan.statistical.template, plan.statistical.velocity, plan.statistical.look
+        optional = [plan.statistical.labels] if plan.statistical.labels else []
+        if any(len(each) != dims or min(each) < 1 for each in (*grids, *optional)):
+            refuse("the grids of the statistical model need a side above 0 for each axis")
     if training.volume == "parts":
-        if plan.method == "article" or len(networks.generator_widths) < 3:
+        if plan.method != "ged" or len(networks.generator_widths) < 3:
             refuse("training on parts needs the method ged and at least 3 stages", "Set training.volume to whole.")
         if plan.field.stage or plan.augmentation.flips or networks.strides:
             refuse("on parts field.stage must be 0, and augmentation.flips and networks.strides empty")

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from ..errors import InputError
 from ..volumes.fingerprint import Fingerprint
+from .checking import refuse_untrainable
 from .choosing import (
     PENALTY_INTERVAL,
     PRECISION,
@@ -30,8 +31,9 @@ def plan_from_model(model_plan: Plan, fingerprint: Fingerprint, device: str, fro
 
     :param frozen_stages: of the discriminator (Mo et al., *Freeze the Discriminator*, 2020).
     :param source: the model, named in errors.
-    :raises InputError: the data have other channels or labels than the model.
+    :raises InputError: the data have other channels or labels than the model; a model that is not trained.
     """
+    refuse_untrainable(model_plan, source)
     if len(fingerprint.channel_names) != len(model_plan.channels):
         raise InputError(
             f"The data have {len(fingerprint.channel_names)} channel(s), {source} was trained on "

@@ -91,6 +91,20 @@ class Alignment:
 
 
 @dataclass(frozen=True)
+class Statistical:
+    """Grids over the box of the working grid on which a statistical model keeps what it knows, see
+    ``networks.statistical``; () in a plan of networks that learn.
+
+    :param labels: of the labels' modes; () where labels are only deformed.
+    """
+
+    template: tuple[int, ...] = ()
+    velocity: tuple[int, ...] = ()
+    look: tuple[int, ...] = ()
+    labels: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Networks:
     """Sizes of the two networks.
 
@@ -212,7 +226,8 @@ class Plan:
     """See the module's text.
 
     :param classes: names of the kinds of cases the generator can be asked for; none for one kind.
-    :param method: ``ged``, or ``article`` for the baseline.
+    :param method: ``ged``; ``article`` for the baseline; or ``modes`` for a statistical model, which is aligned and not
+        trained.
     :param reasons: why the choices are what they are, in words.
     """
 
@@ -230,11 +245,17 @@ class Plan:
     classes: tuple[str, ...] = ()
     augmentation: Augmentation = field(default_factory=Augmentation)
     alignment: Alignment = field(default_factory=Alignment)
+    statistical: Statistical = field(default_factory=Statistical)
     format_version: int = FORMAT_VERSION
 
     @property
     def spatial_dims(self) -> int:
         return len(self.grid.shape)
+
+    @property
+    def extent(self) -> tuple[float, ...]:
+        """Sides of the box that the working grid fills, mm."""
+        return tuple(float(side * step) for side, step in zip(self.grid.shape, self.grid.spacing))
 
     @property
     def whole_numbers(self) -> str:

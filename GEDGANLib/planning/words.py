@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-METHODS = ("ged", "article")
+TRAINED_METHODS = ("ged", "article")
+METHODS = (*TRAINED_METHODS, "modes")
 ARTICLE_STRIDE = 8
 OBJECTIVES = ("relativistic", "bce", "hinge", "wasserstein", "article")
 PRECISIONS, VOLUMES = ("float32", "bfloat16", "float16"), ("whole", "parts")

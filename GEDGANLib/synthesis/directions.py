@@ -1,6 +1,8 @@
 r"""Latent directions: what a slider moves.
 
-Three kinds are found, all on cases that the model makes, no data needed.
+Of a statistical model the first are its modes as they are (:mod:`GEDGANLib.alignment.modes`), and those along which
+columns of its cases' ``participants.tsv`` change (:func:`of_columns`). Of any model three kinds are found, all on cases
+that it makes, no data needed.
 
 *Measured.* A quantity m of a case (volume of a label, brightness of a channel) is regressed on the latent z over many
 synthesized cases, :math:`m \approx a + w^Tz`; along :math:`w/|w|` it grows by :math:`|w|` for each standard deviation
@@ -21,7 +23,7 @@ Unsupervised directions are named by the measured quantity that goes with them m
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -43,6 +45,10 @@ REACH = 3.0
 """Standard deviations a direction may be followed either way; a normal latent is beyond in one case of 370."""
 UNSUPERVISED = 4
 """Directions of each unsupervised kind."""
+MODES = 8
+"""Of a statistical model's modes, how many have a slider."""
+FEWEST_KNOWN = 20
+"""Cases of which a column's value must be known."""
 PREDICTS = 0.2
 """Share of a quantity's variance that its regression must explain in cases it has not seen."""
 SAME = 0.9
@@ -58,7 +64,7 @@ class Direction:
     """A way through latent space.
 
     :param name: for people; unique in a model.
-    :param kind: ``measured``, ``maps``, ``features`` or ``class``.
+    :param kind: ``modes``, ``column``, ``measured``, ``maps``, ``features`` or ``class``.
     :param latent: (latent_size,) of length 1, so that a value counts standard deviations; zeros for a class.
     :param low, high: values it may take; 0 is where one starts.
     :param meaning: what happens along it, in words.
@@ -105,8 +111,9 @@ def finding_directions(model: Model) -> Iterator[tuple[int, int]]:
 
 def _finding(model: Model, samples: int) -> Iterator[tuple[int, int]]:
     latents, quantities, features = yield from _observing(model, samples)
-    found = _measured(latents, quantities)
-    for kind, candidates in (("maps", _of_first_maps(model)), ("features", _of_features(latents, features))):
+    found = _of_modes(model, latents, quantities) + _measured(latents, quantities)
+    unsupervised = (("maps", _of_first_maps(model)), ("features", _of_features(latents, features)))
+    for kind, candidates in unsupervised if model.plan.method != "modes" else ():
         number = 0
         for latent in candidates:
             if number == UNSUPERVISED:
@@ -120,6 +127,49 @@ def _finding(model: Model, samples: int) -> Iterator[tuple[int, int]]:
         meaning = f"from no class in particular at 0 to {name} at 1"
         found.append(Direction(f"class {name}", "class", zeros, 0.0, 1.0, meaning, name))
     return found
+
+
+def _of_modes(model: Model, latents: np.ndarray, quantities: dict[str, np.ndarray]) -> list[Direction]:
+    """The first modes of a statistical model, and the columns that its cases were described by."""
+    if model.plan.method != "modes":
+        return []
+    units = np.eye(model.plan.networks.latent_size)[:MODES]
+    found = [_named("modes", number, unit, latents, quantities) for number, unit in enumerate(units, 1)]
+    return found + [Direction(**{**each, "latent": tuple(each["latent"])}) for each in model.about.get("columns", ())]
+
+
+def of_columns(
+    scores: np.ndarray, strengths: np.ndarray, columns: Mapping[str, Sequence[float | None]]
+) -> list[Direction]:
+    """Directions along which what is known of the cases changes, strongest first; of columns that scores predict in
+    cases that were left out.
+
+    :param scores: of the cases, (N, K), of mean 0 and variance 1.
+    :param strengths: how wide each component is beside the widest, (K,).
+    :param columns: by name, a value a case, None where it is not known.
+    """
+    from ..alignment.label_modes import ridge_weights
+
+    def ridge(rows: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        return ridge_weights(rows, numbers, strengths)
+
+    found = []
+    for name, values in columns.items():
+        known = [index for index, value in enumerate(values) if value is not None]
+        numbers = np.array([values[index] for index in known], float)
+        if len(known) < FEWEST_KNOWN or numbers.std() <= 1e-6 * max(abs(numbers.mean()), 1e-12):
+            continue
+        share = explained(scores[known], numbers, ridge)
+        if share < PREDICTS:
+            continue
+        weights = ridge(scores[known], numbers)
+        length = float(np.linalg.norm(weights))
+        meaning = (
+            f"about {_figure(float(numbers.mean()))} at 0, {_figure(length)} more with each SD; predicts {share:.0%} "
+            f"of it in {len(known)} cases, each when it was left out"
+        )
+        found.append((share, Direction(name, "column", tuple((weights / length).tolist()), meaning=meaning)))
+    return [direction for _, direction in sorted(found, key=lambda each: -each[0])]
 
 
 def _observing(model: Model, samples: int) -> Iterator[tuple[int, int]]:
@@ -165,14 +215,14 @@ def _regress(latents: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.linalg.solve(latents.T @ latents + ridge, latents.T @ values)
 
 
-def explained(latents: np.ndarray, values: np.ndarray) -> float:
+def explained(latents: np.ndarray, values: np.ndarray, regress: Any = _regress) -> float:
     """Share of the variance of ``values`` (N,) that a regression on latents (N, size) explains in unseen cases."""
     folds = np.arange(len(latents)) % FOLDS
     errors = np.zeros(len(values))
     for fold in range(FOLDS):
         known, new = folds != fold, folds == fold
         middle = values[known].mean()
-        errors[new] = values[new] - middle - latents[new] @ _regress(latents[known], values[known] - middle)
+        errors[new] = values[new] - middle - latents[new] @ regress(latents[known], values[known] - middle)
     return 1 - float((errors**2).mean() / max(values.var(), 1e-30))
 
 
@@ -237,7 +287,7 @@ def _named(
         if values.std() > 0:
             found.append((float(np.corrcoef(along, values)[0, 1]), name))
     found.sort(key=lambda each: -abs(each[0]))
-    words = {"maps": "pattern", "features": "feature"}[kind]
+    words = {"maps": "pattern", "features": "feature", "modes": "mode"}[kind]
     if not found or abs(found[0][0]) < GOES_WITH:
         return Direction(
             f"{words} {number}", kind, tuple(latent.tolist()), meaning="goes with nothing that is measured"

@@ -1,7 +1,8 @@
 """The model file: one ``NAME.safetensors`` that holds everything synthesis needs.
 
 Tensors are the averaged generator's and, for explanations, the discriminator's and what it makes of real cases; these
-have names that begin with ``discriminator.`` and ``realness.``, and a file without them is whole too. The header holds
+have names that begin with ``discriminator.`` and ``realness.``, and a file without them is whole too. A local
+statistical model has ``population.`` tensors, see :mod:`.statistical`. The header holds
 the plan (grid, intensities, labels with names and colours), where the model came from and, once it was judged, the
 figures of its last report. There is no code in the file and nothing is unpickled.
 """
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 FORMAT = "GED-GAN model"
 FORMAT_VERSION = 1
-DISCRIMINATOR, REALNESS = "discriminator.", "realness."
+DISCRIMINATOR, REALNESS, POPULATION = "discriminator.", "realness.", "population."
 LONGEST_HEADER = 100_000_000
 """Bytes, as the format has it; a larger number stands where another kind of file has something else."""
 
@@ -45,6 +46,8 @@ class Model:
     plan: Plan
     about: dict[str, Any]
     critic: Critic | None = None
+    population: dict[str, Any] | None = None
+    """Tensors that a local statistical model keeps of its cases, where these were asked for."""
 
     @cached_property
     def digest(self) -> str:
@@ -74,19 +77,28 @@ def variety_if_alike(about: dict[str, Any]) -> float | None:
     return variety if isinstance(variety, (int, float)) and variety < COLLAPSED else None
 
 
-def save_model(path: Path, generator, plan: Plan, about: dict[str, Any], critic: Critic | None = None) -> None:
+def save_model(
+    path: Path,
+    generator,
+    plan: Plan,
+    about: dict[str, Any],
+    critic: Critic | None = None,
+    population: dict[str, Any] | None = None,
+) -> None:
     """Write a model file, beside first and renamed.
 
+    :param population: tensors beside the generator's, see :class:`Model`.
     :raises InputError: the file cannot be written.
     """
     from safetensors.torch import save
 
-    tensors = dict(generator.state_dict())
+    tensors = dict(generator.kept() if hasattr(generator, "kept") else generator.state_dict())
     if critic is not None:
         weights = critic.discriminator.state_dict()
         tensors |= {DISCRIMINATOR + name: tensor for name, tensor in weights.items()}
         tensors |= {REALNESS + "mean": critic.mean, REALNESS + "deviation": critic.deviation}
         about = {**about, "tau": critic.tau}
+    tensors |= {POPULATION + name: tensor for name, tensor in (population or {}).items()}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     header = {
         "format": FORMAT,
@@ -190,11 +202,12 @@ def _read_entries(path: Path) -> dict[str, str]:
         ) from error
 
 
-def load_model(path: Path, device: str = "cpu", with_critic: bool = False) -> Model:
+def load_model(path: Path, device: str = "cpu", with_critic: bool = False, with_population: bool = False) -> Model:
     """Read a model file.
 
     :param device: where it shall compute, as :func:`GEDGANLib.device.choose_device` takes it.
     :param with_critic: read the discriminator too.
+    :param with_population: keep what a local statistical model has of its cases.
     :raises InputError: missing, cut off, a pickle, from a newer version, not a model at all; no such device.
     """
     path = Path(path)
@@ -205,10 +218,14 @@ def load_model(path: Path, device: str = "cpu", with_critic: bool = False) -> Mo
     from ..networks.build import build_generator
 
     device, generator = choose_device(device), build_generator(plan)
-    of_critic = (DISCRIMINATOR, REALNESS)
-    _fill(generator, {name: tensor for name, tensor in tensors.items() if not name.startswith(of_critic)}, path)
+    beside = (DISCRIMINATOR, REALNESS, POPULATION)
+    _fill(generator, {name: tensor for name, tensor in tensors.items() if not name.startswith(beside)}, path)
     critic = _load_critic(path, plan, about, tensors, device) if with_critic and REALNESS + "mean" in tensors else None
-    return Model(path, generator.to(device).eval(), plan, about, critic)
+    start = len(POPULATION)
+    population = {name[start:]: tensor for name, tensor in tensors.items() if name.startswith(POPULATION)}
+    return Model(
+        path, generator.to(device).eval(), plan, about, critic, population if with_population and population else None
+    )
 
 
 def _not_a_file(path: Path) -> InputError:

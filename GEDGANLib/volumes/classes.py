@@ -14,6 +14,50 @@ UNKNOWN = {"", "n/a", "na", "nan", "none", "unknown"}
 MAXIMUM_CLASSES = 16
 
 
+def _table_of(folder: Path) -> tuple[Path, list[str], dict[str, dict[str, str]]] | None:
+    """Path, columns, and the row of each case by its identifier; None where there is no table.
+
+    :raises InputError: it cannot be read.
+    """
+    path = next((folder / name for name in TABLES if (folder / name).exists()), None)
+    if path is None:
+        return None
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read: {error}.", "Save it as UTF-8 text separated by tabs.") from error
+    columns = [name for name in rows[0] if name is not None] if rows else []
+    identifier = next((name for name in IDENTIFIERS if name in columns), columns[0] if columns else "")
+    return path, columns, {str(row[identifier]).removeprefix("sub-"): row for row in rows}
+
+
+def read_columns(folder: Path, names: list[str]) -> dict[str, list[str | None]]:
+    """What the table says of each case, by the name of the column, None where it says nothing; its identifiers are left
+    out. Nothing where there is no table.
+
+    :raises InputError: it cannot be read.
+    """
+    table = _table_of(folder)
+    if table is None:
+        return {}
+    _, columns, rows = table
+    found: dict[str, list[str | None]] = {}
+    for column in columns:
+        if column not in IDENTIFIERS:
+            values = [str(rows.get(name.removeprefix("sub-"), {}).get(column) or "").strip() for name in names]
+            found[column] = [None if value.lower() in UNKNOWN else value for value in values]
+    return found
+
+
+def numbers_of(values: list[str | None]) -> list[float | None] | None:
+    """The values of a column as numbers; None where one of them is no number."""
+    try:
+        return [None if value is None else float(value) for value in values]
+    except ValueError:
+        return None
+
+
 def read_classes(folder: Path, names: list[str], column: str | None = None) -> dict[str, str]:
     """Class of each case, by its name; cases of which it is not known are left out.
 
@@ -22,20 +66,15 @@ def read_classes(folder: Path, names: list[str], column: str | None = None) -> d
     :raises InputError: a column was asked for and there is no table, or none of that name; too many classes; no row
         that belongs to a case.
     """
-    path = next((folder / name for name in TABLES if (folder / name).exists()), None)
-    if path is None:
+    table = _table_of(folder)
+    if table is None:
         if column is not None:
             raise InputError(
                 f"{folder} has no {TABLES[0]} that could tell the classes.",
                 f"Write one: a line a case, with the columns {IDENTIFIERS[0]} and {column}, separated by tabs.",
             )
         return {}
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read: {error}.", "Save it as UTF-8 text separated by tabs.") from error
-    columns = list(rows[0]) if rows else []
+    path, columns, rows = table
     wanted = column or DEFAULT_COLUMN
     if wanted not in columns:
         if column is None:
@@ -43,7 +82,7 @@ def read_classes(folder: Path, names: list[str], column: str | None = None) -> d
         there = ", ".join(str(name) for name in columns) or "none"
         raise InputError(f"{path} has no column called {column}; it has {there}.", "Name one of them.")
     identifier = next((name for name in IDENTIFIERS if name in columns), columns[0])
-    given = {str(row[identifier]).removeprefix("sub-"): str(row[wanted] or "").strip() for row in rows}
+    given = {name: str(row[wanted] or "").strip() for name, row in rows.items()}
     classes = {name: given.get(name.removeprefix("sub-"), "") for name in names}
     known = {name: value for name, value in classes.items() if value.lower() not in UNKNOWN}
     if not known:

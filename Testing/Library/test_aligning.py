@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from alignment_sets import MEANINGFUL, MEANINGLESS, SPACING
+from alignment_sets import MEANINGFUL, MEANINGLESS, SPACING, quick_registration
 from starting import popen
 
 from GEDGANLib.alignment import job, verdict
@@ -51,16 +51,7 @@ GO = "from GEDGANLib.commands.main import main\nraise SystemExit(main())"
 @pytest.fixture(scope="module", autouse=True)
 def quick():
     """The same in this process."""
-    from GEDGANLib.alignment import registration
-
-    levels = (
-        registration.Level(4, 12, 0.25, False),
-        registration.Level(2, 12, 0.25),
-        registration.Level(1, 8, 0.25),
-    )
-    start = registration.Settings.__init__
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(start, "__defaults__", (*start.__defaults__[:-1], levels))
+    with quick_registration():
         yield
 
 
@@ -76,7 +67,8 @@ def finish(worker: Any) -> tuple[int, list[dict]]:
 
 
 def digest(run: Path) -> str:
-    return hashlib.sha256((run / RESULT).read_bytes()).hexdigest()
+    parts = ((run / name).read_bytes() for name in (RESULT, "model.safetensors"))
+    return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +104,7 @@ def test_a_run_holds_the_template_the_transformations_and_the_sheet(aligned):
     assert min(quality.smallest_jacobian for quality in found.qualities) > 0
     assert (aligned / "aligned.png").stat().st_size > 10_000
     assert sorted(path.name for path in aligned.iterdir()) == [
-        ".lock", "align.json", "aligned.png", "alignment.safetensors", "plan.json", "prepared",
+        ".lock", "align.json", "aligned.png", "alignment.safetensors", "model.safetensors", "plan.json", "prepared",
     ]  # fmt: skip
 
 

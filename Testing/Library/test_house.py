@@ -173,7 +173,7 @@ def test_the_command_line_offers_the_methods_of_the_plan():
     from GEDGANLib.commands import options
     from GEDGANLib.planning import words
 
-    assert options.METHODS == words.METHODS
+    assert options.METHODS == words.TRAINED_METHODS
 
 
 def test_every_group_of_commands_is_in_the_registry():

@@ -1,0 +1,110 @@
+"""What the commands of ``gedgan`` do with scans that are aligned: atlas and share."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..jobs.events import Events
+from .options import a_path
+
+
+def add(kinds: argparse._SubParsersAction) -> None:
+    """Add the commands of this group to the parser."""
+    atlas = kinds.add_parser("atlas", help="write template, transforms, Jacobians, volumes and scores of an alignment")
+    atlas.add_argument("aligned", type=a_path, metavar="RUN", help="folder of a run of gedgan align")
+    atlas.add_argument("-o", "--output", type=a_path, required=True, metavar="OUT", help="new folder for the atlas")
+    atlas.set_defaults(run=run_atlas)
+
+    share = kinds.add_parser("share", help="make a model for sharing, and say what it gives away of the cases")
+    share.add_argument("model", type=a_path, metavar="MODEL", help="model.safetensors of a run of gedgan align")
+    share.add_argument("-o", "--output", type=a_path, required=True, metavar="FILE", help="new file, .safetensors")
+    share.set_defaults(run=run_share)
+
+
+def run_atlas(arguments: argparse.Namespace, events: Events) -> None:
+    from ..alignment.job import REQUEST, RESULT, Aligned
+    from ..exchange.atlas import write_atlas
+    from ..jobs.writing import new_folder
+    from ..planning.plan import Plan
+    from ..volumes.classes import read_columns
+    from .aligning import read_request
+
+    run = arguments.aligned
+    with new_folder(arguments.output) as folder:
+        aligned = Aligned.load(run / RESULT)
+        plan, asked = Plan.load(run / "plan.json"), read_request(run / REQUEST)
+        cases = _prepared(run, plan, asked, events)
+        if tuple(case.name for case in cases) != aligned.names:
+            raise InputError(f"The scans in {run} are not those that were aligned.", "Align them in a new folder.")
+        scores = _scores_of(run, cases, aligned, asked, events)
+        data = Path(asked["data"])
+        columns = read_columns(data, list(aligned.names)) if data.is_dir() else {}
+        with events.bar("writing the atlas") as show:
+            write_atlas(folder, aligned, cases, plan, scores, columns, show)
+    print(
+        f"The atlas of {len(aligned.names)} case(s) is in {arguments.output}: template and probabilities, transforms, "
+        "jacobians, volumes.csv and scores.csv."
+    )
+
+
+def _prepared(run: Path, plan: Any, asked: dict[str, Any], events: Events) -> Any:
+    """The cases on the working grid; read anew where their folder was deleted."""
+    from ..training.request import PREPARED
+    from ..volumes.prepared import PreparedCases, prepare_cases
+
+    try:
+        return PreparedCases(run / PREPARED)
+    except (InputError, OSError, ValueError, KeyError):
+        pass
+    from ..volumes.dataset import find_dataset
+    from .aligning import without_cases
+
+    dataset = without_cases(find_dataset(Path(asked["data"]), asked["class_column"]), asked["left_out"])
+    with events.bar("bringing the cases to one grid") as show:
+        return prepare_cases(dataset, plan, run / PREPARED, show)
+
+
+def _scores_of(run: Path, cases: Any, aligned: Any, asked: dict[str, Any], events: Events) -> Any | None:
+    """Scores of all cases, (N, K), by the model of the alignment or of that whose template they were brought onto; None
+    where there is no such model."""
+    import numpy as np
+    import torch
+
+    from ..alignment.job import fields_of_view
+    from ..synthesis.model_file import load_model
+    from ..synthesis.onto_template import TemplateProjector
+    from .aligning import MODEL
+
+    path = (run if asked["onto"] is None else Path(asked["onto"])) / MODEL
+    if not path.exists():
+        return None
+    model = load_model(path, "cpu", with_population=True)
+    known = model.about.get("population", {}) if asked["onto"] is None else {}
+    kept = dict(zip(known.get("names", ()), model.population["scores"].numpy())) if known else {}
+    projector, rows = TemplateProjector(model), []
+    with events.bar("finding scores") as show:
+        for index, case in enumerate(cases):
+            show(index, len(cases), case.name)
+            if case.name in kept:
+                rows.append(kept[case.name])
+                continue
+            image = torch.from_numpy(np.array(case.image, np.float32))[None]
+            box = fields_of_view([case], model.plan.extent)
+            rows.append(projector.scores(aligned.moved.of([index]), image, box)[0].numpy())
+        show(len(cases), len(cases), "")
+    return np.stack(rows)
+
+
+def run_share(arguments: argparse.Namespace, events: Events) -> None:
+    from ..jobs.writing import claim_new_file
+    from ..synthesis.model_file import load_model
+    from ..synthesis.statistical import save_statistics, shared_form
+
+    claim_new_file(arguments.output, ".safetensors")
+    shared = shared_form(load_model(arguments.model, "cpu", with_population=True))
+    save_statistics(arguments.output, shared)
+    size = arguments.output.stat().st_size / 1e6
+    print(f"{arguments.output} ({size:.1f} MB) is written. What it gives away: {shared.about['card']}")

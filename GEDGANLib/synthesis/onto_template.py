@@ -1,0 +1,130 @@
+r"""Projection onto a statistical model: a scan's alignment to the template, and its scores.
+
+The scan is brought onto the template by registration. Its scores are those with which the modes come nearest to its
+affine part, velocity and look, in the metric that the modes were found in,
+
+.. math:: z=\arg\min_z\sum_b\frac{w_b}{\operatorname{tr}G_b}\Big|S_b\Big(x_b-\bar x_b-\sum_kz_kM_{bk}\Big)\Big|^2+r|z|^2
+
+with the smoothing S of :data:`GEDGANLib.alignment.blocks.SMOOTHED` and a small r, since the last of many modes are
+noise. The nearest case is the template with this look and these labels, where the scan lies: what differs from the scan
+then is what the population's looks do not hold, and not where an edge was missed by a voxel.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..alignment.blocks import look_of, smoothed
+from ..alignment.job import fields_of_view, registration_shape, shrunk
+from ..alignment.registration import Registration, Settings, Transformations, seen_weight
+from ..alignment.sampling import identity, sample_cubic, sample_linear, spacing_of
+from ..errors import InputError
+from ..networks.statistical import StatisticalGenerator
+from ..volumes.case import Case
+from ..volumes.fingerprint import Progress, quiet
+from ..volumes.pipeline import WorkingCase, to_working
+from .model_file import Model
+from .output import most_probable
+from .projection import Projection, Projector
+
+RIDGE = 0.05
+"""r, in units of what a mode tells on average."""
+
+
+class TemplateProjector:
+    """Projects volumes onto a statistical model.
+
+    :param model: whose plan's method is ``modes``.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.model, self.plan = model, model.plan
+        self.generator: StatisticalGenerator = model.generator
+        self.device = self.generator.template.device
+        self.channels = len(self.plan.channels)
+        self.shape = registration_shape(self.plan.grid.shape, self.plan.extent, self.device.type)
+
+    def project(self, case: Case, steps: int | None = None, progress: Progress = quiet) -> Projection:
+        """As :meth:`.projection.Projector.project`; a registration has iterations of its own, whatever ``steps``.
+
+        :raises InputError: other channels than the model's.
+        """
+        if len(case.image) != self.channels:
+            raise InputError(
+                f"{case.name} has {len(case.image)} channel(s), the model takes {self.channels}.",
+                "Choose a volume like those the model was made of.",
+            )
+        return self.project_working(to_working(case, self.plan), steps, progress)
+
+    @torch.no_grad()
+    def project_working(self, working: WorkingCase, steps: int | None = None, progress: Progress = quiet) -> Projection:
+        """The nearest case to one that is on the working grid already."""
+        moved, image, box = self._aligned(working, progress)
+        scores = self.scores(moved, image, box)
+        positions = moved.positions(self.generator.shape, inverse=True)
+        output = self.generator.deformed(*self.generator.on_template(scores), positions)[0].cpu()
+        made = output[: self.channels].numpy()
+        rest = working.image - made
+        return Projection(
+            scores[0].cpu().numpy(),
+            np.zeros(len(self.plan.classes), np.float32) if self.plan.classes else None,
+            made,
+            most_probable(output[self.channels :].numpy()) if self.plan.labels else None,
+            working,
+            1 - float(rest.var() / max(float(working.image.var()), 1e-12)),
+        )
+
+    def _aligned(self, working: WorkingCase, progress: Progress) -> tuple[Transformations, Tensor, Tensor]:
+        """Its transformation, its image on the grid of the registration, and its field of view."""
+        extent, chosen = self.plan.extent, self.plan.alignment
+        image = shrunk([working], self.shape, self.device.type)
+        template = self.generator.template[None]
+        template = sample_linear(template, identity(self.shape, extent, template), extent)
+        box = fields_of_view([working], extent)
+        settings = Settings(chosen.window, chosen.squared, chosen.stiffness, chosen.control, chosen.smoothing)
+        with torch.enable_grad():
+            registration = Registration(image, box, extent, settings, template)
+            while registration.step():
+                progress(registration.done, registration.total, working.name)
+        return registration.state.moved, image, box.to(image)
+
+    @torch.no_grad()
+    def scores(self, moved: Transformations, image: Tensor, box: Tensor) -> Tensor:
+        """z of the module's text, (1, K), of a case that is aligned.
+
+        :param moved: of this case alone.
+        :param image: (1, C, *grid) in [-1, 1], on any grid over the box.
+        :param box: its field of view, (1, D, 2), see :func:`GEDGANLib.alignment.job.fields_of_view`.
+        """
+        generator, extent = self.generator, self.plan.extent
+        shape = tuple(generator.look.shape[1:])
+        positions = moved.positions(shape)
+        look = look_of(sample_cubic(image, positions, extent)) - generator.look
+        seen = seen_weight(positions, box, spacing_of(shape, extent))
+        control = tuple(generator.velocity.shape[1:])
+        velocities = moved.velocities
+        if tuple(velocities.shape[2:]) != control:
+            velocities = sample_linear(velocities, identity(control, extent, velocities), extent)
+        blocks = (
+            ((moved.generators - generator.generator), generator.generators),
+            (self._smooth(velocities - generator.velocity), self._smooth(generator.velocities)),
+            (self._smooth(look * seen), self._smooth(generator.looks * seen)),
+        )
+        size = len(generator.generators)
+        left, right = image.new_zeros(size, size), image.new_zeros(size)
+        for weight, (wanted, modes) in zip(generator.weights, blocks):
+            flat = modes.flatten(1)
+            left += weight * flat @ flat.T
+            right += weight * flat @ wanted.flatten()
+        left.diagonal().add_(RIDGE * left.trace() / size)
+        return torch.linalg.solve(left, right)[None]
+
+    def _smooth(self, fields: Tensor) -> Tensor:
+        return smoothed(fields, self.plan.extent, self.generator.look.shape[1:])
+
+
+def projector_of(model: Model) -> Projector | TemplateProjector:
+    """What projects volumes onto a model."""
+    return TemplateProjector(model) if model.plan.method == "modes" else Projector(model)

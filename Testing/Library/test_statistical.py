@@ -1,0 +1,246 @@
+"""The model of an alignment: it takes part everywhere that models do, and one that is shared gives little away."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from alignment_sets import quick_registration
+
+from GEDGANLib.alignment.job import RESULT, Aligned, fields_of_view
+from GEDGANLib.commands.main import main
+from GEDGANLib.exchange.nnunet import write_dataset
+from GEDGANLib.networks.statistical import StatisticalGenerator
+from GEDGANLib.planning.plan import Plan
+from GEDGANLib.synthesis.directions import directions_path, of_columns
+from GEDGANLib.synthesis.model_file import load_model, read_header
+from GEDGANLib.synthesis.onto_template import TemplateProjector, projector_of
+from GEDGANLib.synthesis.statistical import is_local
+from GEDGANLib.synthesis.synthesizer import Synthesizer
+from GEDGANLib.volumes.cohort import make_case
+from GEDGANLib.volumes.dataset import find_dataset
+from GEDGANLib.volumes.measures import measure
+from GEDGANLib.volumes.pipeline import load_working_cases
+from GEDGANLib.volumes.prepared import PreparedCases
+
+CASES, GREW = 26, 1.2
+
+
+def some_case(index: int):
+    """A case of the cohort; every second one is of a class with voxels a fifth larger."""
+    case = make_case(index, 0, (16, 24, 16), 9.0)
+    if index % 2:
+        inner = np.diag([GREW, GREW, GREW, 1.0])
+        grown = _zoomed(case, np.linalg.inv(inner))
+        return grown
+    return case
+
+
+def _zoomed(case, matrix):
+    from scipy import ndimage
+
+    middle = (np.array(case.image.shape[1:]) - 1) / 2
+    offset = middle - matrix[:3, :3] @ middle
+    image = np.stack([ndimage.affine_transform(each, matrix[:3, :3], offset, order=1) for each in case.image])
+    labels = ndimage.affine_transform(case.labels, matrix[:3, :3], offset, order=0)
+    return replace(case, image=image.astype(np.float32), labels=labels)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("population") / "data"
+    cases = [some_case(index) for index in range(CASES)]
+    write_dataset(folder, iter(cases), "cohort", whole_numbers="int16")
+    rows = ["participant_id\tclass\theight\tcolour"]
+    for index, case in enumerate(cases):
+        volume = sum(measure(case, False).volumes.values())
+        rows.append(f"{case.name}\t{'large' if index % 2 else 'small'}\t{volume:.1f}\t{'red' if index % 3 else 'blue'}")
+    rows[5] = rows[5].rsplit("\t", 2)[0] + "\tn/a\tred"
+    (folder / "participants.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory) -> Path:
+    """Their alignment, with a model for sharing."""
+    folder = tmp_path_factory.mktemp("statistical") / "run"
+    with quick_registration():
+        assert main(["align", str(data), "-o", str(folder), "--for-sharing", "--device", "cpu"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(run):
+    return load_model(run / "model.safetensors")
+
+
+def test_the_model_has_all_directions_and_is_never_trained(model, data, tmp_path, capsys):
+    held_out = model.about["held_out"]
+    assert isinstance(model.generator, StatisticalGenerator) and model.plan.method == "modes"
+    assert model.plan.networks.latent_size == CASES - held_out - 1 and model.about["cases"] == CASES - held_out
+    assert is_local(model.about) and len(model.about["trained_images"]) == CASES - held_out
+    assert model.generator.labels is not None and model.plan.classes == ("large", "small")
+    assert main(["train", str(data), "-o", str(tmp_path / "one"), "--from", str(model.path), "--steps", "1"]) == 2
+    model.plan.save(tmp_path / "plan.json")
+    command = ["train", str(data), "-o", str(tmp_path / "two"), "--plan", str(tmp_path / "plan.json"), "--steps", "1"]
+    assert main(command) == 2
+    assert capsys.readouterr().err.count("is aligned and not trained") == 2
+    assert not (tmp_path / "one").exists() and not (tmp_path / "two").exists()
+
+
+def test_scores_of_a_case_give_the_case_back(run, data, model):
+    """Every training case is nearer to what its own scores make than the mean case is."""
+    whole = load_model(run / "model.safetensors", with_population=True)
+    scores = whole.population["scores"].float()
+    cases = {case.name: case for case in load_working_cases(find_dataset(data), model.plan)}
+    names = whole.about["population"]["names"]
+    better = []
+    for row in range(0, model.about["cases"], 4):
+        with torch.inference_mode():
+            own, mean = (model.generator.eval()(z, torch.zeros(1, 2))[0, 0].numpy() for z in
+                         (scores[row : row + 1], torch.zeros(1, scores.shape[1])))  # fmt: skip
+        image = cases[names[row]].image[0]
+        better.append(np.abs(own - image).mean() / np.abs(mean - image).mean())
+    assert max(better) < 0.8 and np.mean(better) < 0.6
+
+
+def test_cases_are_synthesized_typical_at_0_and_the_same_again(run, tmp_path, model):
+    out = tmp_path / "out"
+    command = ["synthesize", str(run / "model.safetensors"), "-n", "3", "--seed", "4", "--device", "cpu"]
+    assert main([*command, "-o", str(out)]) == 0
+    assert len(list((out / "imagesTr").iterdir())) == len(list((out / "labelsTr").iterdir())) == 3
+    first, again = (next(iter(Synthesizer(model).cases(1, 4))) for _ in range(2))
+    assert np.array_equal(first.image, again.image) and set(np.unique(first.labels)) == {0, 1, 2}
+    typical = Synthesizer(model).case(np.zeros(model.plan.networks.latent_size), "typical")
+    drawn = [measure(case, False).volumes["grey matter"] for case in Synthesizer(model).cases(12, 0)]
+    assert min(drawn) < measure(typical, False).volumes["grey matter"] < max(drawn)
+
+
+def test_classes_differ_as_their_cases_do(model, data):
+    synthesizer = Synthesizer(model)
+    made = {
+        name: np.mean([sum(measure(case, False).volumes.values()) for case in synthesizer.cases(10, 1, 0, name)])
+        for name in ("large", "small")
+    }
+    assert 1.35 < made["large"] / made["small"] < 2.2  # 1.2 cubed is 1.73
+
+
+def test_directions_are_the_modes_what_is_measured_columns_and_classes(run, model, capsys):
+    assert directions_path(run / "model.safetensors").exists()
+    assert main(["directions", str(run / "model.safetensors")]) == 0
+    said = capsys.readouterr().out
+    assert said.index("mode 1, ") < said.index("mode 8") < said.index("volume of grey matter") < said.index("class l")
+    assert "height" in said and "colour" not in said
+    height = next(each for each in model.about["columns"] if each["name"] == "height")
+    assert np.linalg.norm(height["latent"]) == pytest.approx(1) and "each when it was left out" in height["meaning"]
+    synthesizer, step = Synthesizer(model), 2 * np.array(height["latent"])
+    ends = [sum(measure(synthesizer.case(side * step, ""), False).volumes.values()) for side in (-1, 1)]
+    assert ends[1] > 1.2 * ends[0]
+
+
+def test_a_series_along_a_mode(run, tmp_path):
+    command = ["vary", str(run / "model.safetensors"), "--direction", "mode 1", "--frames", "3"]
+    assert main([*command, "-o", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "contact-sheet.png").exists()
+
+
+def test_columns_that_are_not_numbers_or_known_of_few_have_no_direction():
+    scores = np.random.default_rng(0).standard_normal((60, 4))
+    known = list(scores[:, 1] * 3 + 70)
+    found = of_columns(scores, np.ones(4), {"age": known, "noise": list(np.random.default_rng(1).standard_normal(60)),
+                                "few": [*known[:10], *[None] * 50], "same": [1.0] * 60})  # fmt: skip
+    assert [each.name for each in found] == ["age"] and found[0].latent[1] > 0.95
+
+
+def test_a_new_scan_is_projected_and_its_labels_lie_on_it(model, tmp_path, run, capsys):
+    case = some_case(40)
+    projector = projector_of(model)
+    assert isinstance(projector, TemplateProjector)
+    found = projector.project(case)
+    assert found.explained > 0.8 and found.latent.shape == (model.plan.networks.latent_size,)
+    truth = found.working.labels
+    overlap = [2 * np.sum((found.labels == k) & (truth == k)) / np.sum((found.labels == k) + 1 * (truth == k))
+               for k in (1, 2)]  # fmt: skip
+    assert min(overlap) > 0.75
+    write_dataset(tmp_path / "new", iter([case]), "one", whole_numbers="int16")
+    image = next((tmp_path / "new" / "imagesTr").iterdir())
+    out = tmp_path / "out"
+    assert main(["project", str(run / "model.safetensors"), str(image), "-o", str(out), "--more", "1"]) == 0
+    assert {"nearest.nrrd", "residual.nrrd", "projection.png", "more"} <= {path.name for path in out.iterdir()}
+    with pytest.raises(Exception, match="2 channel"):
+        projector.project(replace(case, image=np.concatenate([case.image] * 2)))
+
+
+def test_scores_of_a_case_that_was_aligned_are_found_again(run, model):
+    """The metric of the projection is that of the modes: where a case lies as it did, it has its own scores."""
+    whole, aligned = load_model(run / "model.safetensors", with_population=True), Aligned.load(run / RESULT)
+    projector, names = projector_of(model), whole.about["population"]["names"]
+    cases = {case.name: case for case in PreparedCases(run / "prepared")}
+    for row in (0, 9):
+        image = torch.from_numpy(np.array(cases[names[row]].image))[None]
+        box = fields_of_view([cases[names[row]]], model.plan.extent)
+        moved = aligned.moved.of([aligned.names.index(names[row])])
+        found = projector.scores(moved, image, box)[0, :5].numpy()
+        np.testing.assert_allclose(found, whole.population["scores"][row, :5], atol=0.25)
+
+
+def test_what_is_shared_holds_no_case_and_says_what_it_gives_away(run, tmp_path, capsys):
+    shared = load_model(run / "shared.safetensors", with_population=True)
+    about = shared.about
+    assert shared.population is None and not is_local(about) and "population" not in about
+    assert "trained_images" not in about and "AUC" not in about["card"] and "told from new cases" in about["card"]
+    assert about["exposure"]["leverage"] <= 0.5 and about["exposure"]["auc"] <= 0.75
+    assert shared.plan.networks.latent_size == about["exposure"]["modes"] < 12
+    header = (run / "shared.safetensors").read_bytes()[:100_000].decode("utf-8", "ignore")
+    assert "variation_0003" not in header
+    assert len(list(Synthesizer(shared).cases(2))) == 2
+    again = tmp_path / "again.safetensors"
+    assert main(["share", str(run / "model.safetensors"), "-o", str(again)]) == 0
+    assert "What it gives away" in capsys.readouterr().out
+    other = load_model(again)
+    torch.testing.assert_close(other.generator.velocities, shared.generator.velocities, atol=2e-2, rtol=1e-2)
+    assert main(["share", str(again), "-o", str(tmp_path / "twice.safetensors")]) == 2
+    assert "shared already" in capsys.readouterr().err
+
+
+def test_a_bundle_holds_the_form_for_sharing(run, tmp_path, capsys):
+    out = tmp_path / "bundle"
+    assert main(["export", str(run / "model.safetensors"), "--to", "monai-bundle", "-o", str(out)]) == 0
+    assert "form of the model that is for sharing" in capsys.readouterr().err
+    modes = read_header(run / "shared.safetensors")[0].networks.latent_size
+    assert json.loads((out / "configs" / "inference.json").read_text())["latent_size"] == modes
+    shared = load_model(run / "shared.safetensors").generator
+    network = torch.jit.load(str(out / "models" / "model.ts"))
+    latent = torch.randn(1, modes, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        apart = (network(latent, torch.zeros(1, 2)) - shared(latent, torch.zeros(1, 2))).abs()
+    assert float(apart.mean()) < 5e-3
+
+
+def test_a_model_with_grids_that_cannot_be_is_refused(model, tmp_path, capsys):
+    values = model.plan.to_dict()
+    values["statistical"]["velocity"] = [4, 0, 4]
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(values))
+    with pytest.raises(Exception, match="side above 0"):
+        Plan.load(path)
+
+
+def test_five_scans_have_four_directions_and_are_not_shared(data, tmp_path, capsys):
+    few = tmp_path / "few"
+    shutil.copytree(data, few)
+    (few / "participants.tsv").unlink()
+    for folder in ("imagesTr", "labelsTr"):
+        for path in sorted((few / folder).iterdir())[5:]:
+            path.unlink()
+    out = tmp_path / "run"
+    with quick_registration():
+        assert main(["align", str(few), "-o", str(out), "--for-sharing", "--device", "cpu"]) == 0
+    assert "shared.safetensors is not written" in " ".join(capsys.readouterr().err.split())
+    assert read_header(out / "model.safetensors")[0].networks.latent_size == 4
+    assert not (out / "shared.safetensors").exists()
