@@ -25,7 +25,7 @@ FEWEST_CASES = 10
 """Members below which nothing is shared: each of them would be a large part of whatever is left."""
 FEW_MODES = 12
 """With fewer modes than a twelfth of the cases a single unusual one is left out instead."""
-MOST_DROPPED = 0.1
+MOST_DROPPED = 0.2
 """Share of the cases that may be left out."""
 
 
@@ -136,8 +136,10 @@ def for_sharing(
         if best is not None and best[1].modes * FEW_MODES >= len(best[0]):
             break
         count = max(len(members) // FEW_MODES, 1)
-        leverages = components_of(products, members).leverages()[:, count - 1]
-        members.pop(int(leverages.argmax()))
+        components = components_of(products, members)
+        count = min(count, components.count)
+        leverages, shares = components.leverages()[:, count - 1], components.explained()[members, count - 1]
+        members.pop(int((leverages if leverages.max() > LARGEST_LEVERAGE else shares).argmax()))
     if best is None:
         return None
     return components_of(products, best[0]).first(best[1].modes), best[1]

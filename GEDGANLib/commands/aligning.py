@@ -13,9 +13,10 @@ from typing import Any
 
 from ..errors import InputError, StoppedOnRequest
 from ..jobs.events import Events, JsonEvents, stop_on_signals
+from ..jobs.writing import write_bytes
 from .options import DATA, DEVICE, a_path, above_zero, add_class_column
 
-SHEET, COLUMNS, MOST_SHOWN = "aligned.png", 8, 200
+SHEET, TABLE, COLUMNS, MOST_SHOWN = "aligned.png", "aligned.csv", 8, 200
 MODEL, SHARED = "model.safetensors", "shared.safetensors"
 WORST_TOLD, LETTERS_SHOWN, FEW = 5, 18, 4
 
@@ -74,7 +75,6 @@ def _align(arguments: argparse.Namespace, events: Events) -> None:
     from ..alignment.job import REQUEST, RESULT, STOP, Aligned, Job, lacks_an_operation, registration_shape
     from ..alignment.registration import Settings
     from ..device import choose_device
-    from ..jobs.writing import write_bytes
     from ..planning.plan import Plan
     from ..training.request import PREPARED, PREPARING, digests_of, forget_old_stop, what_changed
     from ..training.sampling import Draws, split_held_out
@@ -135,6 +135,7 @@ def _align(arguments: argparse.Namespace, events: Events) -> None:
             aligned = job.align(cases, extent, held_out, len(plan.labels), template)
             bars.close()
             _write_sheet(run / SHEET, cases, aligned, plan)
+            _write_table(run / TABLE, aligned)
             if onto is None:
                 if words := _write_models(run, aligned, cases, plan, asked, bars.show):
                     events.emit("warning", message=words)
@@ -278,6 +279,22 @@ def _write_sheet(path: Path, cases: Any, aligned: Any, plan: Any) -> None:
     ]
     title = "On the template, the worst first: mean local correlation with it. Outlines: the template's labels."
     contact_sheet(path, [(name, group) for name, group, _ in groups], title, [words for *_, words in groups])
+
+
+def _write_table(path: Path, aligned: Any) -> None:
+    """How well each case lies on the template, the worst first."""
+    import csv
+    import io
+
+    held_out, unfolded = set(aligned.held_out), set(aligned.unfolded)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["case", "likeness", "dice", "smallest jacobian", "held out", "smoothed"])
+    for name, quality in sorted(zip(aligned.names, aligned.qualities), key=lambda pair: pair[1].similarity):
+        dice = "" if quality.dice is None else f"{quality.dice:.4f}"
+        told = (f"{quality.similarity:.4f}", dice, f"{quality.smallest_jacobian:.4f}")
+        writer.writerow([name, *told, *("yes" if name in group else "no" for group in (held_out, unfolded))])
+    write_bytes(path, text.getvalue().encode("utf-8"))
 
 
 def _write_models(

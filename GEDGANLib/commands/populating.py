@@ -16,6 +16,9 @@ def add(kinds: argparse._SubParsersAction) -> None:
     atlas = kinds.add_parser("atlas", help="write template, transforms, Jacobians, volumes and scores of an alignment")
     atlas.add_argument("aligned", type=a_path, metavar="RUN", help="folder of a run of gedgan align")
     atlas.add_argument("-o", "--output", type=a_path, required=True, metavar="OUT", help="new folder for the atlas")
+    atlas.add_argument(
+        "--cases", nargs="*", metavar="NAME", help="transforms of these alone (default: all); with no name, of none"
+    )
     atlas.set_defaults(run=run_atlas)
 
     share = kinds.add_parser("share", help="make a model for sharing, and say what it gives away of the cases")
@@ -40,14 +43,28 @@ def run_atlas(arguments: argparse.Namespace, events: Events) -> None:
         if tuple(case.name for case in cases) != aligned.names:
             raise InputError(f"The scans in {run} are not those that were aligned.", "Align them in a new folder.")
         scores = _scores_of(run, cases, aligned, asked, events)
+        chosen = _chosen(arguments.cases, aligned)
         data = Path(asked["data"])
         columns = read_columns(data, list(aligned.names)) if data.is_dir() else {}
         with events.bar("writing the atlas") as show:
-            write_atlas(folder, aligned, cases, plan, scores, columns, show)
+            write_atlas(folder, aligned, cases, plan, scores, columns, chosen, show)
     print(
         f"The atlas of {len(aligned.names)} case(s) is in {arguments.output}: template and probabilities, transforms, "
         "jacobians, volumes.csv and scores.csv."
     )
+
+
+def _chosen(names: list[str] | None, aligned: Any) -> list[int]:
+    """Indices of the cases whose transforms are asked for.
+
+    :raises InputError: there is no such case.
+    """
+    if names is None:
+        return list(range(len(aligned.names)))
+    for name in names:
+        if name not in aligned.names:
+            raise InputError(f"No aligned case is called {name}.", f"There are {', '.join(aligned.names[:5])} …")
+    return [aligned.names.index(name) for name in names]
 
 
 def _prepared(run: Path, plan: Any, asked: dict[str, Any], events: Events) -> Any:

@@ -49,6 +49,7 @@ def write_atlas(
     plan: Plan,
     scores: np.ndarray | None = None,
     columns: Mapping[str, Sequence[str | None]] | None = None,
+    chosen: Sequence[int] | None = None,
     progress: Progress = quiet,
 ) -> None:
     """Write the files of the module's text.
@@ -57,6 +58,7 @@ def write_atlas(
     :param cases: that were aligned, in the order of ``aligned``.
     :param scores: (N, K), nan where one is not known; no ``scores.csv`` without.
     :param columns: what else is known of the cases, by name, in their order.
+    :param chosen: indices of the cases whose transforms and Jacobians are written; all when not given.
     :raises InputError: the disk is full.
     """
     for part in ("transforms", "jacobians"):
@@ -65,9 +67,10 @@ def write_atlas(
     rows = []
     for number, case in enumerate(cases):
         progress(number, len(cases), case.name)
-        moved = aligned.moved.of([number])
-        write_transforms(folder / "transforms", case, moved, plan)
-        _write_jacobian(folder / "jacobians" / f"{case.name}.nii.gz", moved, plan)
+        if chosen is None or number in chosen:
+            moved = aligned.moved.of([number])
+            write_transforms(folder / "transforms", case, moved, plan)
+            _write_jacobian(folder / "jacobians" / f"{case.name}.nii.gz", moved, plan)
         if plan.labels:
             rows.append(_volumes(case, aligned, number, plan))
     progress(len(cases), len(cases), "")

@@ -1,4 +1,5 @@
-"""What a worker wrote into its folder -> cases and maps for the scene: synthesized cases, previews, projections."""
+"""What a worker wrote into its folder -> cases and maps for the scene: synthesized cases, previews, projections,
+what was aligned."""
 
 from __future__ import annotations
 
@@ -8,6 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ..errors import InputError
 from ..planning.plan import Plan
 from ..volumes.case import Case
 from ..volumes.dataset import find_dataset
@@ -65,3 +69,57 @@ def add_projection(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, A
             found = read_volume(path)
             nodes[path.stem] = add_map(f"{name} {path.stem}", found.array, found.affine)
     return nodes, json.loads((folder / "projection.json").read_text(encoding="utf-8"))
+
+
+def template_case(atlas: Path, plan: Plan) -> Case:
+    """The template that ``gedgan atlas`` wrote, with its most probable labels.
+
+    :raises InputError: a file cannot be read.
+    """
+    paths = [atlas / "template.nii.gz"]
+    if not paths[0].is_file():
+        paths = sorted(atlas.glob("template_*.nii.gz"))
+    volumes = [read_volume(path) for path in paths]
+    if not volumes:
+        raise InputError(f"{atlas} holds no template.", "Press the button again.")
+    segmentation = atlas / f"template-segmentation{SEGMENTATION_SUFFIX}"
+    labels = read_volume(segmentation).array if segmentation.is_file() else None
+    image = np.stack([volume.array for volume in volumes])
+    names = tuple(channel.name for channel in plan.channels)
+    about = f"Mean of aligned scans, made by GED-GAN; no patient. Of: {plan.description or 'unnamed scans'}"
+    return Case("template", image, labels, volumes[0].affine, tuple(plan.labels), names, about)
+
+
+def scan_of_run(run: Path, name: str, plan: Plan) -> Case:
+    """One of the scans that a run of ``gedgan align`` was made of, as it is in its folder.
+
+    :raises InputError: it is not there any more, or cannot be read.
+    """
+    try:
+        asked = json.loads((run / "align.json").read_text(encoding="utf-8"))
+        dataset = find_dataset(Path(asked["data"]), asked["class_column"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{run} does not say which scans were aligned.", "Align them again.") from error
+    files = next((files for files in dataset.cases if files.name == name), None)
+    if files is None:
+        raise InputError(f"{name} is not in {dataset.folder} any more.", "Bring it back, or align the others anew.")
+    return load_case(files, dataset, tuple(plan.labels), LabelTable(dataset), {label.name for label in plan.labels})
+
+
+def add_transform(atlas: Path, name: str) -> Any:
+    """Put the displacement field that brings a case onto the template into ``slicer.mrmlScene``; returns the transform
+    node, to be put above whatever lies in the case's space.
+
+    :param atlas: folder that ``gedgan atlas`` wrote.
+    :raises InputError: it cannot be read.
+    """
+    import slicer
+
+    path = atlas / "transforms" / f"{name}_to-template.nii.gz"
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode", f"{name} to template")
+    storage = slicer.vtkMRMLTransformStorageNode()
+    storage.SetFileName(str(path))
+    if not path.is_file() or not storage.ReadData(node):
+        slicer.mrmlScene.RemoveNode(node)
+        raise InputError(f"{path} cannot be read as a transform.", "Press the button again.")
+    return node

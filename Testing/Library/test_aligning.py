@@ -104,7 +104,8 @@ def test_a_run_holds_the_template_the_transformations_and_the_sheet(aligned):
     assert min(quality.smallest_jacobian for quality in found.qualities) > 0
     assert (aligned / "aligned.png").stat().st_size > 10_000
     assert sorted(path.name for path in aligned.iterdir()) == [
-        ".lock", "align.json", "aligned.png", "alignment.safetensors", "model.safetensors", "plan.json", "prepared",
+        ".lock", "align.json", "aligned.csv", "aligned.png", "alignment.safetensors", "model.directions.json",
+        "model.safetensors", "plan.json", "prepared",
     ]  # fmt: skip
 
 

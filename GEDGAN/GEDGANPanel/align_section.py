@@ -1,0 +1,345 @@
+"""Section 2: scans brought to a common template, in a process of its own; what came of it, case by case."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from GEDGANLib.errors import InputError
+from GEDGANLib.jobs.worker import DONE, STOPPED_ON_REQUEST, Worker
+
+from . import places
+from .data_section import DEVICES, spacing_of
+from .following import FollowedJob, find_job, stage_words, words_of
+from .sections import Section
+from .views import show_case
+
+TABLE, SHEET, MODEL, REQUEST = "aligned.csv", "aligned.png", "model.safetensors", "align.json"
+"""Files of a run."""
+CASE, LIKENESS, DICE = range(3)
+"""Columns of the table."""
+COLUMN_WIDTHS = (180, 70)
+"""Pixels, of all but the last."""
+
+
+class AlignSection(Section):
+    """:param panel: the module's widget."""
+
+    def __init__(self, panel: Any) -> None:
+        super().__init__(panel)
+        self.job: FollowedJob | None = None
+        self.run: Path | None = None
+        self.found: list[dict[str, str]] = []
+        """A row of the table of a run each, the worst first."""
+        self._excluded: list[str] = []
+        """Left out of the run that is shown, and of those it was made anew of."""
+        table = self.ui.alignTable
+        table.setColumnCount(len(COLUMN_WIDTHS) + 1)
+        table.setHorizontalHeaderLabels([_("Case, the least alike first"), _("Likeness"), _("Dice")])
+        table.horizontalHeader().setStretchLastSection(True)
+        table.verticalHeader().setVisible(False)
+        for column, width in enumerate(COLUMN_WIDTHS):
+            table.setColumnWidth(column, width)
+        table.connect("itemSelectionChanged()", panel.paint)
+        table.connect("itemChanged(QTableWidgetItem*)", lambda item: panel.paint())
+        self.ui.alignButton.connect("clicked()", self.onAlign)
+        self.ui.alignResumeButton.connect("clicked()", self.onResume)
+        self.ui.sheetButton.connect("clicked()", self.onSheet)
+        self.ui.templateButton.connect("clicked()", panel.tasks.stop_or(self.onTemplate))
+        self.ui.onTemplateButton.connect("clicked()", panel.tasks.stop_or(self.onCase))
+        self.ui.modesButton.connect("clicked()", self.onModes)
+
+    # What the panel asks
+
+    @property
+    def state(self) -> str:
+        """For ``states.Facts.aligning``."""
+        if self.job is None:
+            return ""
+        return "stopping" if self.job.stopping else "running"
+
+    def aligned(self) -> bool:
+        """Whether there is a run that is done."""
+        return self.run is not None and bool(self.found)
+
+    def resumable(self) -> bool:
+        """Whether a run was begun, and not ended."""
+        run = self.run
+        return run is not None and (run / REQUEST).is_file() and not (run / "alignment.safetensors").is_file()
+
+    def chosen(self) -> str:
+        """Name of the case that is selected in the table; "" for none."""
+        row = self.ui.alignTable.currentRow()
+        return self.found[row]["case"] if 0 <= row < len(self.found) else ""
+
+    def left_out(self) -> list[str]:
+        """Cases whose tick was taken away, and those that were left out before."""
+        table = self.ui.alignTable
+        unticked = [
+            row["case"]
+            for number, row in enumerate(self.found)
+            if table.item(number, CASE) is not None and table.item(number, CASE).checkState() != qt.Qt.Checked
+        ]
+        return [*self._excluded, *unticked]
+
+    def busy(self) -> bool:
+        return self.job is not None
+
+    def tell_silence(self) -> None:
+        if self.job is not None and self.job.quiet():
+            self.ui.alignLabel.text = _(
+                "Nothing was heard from the alignment for minutes. It may be stuck; Stop ends it."
+            )
+
+    def leave(self) -> None:
+        """Follow no longer. The alignment goes on; it is found again."""
+        if self.job is not None:
+            self.job.leave()
+            self.job = None
+
+    def opened(self) -> None:
+        self._take_run_of_scene()
+
+    def entered(self) -> None:
+        self._take_run_of_scene()
+
+    def _take_run_of_scene(self) -> None:
+        """The run that the scene was saved with, where it is still there."""
+        run = self.panel.parameters["alignRun"]
+        if run and self.job is None and self.run is None and Path(run).is_dir():
+            self.run = Path(run)
+            self._show()
+
+    # Aligning
+
+    def onAlign(self) -> None:
+        if self.job is not None:
+            self.job.stop()
+            self.ui.alignLabel.text = _("Stopping: keeping how far it came…")
+            self.panel.paint()
+            return
+        if not self.panel.data_section.checked():
+            self.panel.data_section.forget_plan()
+            self.panel.say(
+                _("Data or settings were changed since they were checked; press Check and plan again."), True
+            )
+            return
+        parameters, run = self.panel.parameters, places.new_folder("alignments")
+        arguments: list[Any] = ["align", parameters["checkedData"], "-o", run]
+        arguments += ["--device", DEVICES[parameters["device"]]]
+        try:
+            spacing = spacing_of(parameters["spacing"])
+        except InputError as error:
+            self.panel.say(words_of(error), True)
+            return
+        arguments += ["--spacing", *spacing] if spacing else []
+        if parameters["classColumn"].strip() and not parameters["fromScene"]:
+            arguments += ["--class-column", parameters["classColumn"].strip()]
+        excluded = self.left_out() if self._same_data() else []
+        arguments += ["--exclude", *excluded] if excluded else []
+        self._launch(arguments, run)
+        self._excluded = excluded
+
+    def _same_data(self) -> bool:
+        """Whether the run that is shown is of the data that are checked."""
+        about = self._about()
+        return about is not None and Path(about["data"]) == Path(self.panel.parameters["checkedData"]).resolve()
+
+    def _about(self) -> dict[str, Any] | None:
+        """What the run was asked for."""
+        if self.run is None:
+            return None
+        try:
+            about = json.loads((self.run / REQUEST).read_text(encoding="utf-8"))
+            return about if isinstance(about["data"], str) else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def onResume(self) -> None:
+        about = self._about()
+        if about is None:
+            self.panel.say(_("{run} is not the folder of an alignment.").format(run=self.run), True)
+            return
+        device = DEVICES[self.panel.parameters["device"]]
+        self._launch(["align", about["data"], "-o", self.run, "--resume", "--device", device], self.run)
+
+    def _launch(self, arguments: list[Any], run: Path) -> None:
+        worker = self.panel.tasks.start(arguments, places.ALIGNMENTS, run / "STOP")
+        if worker is None:
+            return
+        self._forget()
+        self._follow(worker, run)
+        self.ui.alignLabel.text = _("Starting…")
+        self.panel.say(_("The alignment has a process of its own; go on with your work."))
+        self.panel.paint()
+
+    def _follow(self, worker: Worker, run: Path) -> None:
+        self.run = run
+        self.ui.alignBar.value = 0
+        self.job = FollowedJob(worker, self._heard, lambda state, why: self._ended(worker.folder, state, why))
+
+    def find_again(self) -> None:
+        """An alignment that was started before, by this panel or by an earlier Slicer."""
+        worker = None if self.job is not None else find_job(places.ALIGNMENTS)
+        if worker is None:
+            return
+        self._forget()
+        self._follow(worker, Path(worker.about.get("stop_file") or "").parent)
+        if worker.alive():
+            self.panel.say(_("The alignment in {run} is still running.").format(run=self.run))
+        self.panel.paint()
+
+    def _heard(self, event: dict) -> None:
+        if event["event"] == "progress":
+            self.ui.alignBar.value = int(1000 * float(event.get("progress", 0)))
+            self.ui.alignLabel.text = f"{stage_words(event)} {event.get('name', '')}".strip()
+        elif event["event"] == "warning":
+            self.panel.say(event.get("message", ""), True)
+        elif event["event"] == "said" and self.job is not None:
+            self.ui.alignLabel.toolTip = event.get("message", "")
+
+    def _ended(self, folder: Path, state: str, explanation: str) -> None:
+        asked, self.job = self.job.asked_to_stop, None
+        places.forget_job(places.ALIGNMENTS, folder)
+        if state == DONE:
+            self.panel.parameters["alignRun"] = str(self.run)
+            self._show()
+            self.panel.say(_("The scans are aligned. Look at the least alike ones first."))
+        elif state == STOPPED_ON_REQUEST or asked:
+            self.ui.alignLabel.text = (
+                _("Stopped; Resume goes on from there.")
+                if self.resumable()
+                else _("Stopped before anything was aligned; there is nothing to go on with.")
+            )
+        else:
+            self.ui.alignLabel.text = _("The alignment has failed.")
+            hint = _(" Resume goes on from where it was.") if self.resumable() else ""
+            self.panel.say(explanation + hint, True)
+        self.panel.paint()
+
+    # What came of it
+
+    def _forget(self) -> None:
+        self.found = []
+        self.ui.alignTable.setRowCount(0)
+
+    def _show(self) -> None:
+        """The table of the run, and its figures in words."""
+        self._forget()
+        try:
+            with open(self.run / TABLE, encoding="utf-8", newline="") as file:
+                found = list(csv.DictReader(file))
+            likeness = [float(row["likeness"]) for row in found]
+            dice = [float(row["dice"]) for row in found if row["dice"]]
+        except (OSError, ValueError, KeyError, TypeError):
+            return
+        if not found:
+            return
+        about = self._about()
+        self._excluded = list(about.get("left_out", [])) if about else []
+        table = self.ui.alignTable
+        table.blockSignals(True)
+        table.setRowCount(len(found))
+        for number, row in enumerate(found):
+            for column, text in ((CASE, row["case"]), (LIKENESS, row["likeness"][:4]), (DICE, row["dice"][:4])):
+                item = qt.QTableWidgetItem(text)
+                flags = qt.Qt.ItemIsEnabled | qt.Qt.ItemIsSelectable
+                item.setFlags(flags | qt.Qt.ItemIsUserCheckable if column == CASE else flags)
+                if column == CASE:
+                    item.setCheckState(qt.Qt.Checked)
+                    item.setToolTip(_("Take the tick away and press Align again to leave it out."))
+                table.setItem(number, column, item)
+        table.blockSignals(False)
+        self.found = found
+        words = _("{count} cases are aligned, as like the template as {likeness:.2f} (1: the same).").format(
+            count=len(found), likeness=sum(likeness) / len(likeness)
+        )
+        if dice:
+            words += " " + _("Segmentations that the others carry to them have a Dice of {dice:.2f}.").format(
+                dice=sum(dice) / len(dice)
+            )
+        self.ui.alignLabel.text = words
+
+    def onSheet(self) -> None:
+        """The picture of all cases, in the program that the computer has for pictures."""
+        path = self.run / SHEET
+        if not path.is_file():
+            self.panel.say(_("{path} is gone.").format(path=path), True)
+            return
+        if not qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(path))):
+            self.panel.say(_("No program opens pictures here; the picture is {path}.").format(path=path), True)
+            return
+        self.panel.say(_("The picture of all cases is {path}.").format(path=path))
+
+    def onModes(self) -> None:
+        """Take the model of the alignment, and begin to move along its directions."""
+        model = self.run / MODEL
+        if not model.is_file():
+            self.panel.say(_("{path} is gone.").format(path=model), True)
+            return
+        self.panel.synthesize_section.take_model(model)
+        self.ui.exploreSection.collapsed = False
+        self.panel.explore_section.begin(None)
+
+    def onTemplate(self) -> None:
+        self._atlas("template", [], self._add_template)
+
+    def onCase(self) -> None:
+        name = self.chosen()
+        self._atlas("template", [name], lambda folder: self._add_case(folder, name))
+
+    def _atlas(self, task: str, names: list[str], done: Any) -> None:
+        folder = places.new_folder("atlases")
+        arguments = ["atlas", self.run, "-o", folder, "--cases", *names]
+        self.panel.tasks.run_job(task, arguments, lambda: done(folder), _("Writing the template"))
+
+    def _plan(self) -> Any:
+        from GEDGANLib.planning.plan import Plan
+
+        return Plan.load(self.run / "plan.json")
+
+    def _add_template(self, folder: Path) -> Any:
+        from GEDGANLib.scene.nodes import add_case
+        from GEDGANLib.scene.worker_output import template_case
+
+        nodes = add_case(template_case(folder, self._plan()))
+        show_case(nodes.volumes[0], nodes.segmentation)
+        self.panel.say(_("The template is in the scene."))
+        return nodes
+
+    def _add_case(self, folder: Path, name: str) -> None:
+        """A case with the transform above it that brings it onto the template."""
+        from GEDGANLib.scene.nodes import add_case
+        from GEDGANLib.scene.worker_output import add_transform, scan_of_run
+
+        volumes = _nodes_of_case(name)
+        if not volumes:
+            nodes = add_case(scan_of_run(self.run, name, self._plan()))
+            volumes = [*nodes.volumes, *([] if nodes.segmentation is None else [nodes.segmentation])]
+        transform = add_transform(folder, name)
+        for node in volumes:
+            node.SetAndObserveTransformNodeID(transform.GetID())
+        segmentation = next((node for node in volumes if node.IsA("vtkMRMLSegmentationNode")), None)
+        show_case(volumes[0], segmentation)
+        self.panel.say(
+            _(
+                "{name} lies on the template now. Put markups or models of it under the transform {transform}, and "
+                "they follow; take it away, and the scan is where it was."
+            ).format(name=name, transform=transform.GetName())
+        )
+
+
+def _nodes_of_case(name: str) -> list[Any]:
+    """Volumes of a case that is in the scene already, and its segmentation, by the table of the section Data."""
+    from . import scene_cases
+
+    for case in scene_cases.ticked_cases(scene_cases.rows()):
+        if case.name == name:
+            return [case.volume, *case.more, *([] if case.segmentation is None else [case.segmentation])]
+    return []
