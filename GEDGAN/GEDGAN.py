@@ -214,7 +214,7 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """What the looks of all buttons depend on."""
         from GEDGANPanel.states import Facts
 
-        card, train = self.synthesize_section.card, self.train_section
+        card, train, align = self.synthesize_section.card, self.train_section, self.align_section
         return Facts(
             ready=self.set_up.ready,
             task=self.tasks.name,
@@ -222,7 +222,12 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             from_scene=self.parameters["fromScene"],
             checked=self.data_section.checked(),
             training=train.state,
+            aligning=align.state,
             can_end=train.job is not None and train.job.can_be_ended(),
+            can_end_aligning=align.job is not None and align.job.can_be_ended(),
+            align_resumable=align.resumable(),
+            aligned=align.aligned(),
+            aligned_case=bool(align.chosen()),
             resumable=train.resumable(),
             preview=train.preview_there(),
             model=card is not None,
@@ -331,6 +336,34 @@ class GEDGANLogic(ScriptedLoadableModuleLogic):
             return job
         _wait(job, ends, _("The run is {run}.").format(run=run))
         return run / "model.safetensors"
+
+    def align(
+        self, data, run=None, exclude=(), onto=None, device="auto", resume=False, waitForCompletion=False,
+        onEvent=None,
+    ):  # fmt: skip
+        """Bring scans to a common template, in a process of its own.
+
+        :param data: folder of scans, see the documentation.
+        :param run: new folder for the run; one in the user's documents when not given. To resume, that of the run.
+        :param exclude: names of cases to leave out.
+        :param onto: folder of another run whose template they are brought onto.
+        :param waitForCompletion: return the folder of the run when it is done; else return at once a
+            ``GEDGANPanel.following.FollowedJob``, which can be stopped and waited for.
+        :param onEvent: called with each event, a dictionary as ``GEDGANLib.jobs.events`` describes.
+        :raises InputError: it could not be started or, when it is waited for, it failed or was stopped.
+        """
+        from GEDGANPanel import places
+
+        run = Path(run) if run is not None else places.new_folder("alignments")
+        arguments = ["align", data, "-o", run, "--device", device]
+        arguments += ["--resume"] if resume else []
+        arguments += ["--exclude", *exclude] if exclude else []
+        arguments += ["--onto", onto] if onto is not None else []
+        job, ends = self._follow(arguments, onEvent, run / "STOP")
+        if not waitForCompletion:
+            return job
+        _wait(job, ends, _("The run is {run}.").format(run=run))
+        return run
 
     def runWorker(self, arguments, onEvent=None):
         """Run a command of the library in a process of its own, and wait.

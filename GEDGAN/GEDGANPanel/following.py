@@ -122,7 +122,7 @@ class FollowedJob:
 def find_job(kind: str) -> Worker | None:
     """A job that was started before, by this panel or another Slicer, and was not seen ending; a running one first.
 
-    :param kind: ``places.TRAININGS`` or ``places.REPORTS``.
+    :param kind: ``places.TRAININGS``, ``places.REPORTS`` or ``places.ALIGNMENTS``.
     """
     found = []
     for folder in places.jobs(kind):
@@ -139,6 +139,16 @@ def stage_words(event: dict) -> str:
     words = {
         "reading": _("reading"),
         "measuring a few steps": _("measuring a few steps"),
+        "seeing whether the scans can be aligned": _("seeing whether the scans can be aligned"),
+        "reading the scans": _("reading the scans"),
+        "aligning the scans": _("aligning the scans"),
+        "making the template": _("making the template"),
+        "bringing scans onto the template": _("bringing scans onto the template"),
+        "judging how each lies on it": _("judging how each lies on it"),
+        "comparing the cases": _("comparing the cases"),
+        "comparing their segmentations": _("comparing their segmentations"),
+        "finding scores": _("finding scores"),
+        "writing the atlas": _("writing the atlas"),
         "bringing the cases to one grid": _("bringing the cases to one grid"),
         "synthesizing": _("synthesizing"),
         "finding directions": _("finding directions"),

@@ -32,10 +32,12 @@ class ModelCard:
     @cached_property
     def learned_from(self) -> Path | None:
         """The folder it learned from, if the run it lies in says so."""
-        try:
-            return Path(json.loads((self.path.parent / "run.json").read_text(encoding="utf-8"))["data"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+        for name in ("run.json", "align.json"):
+            try:
+                return Path(json.loads((self.path.parent / name).read_text(encoding="utf-8"))["data"])
+            except (OSError, ValueError, KeyError, TypeError):
+                continue
+        return None
 
     def training_data(self) -> Path | None:
         """The folder it learned from, if it is known and there."""
@@ -64,7 +66,9 @@ class ModelCard:
         if plan.classes:
             lines.append(_("Classes: {classes}").format(classes=", ".join(plan.classes)))
         cases, steps = about.get("cases"), about.get("steps")
-        if cases or steps:
+        if plan.method == "modes":
+            lines += self._of_alignment()
+        elif cases or steps:
             lines.append(_("Trained on {cases} cases for {steps} steps").format(cases=cases or "?", steps=steps or "?"))
         variety = variety_if_alike(about)
         if variety is not None:
@@ -73,6 +77,22 @@ class ModelCard:
                     "Its cases hardly differ ({share:.0%} of the variety of its training cases): train it longer."
                 ).format(share=variety)
             )
+        return lines
+
+    def _of_alignment(self) -> list[str]:
+        """Of a statistical model: what it is of, and who may have it."""
+        cases, directions = self.about.get("cases", "?"), self.plan.networks.latent_size
+        lines = [
+            _("Made of {cases} aligned scans: {directions} directions in which they differ, nothing trained").format(
+                cases=cases, directions=directions
+            )
+        ]
+        if self.about.get("kind") == "local":
+            lines.append(
+                _("It holds the shapes of single scans: keep it on this computer, and share another form of it")
+            )
+        elif self.about.get("card"):
+            lines.append(_("What it gives away: {card}").format(card=self.about["card"]))
         return lines
 
     def as_html(self) -> str:

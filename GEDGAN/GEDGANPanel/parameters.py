@@ -76,9 +76,9 @@ PARAMETERS: dict[str, Parameter] = {
     "withReal": _yes("withRealCheck"),
     "export": _path("exportPath"),
 }
-WITHOUT_WIDGET = {"model": "", "checkedData": "", "plan": "", "checkedAs": ""}
-"""Values that no single widget shows, and their defaults: paths of the model, the checked data set, its plan, and what
-tells the data that were checked from others."""
+WITHOUT_WIDGET = {"model": "", "checkedData": "", "plan": "", "checkedAs": "", "alignRun": ""}
+"""Values that no single widget shows, and their defaults: paths of the model, the checked data set, its plan, what
+tells the data that were checked from others, and the folder of the last alignment."""
 
 
 def to_text(value: Any) -> str:

@@ -11,7 +11,7 @@ import qt
 import slicer
 
 FOLDER, MODELS, PAGES, DEVICES = "GEDGAN/folder", "GEDGAN/models", "GEDGAN/reportPages", "GEDGAN/devices"
-TRAININGS, REPORTS = "GEDGAN/trainingJobs", "GEDGAN/reportJobs"
+TRAININGS, REPORTS, ALIGNMENTS = "GEDGAN/trainingJobs", "GEDGAN/reportJobs", "GEDGAN/alignmentJobs"
 """Lists of jobs; several, as several Slicers may run at once."""
 MOST_MODELS = 12
 
@@ -77,7 +77,7 @@ def remember_report(model: Path, page: Path) -> None:
 def jobs(kind: str) -> list[Path]:
     """Folders of the jobs that were not seen ending, the latest first.
 
-    :param kind: :data:`TRAININGS` or :data:`REPORTS`.
+    :param kind: :data:`TRAININGS`, :data:`REPORTS` or :data:`ALIGNMENTS`.
     """
     return [path for path in map(Path, _kept(kind, list)) if path.is_dir()]
 

@@ -49,6 +49,7 @@ class Section:
 
 def sections_of(panel: Any) -> dict[str, Section]:
     """All sections, newly made, by the names that they have in the panel, in the order in which they stand there."""
+    from .align_section import AlignSection
     from .data_section import DataSection
     from .explore_section import ExploreSection
     from .judge_section import JudgeSection
@@ -59,6 +60,7 @@ def sections_of(panel: Any) -> dict[str, Section]:
     kinds = {
         "set_up": SetUpSection,
         "data_section": DataSection,
+        "align_section": AlignSection,
         "train_section": TrainSection,
         "synthesize_section": SynthesizeSection,
         "explore_section": ExploreSection,

@@ -21,8 +21,12 @@ class Facts:
     :param data: a folder is given, or a volume ticked.
     :param checked: these very data were checked and planned.
     :param planned: there are words of a plan to show.
-    :param training: "", ``running`` or ``stopping``.
+    :param training, aligning: "", ``running`` or ``stopping``.
     :param can_end: the training was asked to stop long ago.
+    :param can_end_aligning: the alignment, alike.
+    :param align_resumable: an alignment was begun, and not ended.
+    :param aligned: there is one that is done.
+    :param aligned_case: one of its cases is selected.
     :param resumable: the run folder holds a run to go on with.
     :param makes_labels: the model makes segmentations.
     :param reporting: a report is being made.
@@ -37,7 +41,12 @@ class Facts:
     from_scene: bool = False
     checked: bool = False
     training: str = ""
+    aligning: str = ""
     can_end: bool = False
+    can_end_aligning: bool = False
+    align_resumable: bool = False
+    aligned: bool = False
+    aligned_case: bool = False
     resumable: bool = False
     preview: bool = False
     model: bool = False
@@ -72,7 +81,7 @@ def looks(facts: Facts) -> dict[str, Look]:
     set_up = (facts.ready, _("First press Set up at the top: packages are missing."))
     free = (not facts.task, _("Something else is being done; wait for it or stop it."))
     model = (facts.model, _("First choose a model, or train one."))
-    running = bool(facts.training) or facts.reporting
+    running = bool(facts.training) or bool(facts.aligning) or facts.reporting
     model_in_use = facts.task in ("synthesize", "explore", "series", "project")
     in_use = _("The model is in use; wait for it or stop it.")
 
@@ -84,9 +93,7 @@ def looks(facts: Facts) -> dict[str, Look]:
 
     found = {
         "setUpButton": replace(
-            button(
-                _("Install what is missing, after asking."), free, (not running, _("Wait for training and report."))
-            ),
+            button(_("Install what is missing, after asking."), free, (not running, _("Wait for what is running."))),
             visible=not facts.ready,
         ),
         "tryButton": button(
@@ -104,6 +111,7 @@ def looks(facts: Facts) -> dict[str, Look]:
             task="gather" if facts.task == "gather" else "plan",
             text=_("Check and plan"),
         ),
+        **_align(facts, set_up, free),
         "trainButton": _train(facts, set_up, free),
         "resumeButton": button(
             _("Go on with the run in the run folder, to the time or steps given above."),
@@ -212,11 +220,74 @@ def looks(facts: Facts) -> dict[str, Look]:
         "taskBar": Look(True, "", visible=bool(facts.task)),
         "reportBar": Look(True, "", visible=facts.reporting),
         "trainBar": Look(True, "", visible=bool(facts.training)),
+        "alignBar": Look(True, "", visible=bool(facts.aligning)),
+        "alignTable": Look(not facts.aligning, "", visible=facts.aligned),
     }
     for name in ("casesTable", "tickAllButton", "tickNoneButton", "casesLabel"):
         tips = {"casesTable": _("Tick what to learn from. Cases without segmentation teach the image alone.")}
         found[name] = Look(not facts.task, tips.get(name, ""), visible=facts.from_scene)
     return found
+
+
+def _align(facts: Facts, set_up: tuple[bool, str], free: tuple[bool, str]) -> dict[str, Look]:
+    """How the buttons of the section Align look."""
+    aligned = (facts.aligned, _("First align the scans."))
+    idle = (not facts.aligning, _("The scans are being aligned."))
+    if facts.aligning == "stopping":
+        align = Look(False, _("It keeps how far it came and stops; this takes some seconds."), _("Stopping…"))
+        if facts.can_end_aligning:
+            align = Look(
+                True, _("It has not stopped. End it now: what came after the last checkpoint is lost."), _("End now")
+            )
+    elif facts.aligning:
+        align = Look(True, _("Stop after keeping how far it came; Resume goes on from there."), _("Stop"))
+    else:
+        why = _first(
+            set_up,
+            (facts.data, _("Tick a volume.") if facts.from_scene else _("First choose a folder of scans.")),
+            (facts.checked, _("First press Check and plan.")),
+            free,
+        )
+        words = _("Bring all scans to a common template, in a process of its own; minutes, on any computer.")
+        align = Look(not why, why or words, _("Align"))
+
+    def button(tip: str, *conditions: tuple[bool, str]) -> Look:
+        why = _first(*conditions)
+        return Look(not why, why or tip)
+
+    task = Look(True, _("Stop what is being done."), _("Stop")) if facts.task == "template" else None
+    template = button(
+        _("Put the mean of the aligned scans and its segmentation into the scene."), set_up, aligned, idle, free
+    )
+    on_template = button(
+        _("Put a transform above the selected case that brings it onto the template."),
+        set_up,
+        aligned,
+        (facts.aligned_case, _("Select a case in the table.")),
+        idle,
+        free,
+    )
+    return {
+        "alignButton": align,
+        "alignResumeButton": button(
+            _("Go on with the alignment that was stopped."),
+            set_up,
+            idle,
+            (facts.align_resumable, _("No alignment was stopped here.")),
+        ),
+        "sheetButton": button(
+            _("Open the picture of all cases on the template, the least alike first."), aligned, idle
+        ),
+        "modesButton": button(
+            _("Take the model of the alignment, and move a case along the directions in which the scans differ."),
+            set_up,
+            aligned,
+            idle,
+            free,
+        ),
+        "templateButton": task or replace(template, text=_("Template into scene")),
+        "onTemplateButton": on_template,
+    }
 
 
 def _train(facts: Facts, set_up: tuple[bool, str], free: tuple[bool, str]) -> Look:

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from ..jobs.events import Progress, quiet
-from .registration import FEWEST_SEEN, Transformations, seen_weight
+from .registration import FEWEST_SEEN, seen_weight
 from .sampling import sample_cubic, sample_linear, shape_of_at_most, shrink, spacing_of
 from .template import Scan, image_of, one_hot
+from .transformations import Transformations
 from .velocity import smooth
 
 SMOOTHED = 4.0

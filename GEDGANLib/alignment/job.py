@@ -25,9 +25,10 @@ from ..errors import InputError, StoppedOnRequest
 from ..jobs.checkpoint import checkpoints, load_checkpoint, remove_after, save_checkpoint
 from ..jobs.events import Progress, quiet
 from ..jobs.writing import PARTIAL, write_bytes
-from .registration import Registration, Settings, Transformations
+from .registration import Registration, Settings
 from .sampling import identity, shape_of_at_most, shrink
 from .template import Quality, Scan, Template, judge, make_template
+from .transformations import Transformations
 from .velocity import jacobian_determinant, smooth
 
 REQUEST, RESULT, STOP = "align.json", "alignment.safetensors", "STOP"

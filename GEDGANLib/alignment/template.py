@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from ..jobs.events import Progress, quiet
-from .registration import FEWEST_SEEN, Transformations, mean_seen, seen_weight
+from .registration import FEWEST_SEEN, mean_seen, seen_weight
 from .sampling import sample_cubic, sample_linear, spacing_of
 from .similarity import LocalCorrelation, weighted_mean
+from .transformations import Transformations
 from .velocity import jacobian_determinant
 
 

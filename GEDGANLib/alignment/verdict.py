@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .registration import Level, Registration, Settings, Transformations, seen_weight
+from .registration import Level, Registration, Settings, seen_weight
 from .sampling import identity, sample_linear, shape_of_at_most, shrink, spacing_of
 from .similarity import correlation
+from .transformations import Transformations
 
 FEWEST = 5
 """Cases without which nothing can be said."""

@@ -24,9 +24,9 @@ from torch import Tensor
 
 from .. import __version__
 from ..alignment.job import LARGEST, Aligned, registration_shape
-from ..alignment.registration import Transformations
 from ..alignment.sampling import identity
 from ..alignment.template import carried_labels
+from ..alignment.transformations import Transformations
 from ..alignment.velocity import jacobian_determinant
 from ..jobs.events import Progress, quiet
 from ..jobs.writing import beside

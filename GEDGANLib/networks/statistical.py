@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from ..alignment.blocks import RAREST, with_look
 from ..alignment.modes import Modes
-from ..alignment.registration import Transformations
 from ..alignment.sampling import sample_cubic, sample_linear
+from ..alignment.transformations import Transformations
 from ..alignment.velocity import refine
 
 HALF = ("template", "shares", "velocities", "look", "looks", "labels")

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from ..alignment.blocks import look_of, smoothed
 from ..alignment.job import fields_of_view, registration_shape, shrunk
-from ..alignment.registration import Registration, Settings, Transformations, seen_weight
+from ..alignment.registration import Registration, Settings, seen_weight
 from ..alignment.sampling import identity, sample_cubic, sample_linear, spacing_of
+from ..alignment.transformations import Transformations
 from ..errors import InputError
 from ..networks.statistical import StatisticalGenerator
 from ..volumes.case import Case

@@ -32,9 +32,10 @@ import torch
 from common import machine, table
 
 from GEDGANLib.alignment.job import fields_of_view
-from GEDGANLib.alignment.registration import Registration, Settings, Transformations
+from GEDGANLib.alignment.registration import Registration, Settings
 from GEDGANLib.alignment.sampling import sample_linear
 from GEDGANLib.alignment.template import mean_dice
+from GEDGANLib.alignment.transformations import Transformations
 from GEDGANLib.alignment.velocity import jacobian_determinant
 from GEDGANLib.planning.choosing import make_plan
 from GEDGANLib.volumes.dataset import find_dataset

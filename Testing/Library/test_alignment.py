@@ -11,7 +11,7 @@ import torch
 from scipy import ndimage
 
 from GEDGANLib.alignment import affine
-from GEDGANLib.alignment.registration import Level, Registration, Settings, Transformations, seen_weight
+from GEDGANLib.alignment.registration import Level, Registration, Settings, seen_weight
 from GEDGANLib.alignment.sampling import (
     identity,
     sample_cubic,
@@ -22,6 +22,7 @@ from GEDGANLib.alignment.sampling import (
     spline_coefficients,
 )
 from GEDGANLib.alignment.similarity import LocalCorrelation, correlation
+from GEDGANLib.alignment.transformations import Transformations
 from GEDGANLib.alignment.velocity import (
     compose,
     exponential,

@@ -12,7 +12,6 @@ from GEDGANLib.alignment import blocks as of_blocks
 from GEDGANLib.alignment.blocks import Blocks, blocks_of, label_differences, look_of, smoothed, with_look
 from GEDGANLib.alignment.label_modes import label_modes
 from GEDGANLib.alignment.modes import WEIGHTS, Modes, components_of, modes_of, products_of
-from GEDGANLib.alignment.registration import Transformations
 from GEDGANLib.alignment.sharing import (
     LARGEST_AUC,
     LARGEST_LEVERAGE,
@@ -20,6 +19,7 @@ from GEDGANLib.alignment.sharing import (
     exposures,
     for_sharing,
 )
+from GEDGANLib.alignment.transformations import Transformations
 from GEDGANLib.networks.statistical import StatisticalGenerator, class_statistics
 
 EXTENT = (24.0, 32.0, 24.0)

@@ -15,8 +15,8 @@ from alignment_sets import quick_registration
 from GEDGANLib.alignment import velocity as of_velocity
 from GEDGANLib.alignment.job import RESULT, Aligned, fields_of_view
 from GEDGANLib.alignment.modes import Modes
-from GEDGANLib.alignment.registration import Transformations
 from GEDGANLib.alignment.template import Quality, Template
+from GEDGANLib.alignment.transformations import Transformations
 from GEDGANLib.commands.main import main
 from GEDGANLib.exchange.nnunet import write_dataset
 from GEDGANLib.networks.statistical import StatisticalGenerator

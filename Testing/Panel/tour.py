@@ -61,6 +61,30 @@ def draw_views(core, volume, segmentation, path: Path) -> None:
     render_scene(core, volume, segmentation, path, volume.GetName())
 
 
+def align(panel, watch: Stopwatch, out: Path) -> None:
+    """The section Align, beside the training that runs: stopped at half, gone on with, and its sliders."""
+    ui = panel.ui
+    watch.enter("alignment")
+    watch.press(ui.alignButton)
+    watch.pump(lambda: ui.alignLabel.text.startswith("aligning the scans") and ui.alignBar.value > 400)
+    picture(panel, out / "2-aligning.png")
+    watch.press(ui.alignButton)
+    watch.pump(lambda: not panel.align_section.state)
+    watch.press(ui.alignResumeButton)
+    watch.pump(lambda: not panel.align_section.state)
+    watch.enter("template")
+    watch.press(ui.templateButton)
+    watch.pump(lambda: not panel.tasks.name)
+    watch.enter("directions of the alignment")
+    watch.press(ui.modesButton)
+    watch.pump(lambda: not panel.tasks.name)
+    for value in (-2.0, 2.0):
+        next(iter(panel.explore_section.sliders.values())).value = value
+        end = time.monotonic() + 0.5
+        watch.pump(lambda end=end: time.monotonic() > end)
+    picture(panel, out / "2-aligned.png")
+
+
 def session(out: Path, minutes: int, quick: bool) -> dict[str, float]:
     """Returns the longest time without an answer, in seconds, of each part."""
     watch = Stopwatch()
@@ -78,6 +102,7 @@ def session(out: Path, minutes: int, quick: bool) -> dict[str, float]:
         watch.enter("sample and check")
         watch.press(ui.tryButton)
         watch.pump(lambda: panel.train_section.state == "running")
+        align(panel, watch, out)
         watch.enter("training")
         watch.pump(lambda: panel.train_section.preview_there() and panel.train_section.curves.present())
         picture(panel, out / "2-training.png")
