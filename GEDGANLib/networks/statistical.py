@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ..alignment.blocks import RAREST, with_look
 from ..alignment.modes import Modes
-from ..alignment.sampling import sample_cubic, sample_linear
+from ..alignment.sampling import sample_cubic, sample_linear, shrink
 from ..alignment.transformations import Transformations
 from ..alignment.velocity import refine
 
@@ -92,6 +92,22 @@ class StatisticalGenerator(nn.Module):
             if getattr(self, name) is not None:
                 # As they are kept, so that a model is the same before and after it was written.
                 getattr(self, name).copy_(value.half() if name in HALF else value)
+
+    @torch.no_grad()
+    def coarser(self, shape: Sequence[int]) -> StatisticalGenerator:
+        """The same on a coarser grid over the box, template and output; it shares the modes."""
+        grids = (self.velocity.shape[1:], self.look.shape[1:], () if self.labels is None else self.labels.shape[2:])
+        label_count = 0 if self.shares is None else len(self.shares) - 1
+        found = StatisticalGenerator(
+            shape, self.extent, len(self.template), label_count, len(self.generators), shape, *grids, self.class_count
+        )
+        for name, value in self.named_parameters():
+            setattr(found, name, value)
+        for name in ("template", "shares"):
+            if getattr(self, name) is not None:
+                coarse = shrink(getattr(self, name)[None], shape)[0]
+                setattr(found, name, nn.Parameter(coarse, requires_grad=False))
+        return found.eval()
 
     def kept(self) -> dict[str, Tensor]:
         """The state as it is written to a file."""

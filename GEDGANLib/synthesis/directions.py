@@ -25,7 +25,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,8 @@ SAME = 0.9
 GOES_WITH = 0.3
 """Correlation from which a quantity names an unsupervised direction."""
 FOLDS = 5
+LARGEST_OBSERVED = 40**3
+"""Voxels of the cases of a statistical model that directions are named on."""
 FORMAT_VERSION = 1
 
 
@@ -176,6 +178,7 @@ def _observing(model: Model, samples: int) -> Iterator[tuple[int, int]]:
     """Returns latents (N, size), quantities by name, each (N,), and pooled maps of the first stage (N, features)."""
     import torch
 
+    model = _coarse_enough(model)
     synthesizer, plan = Synthesizer(model), model.plan
     maps: list[torch.Tensor] = []
     first_stage = _first_stage(model.generator)
@@ -199,6 +202,26 @@ def _observing(model: Model, samples: int) -> Iterator[tuple[int, int]]:
             handle.remove()
     quantities = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     return np.stack(latents), quantities, np.stack(features)
+
+
+def _coarse_enough(model: Model) -> Model:
+    """A statistical model on a coarser grid where its own is large: what is measured there is hardly another."""
+    if model.plan.method != "modes":
+        return model
+    from ..alignment.sampling import shape_of_at_most
+    from ..volumes.geometry import compose
+
+    grid, extent = model.plan.grid, model.plan.extent
+    shape = shape_of_at_most(LARGEST_OBSERVED, grid.shape, extent)
+    if shape == tuple(grid.shape):
+        return model
+    spacing = tuple(side / count for side, count in zip(extent, shape))
+    # The centre of the first voxel moves with the voxels' size, the box stays.
+    first = compose(np.array(grid.directions), (1.0,) * len(shape), grid.origin) @ np.append(
+        (np.array(spacing) - grid.spacing) / 2, 1.0
+    )
+    coarse = replace(grid, shape=shape, spacing=spacing, origin=tuple(float(each) for each in first[:-1]))
+    return replace(model, generator=model.generator.coarser(shape), plan=replace(model.plan, grid=coarse))
 
 
 def _first_stage(generator: Any) -> Any | None:

@@ -12,6 +12,7 @@ from GEDGANLib.alignment import blocks as of_blocks
 from GEDGANLib.alignment.blocks import Blocks, blocks_of, label_differences, look_of, smoothed, with_look
 from GEDGANLib.alignment.label_modes import label_modes
 from GEDGANLib.alignment.modes import WEIGHTS, Modes, components_of, modes_of, products_of
+from GEDGANLib.alignment.sampling import shrink
 from GEDGANLib.alignment.sharing import (
     LARGEST_AUC,
     LARGEST_LEVERAGE,
@@ -334,3 +335,16 @@ def test_few_cases_of_a_class_shape_little():
     assert 0.3 < float(roots[0].diagonal().min()) <= float(roots[0].diagonal().max()) < 1.1
     alone = class_statistics(np.array([(3.0, 1.0, 0.0)]), [0], 1)[1]
     assert np.isfinite(alone.numpy()).all() and float(alone[0].diagonal().min()) > 0.3
+
+
+def test_a_coarser_form_makes_the_same_cases():
+    modes = replace(no_modes(), labels=torch.zeros(2, 3, *GRID))
+    modes.generators[0, 0, 3] = 3.0
+    modes.looks[1] = 0.2
+    generator = made_of(modes)
+    coarse = generator.coarser((8, 10, 8))
+    latent = torch.tensor([[0.7, -1.0]])
+    fine, small = generator(latent)[0], coarse(latent)[0]
+    assert small.shape == (4, 8, 10, 8) and coarse.velocities is generator.velocities
+    torch.testing.assert_close(shrink(fine[None], (8, 10, 8))[0], small, atol=0.3, rtol=0)
+    assert float((shrink(fine[None], (8, 10, 8))[0] - small).abs().mean()) < 0.02
