@@ -11,12 +11,12 @@ import qt
 from slicer.i18n import tr as _
 
 from GEDGANLib.errors import InputError
-from GEDGANLib.jobs.worker import DONE, STOPPED_ON_REQUEST, Worker
+from GEDGANLib.jobs.worker import DONE, STOPPED_ON_REQUEST
 
 from . import places
-from .data_section import DEVICES, spacing_of
-from .following import FollowedJob, find_job, stage_words, words_of
-from .sections import Section
+from .data_section import DEVICES
+from .following import stage_words, words_of
+from .sections import JobSection
 from .views import show_case
 
 TABLE, SHEET, MODEL, REQUEST = "aligned.csv", "aligned.png", "model.safetensors", "align.json"
@@ -27,13 +27,11 @@ COLUMN_WIDTHS = (180, 70)
 """Pixels, of all but the last."""
 
 
-class AlignSection(Section):
+class AlignSection(JobSection):
     """:param panel: the module's widget."""
 
     def __init__(self, panel: Any) -> None:
-        super().__init__(panel)
-        self.job: FollowedJob | None = None
-        self.run: Path | None = None
+        super().__init__(panel, places.ALIGNMENTS, panel.ui.alignBar, panel.ui.alignLabel)
         self.found: list[dict[str, str]] = []
         """A row of the table of a run each, the worst first."""
         self._excluded: list[str] = []
@@ -55,13 +53,6 @@ class AlignSection(Section):
         self.ui.modesButton.connect("clicked()", self.onModes)
 
     # What the panel asks
-
-    @property
-    def state(self) -> str:
-        """For ``states.Facts.aligning``."""
-        if self.job is None:
-            return ""
-        return "stopping" if self.job.stopping else "running"
 
     def aligned(self) -> bool:
         """Whether there is a run that is done."""
@@ -87,21 +78,6 @@ class AlignSection(Section):
         ]
         return [*self._excluded, *unticked]
 
-    def busy(self) -> bool:
-        return self.job is not None
-
-    def tell_silence(self) -> None:
-        if self.job is not None and self.job.quiet():
-            self.ui.alignLabel.text = _(
-                "Nothing was heard from the alignment for minutes. It may be stuck; Stop ends it."
-            )
-
-    def leave(self) -> None:
-        """Follow no longer. The alignment goes on; it is found again."""
-        if self.job is not None:
-            self.job.leave()
-            self.job = None
-
     def opened(self) -> None:
         self._take_run_of_scene()
 
@@ -118,28 +94,16 @@ class AlignSection(Section):
     # Aligning
 
     def onAlign(self) -> None:
-        if self.job is not None:
-            self.job.stop()
-            self.ui.alignLabel.text = _("Stopping: keeping how far it came…")
-            self.panel.paint()
-            return
-        if not self.panel.data_section.checked():
-            self.panel.data_section.forget_plan()
-            self.panel.say(
-                _("Data or settings were changed since they were checked; press Check and plan again."), True
-            )
+        if not self.begins(_("Stopping: keeping how far it came…")):
             return
         parameters, run = self.panel.parameters, places.new_folder("alignments")
         arguments: list[Any] = ["align", parameters["checkedData"], "-o", run]
         arguments += ["--device", DEVICES[parameters["device"]]]
         try:
-            spacing = spacing_of(parameters["spacing"])
+            arguments += self.panel.data_section.options()
         except InputError as error:
             self.panel.say(words_of(error), True)
             return
-        arguments += ["--spacing", *spacing] if spacing else []
-        if parameters["classColumn"].strip() and not parameters["fromScene"]:
-            arguments += ["--class-column", parameters["classColumn"].strip()]
         excluded = self.left_out() if self._same_data() else []
         arguments += ["--exclude", *excluded] if excluded else []
         self._launch(arguments, run)
@@ -169,32 +133,13 @@ class AlignSection(Section):
         self._launch(["align", about["data"], "-o", self.run, "--resume", "--device", device], self.run)
 
     def _launch(self, arguments: list[Any], run: Path) -> None:
-        worker = self.panel.tasks.start(arguments, places.ALIGNMENTS, run / "STOP")
-        if worker is None:
-            return
+        if self.launch(arguments, run):
+            self.panel.say(_("The alignment has a process of its own; go on with your work."))
+
+    def begun(self) -> None:
         self._forget()
-        self._follow(worker, run)
-        self.ui.alignLabel.text = _("Starting…")
-        self.panel.say(_("The alignment has a process of its own; go on with your work."))
-        self.panel.paint()
 
-    def _follow(self, worker: Worker, run: Path) -> None:
-        self.run = run
-        self.ui.alignBar.value = 0
-        self.job = FollowedJob(worker, self._heard, lambda state, why: self._ended(worker.folder, state, why))
-
-    def find_again(self) -> None:
-        """An alignment that was started before, by this panel or by an earlier Slicer."""
-        worker = None if self.job is not None else find_job(places.ALIGNMENTS)
-        if worker is None:
-            return
-        self._forget()
-        self._follow(worker, Path(worker.about.get("stop_file") or "").parent)
-        if worker.alive():
-            self.panel.say(_("The alignment in {run} is still running.").format(run=self.run))
-        self.panel.paint()
-
-    def _heard(self, event: dict) -> None:
+    def heard(self, event: dict) -> None:
         if event["event"] == "progress":
             self.ui.alignBar.value = int(1000 * float(event.get("progress", 0)))
             self.ui.alignLabel.text = f"{stage_words(event)} {event.get('name', '')}".strip()
@@ -203,9 +148,7 @@ class AlignSection(Section):
         elif event["event"] == "said" and self.job is not None:
             self.ui.alignLabel.toolTip = event.get("message", "")
 
-    def _ended(self, folder: Path, state: str, explanation: str) -> None:
-        asked, self.job = self.job.asked_to_stop, None
-        places.forget_job(places.ALIGNMENTS, folder)
+    def ended(self, state: str, explanation: str, asked: bool) -> None:
         if state == DONE:
             self.panel.parameters["alignRun"] = str(self.run)
             self._show()

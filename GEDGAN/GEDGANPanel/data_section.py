@@ -254,13 +254,10 @@ class DataSection(Section):
         output = places.new_folder("plans").with_suffix(".json")
         arguments = ["plan", folder, "-o", output, "--device", DEVICES[parameters["device"]]]
         try:
-            spacing = spacing_of(parameters["spacing"])
+            arguments += self.options()
         except InputError as error:
             self.panel.say(words_of(error), True)
             return
-        arguments += ["--spacing", *spacing] if spacing else []
-        if parameters["classColumn"].strip() and not parameters["fromScene"]:
-            arguments += ["--class-column", parameters["classColumn"].strip()]
         try:
             output.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -277,6 +274,16 @@ class DataSection(Section):
         self.panel.tasks.run_job(
             "plan", arguments, lambda: self._planned(folder, output, asked, then), words, ended=ended
         )
+
+    def options(self) -> list[Any]:
+        """What is asked for of the data, as options of a command.
+
+        :raises InputError: no voxel size.
+        """
+        parameters = self.panel.parameters
+        spacing, column = spacing_of(parameters["spacing"]), parameters["classColumn"].strip()
+        found: list[Any] = ["--spacing", *spacing] if spacing else []
+        return found + (["--class-column", column] if column and not parameters["fromScene"] else [])
 
     def _planned(self, folder: Path, output: Path, asked: tuple, then: Callable[[], Any]) -> None:
         parameters = self.panel.parameters

@@ -6,7 +6,15 @@ A new section is a module with a class of :class:`Section`, a line in :func:`sec
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+
+from slicer.i18n import tr as _
+
+from GEDGANLib.jobs.worker import Worker
+
+from . import places
+from .following import FollowedJob, find_job
 
 
 class Section:
@@ -45,6 +53,100 @@ class Section:
     def busy(self) -> bool:
         """Whether something of this section runs."""
         return False
+
+
+class JobSection(Section):
+    """A section whose work is done by a process that outlives the panel, and is found again by the next one.
+
+    :param kind: of the job, as ``places`` keeps it.
+    :param bar, label: widgets that say how far it is.
+    """
+
+    def __init__(self, panel: Any, kind: str, bar: Any, label: Any) -> None:
+        super().__init__(panel)
+        self.kind, self.bar, self.label = kind, bar, label
+        self.job: FollowedJob | None = None
+        self.run: Path | None = None
+
+    @property
+    def state(self) -> str:
+        """Nothing, ``running`` or ``stopping``, for ``states.Facts``."""
+        if self.job is None:
+            return ""
+        return "stopping" if self.job.stopping else "running"
+
+    def busy(self) -> bool:
+        return self.job is not None
+
+    def tell_silence(self) -> None:
+        if self.job is not None and self.job.quiet():
+            self.label.text = _("Nothing was heard of it for minutes. It may be stuck; Stop ends it.")
+
+    def leave(self) -> None:
+        """Follow no longer. The process goes on; it is found again."""
+        if self.job is not None:
+            self.job.leave()
+            self.job = None
+
+    def begins(self, stopping: str) -> bool:
+        """Whether a press of the button is to begin something: it stops what runs, and does nothing with data that were
+        not checked.
+
+        :param stopping: what to say while it stops.
+        """
+        if self.job is not None:
+            self.job.stop()
+            self.label.text = stopping
+            self.panel.paint()
+            return False
+        if self.panel.data_section.checked():
+            return True
+        self.panel.data_section.forget_plan()
+        self.panel.say(_("Data or settings were changed since they were checked; press Check and plan again."), True)
+        return False
+
+    def launch(self, arguments: list[Any], run: Path) -> bool:
+        """Start a command of the library; returns whether it could be started."""
+        worker = self.panel.tasks.start(arguments, self.kind, run / "STOP")
+        if worker is None:
+            return False
+        self.begun()
+        self._follow(worker, run)
+        self.label.text = _("Starting…")
+        self.panel.paint()
+        return True
+
+    def find_again(self) -> None:
+        """A process that was started before, by this panel or by an earlier Slicer."""
+        worker = None if self.job is not None else find_job(self.kind)
+        if worker is None:
+            return
+        self.begun()
+        self._follow(worker, Path(worker.about.get("stop_file") or "").parent)
+        if worker.alive():
+            self.panel.say(_("What was begun in {run} is still running.").format(run=self.run))
+        self.panel.paint()
+
+    def _follow(self, worker: Worker, run: Path) -> None:
+        self.run, self.bar.value = run, 0
+        self.job = FollowedJob(worker, self.heard, lambda state, why: self._ended(worker.folder, state, why))
+
+    def _ended(self, folder: Path, state: str, explanation: str) -> None:
+        asked, self.job = self.job.asked_to_stop, None
+        places.forget_job(self.kind, folder)
+        self.ended(state, explanation, asked)
+
+    def begun(self) -> None:
+        """A process was started or found again: forget what was shown of another."""
+
+    def heard(self, event: dict) -> None:
+        """An event of the process."""
+
+    def ended(self, state: str, explanation: str, asked: bool) -> None:
+        """It has ended.
+
+        :param asked: it was asked to stop.
+        """
 
 
 def sections_of(panel: Any) -> dict[str, Section]:

@@ -11,26 +11,24 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
-from GEDGANLib.jobs.worker import DONE, STOPPED_ON_REQUEST, Worker
+from GEDGANLib.jobs.worker import DONE, STOPPED_ON_REQUEST
 
 from . import places
 from .curves import Curves
 from .data_section import DEVICES
-from .following import FollowedJob, find_job, stage_words, words_of
+from .following import stage_words, words_of
 from .scene_cases import PREVIEW
-from .sections import Section
+from .sections import JobSection
 from .views import show_side_by_side
 
 DRAW_SECONDS = 1.0
 
 
-class TrainSection(Section):
+class TrainSection(JobSection):
     """:param panel: the module's widget."""
 
     def __init__(self, panel: Any) -> None:
-        super().__init__(panel)
-        self.job: FollowedJob | None = None
-        self.run: Path | None = None
+        super().__init__(panel, places.TRAININGS, panel.ui.trainBar, panel.ui.trainLabel)
         self.curves, self._drawn = Curves(), 0.0
         self._then: Callable[[Path], Any] | None = None
         self.ui.trainButton.connect("clicked()", self.onTrain)
@@ -40,13 +38,6 @@ class TrainSection(Section):
             "Folder of the run: model, checkpoints, log. When this is empty, a new one is made in {folder}. "
             "To continue an earlier run, choose its folder and press Resume."
         ).format(folder=places.base_folder() / "runs")
-
-    @property
-    def state(self) -> str:
-        """For ``states.Facts.training``."""
-        if self.job is None:
-            return ""
-        return "stopping" if self.job.stopping else "running"
 
     def resumable(self) -> bool:
         """Whether the run folder that is chosen, or was trained in last, can be gone on with."""
@@ -60,16 +51,7 @@ class TrainSection(Section):
         return self.run is not None and (self.run / "preview" / "synthesized.nrrd").is_file()
 
     def onTrain(self) -> None:
-        if self.job is not None:
-            self.job.stop()
-            self.ui.trainLabel.text = _("Stopping: saving what was learned…")
-            self.panel.paint()
-            return
-        if not self.panel.data_section.checked():
-            self.panel.data_section.forget_plan()
-            self.panel.say(
-                _("Data or settings were changed since they were checked; press Check and plan again."), True
-            )
+        if not self.begins(_("Stopping: saving what was learned…")):
             return
         parameters = self.panel.parameters
         minutes = None if parameters["steps"] else parameters["minutes"]
@@ -113,49 +95,15 @@ class TrainSection(Section):
         self._launch(arguments, run)
 
     def _launch(self, arguments: list[Any], run: Path, then: Callable[[Path], Any] | None = None) -> None:
-        worker = self.panel.tasks.start(arguments, places.TRAININGS, run / "STOP")
-        if worker is None:
-            return
-        self._then = then
+        if self.launch(arguments, run):
+            self._then = then
+            self.panel.say(_("The training has a process of its own; go on with your work."))
+
+    def begun(self) -> None:
+        self._then = None
         self.curves.clear()
-        self._follow(worker, run)
-        self.ui.trainLabel.text = _("Starting…")
-        self.panel.say(_("The training has a process of its own; go on with your work."))
-        self.panel.paint()
 
-    def _follow(self, worker: Worker, run: Path) -> None:
-        self.run = run
-        self.ui.trainBar.value = 0
-        self.job = FollowedJob(worker, self._heard, lambda state, why: self._ended(worker.folder, state, why))
-
-    def find_again(self) -> None:
-        """A training that was started before, by this panel or by an earlier Slicer."""
-        worker = None if self.job is not None else find_job(places.TRAININGS)
-        if worker is None:
-            return
-        run = Path(worker.about.get("stop_file") or "").parent
-        self.curves.clear()
-        self._follow(worker, run)
-        if worker.alive():
-            self.panel.say(_("The training in {run} is still running.").format(run=run))
-        self.panel.paint()
-
-    def busy(self) -> bool:
-        return self.job is not None
-
-    def tell_silence(self) -> None:
-        if self.job is not None and self.job.quiet():
-            self.ui.trainLabel.text = _(
-                "Nothing was heard from the training for minutes. It may be stuck; Stop ends it."
-            )
-
-    def leave(self) -> None:
-        """Follow no longer. The training goes on; it is found again."""
-        if self.job is not None:
-            self.job.leave()
-            self.job = None
-
-    def _heard(self, event: dict) -> None:
+    def heard(self, event: dict) -> None:
         kind = event["event"]
         if kind == "started":
             device = {"cuda": _("the NVIDIA GPU"), "mps": _("the Apple GPU")}.get(
@@ -181,9 +129,8 @@ class TrainSection(Section):
         elif kind == "warning":
             self.panel.say(event.get("message", ""), True)
 
-    def _ended(self, folder: Path, state: str, explanation: str) -> None:
-        asked, self.job, then, self._then = self.job.asked_to_stop, None, self._then, None
-        places.forget_job(places.TRAININGS, folder)
+    def ended(self, state: str, explanation: str, asked: bool) -> None:
+        then, self._then = self._then, None
         if self.panel.parameters["plot"]:
             self.curves.draw(show=False)
         model = None if self.run is None else self.run / "model.safetensors"

@@ -302,7 +302,7 @@ def _write_models(
 ) -> str:
     """The statistical model of an alignment, what can be steered in it and, where it was asked for, the one for
     sharing; returns what to warn of."""
-    from ..synthesis.directions import directions_path, find_directions, save_directions
+    from ..synthesis import directions
     from ..synthesis.model_file import load_model
     from ..synthesis.statistical import local_model, model_for_sharing, save_statistics
     from ..training.request import image_digest
@@ -319,8 +319,8 @@ def _write_models(
     made = local_model(aligned, cases, plan, about, columns, show)
     save_statistics(run / MODEL, made)
     model = load_model(run / MODEL, asked["device"])
-    found = find_directions(model, progress=show("finding directions"))
-    save_directions(directions_path(run / MODEL), model.digest, found)
+    found = directions.find_directions(model, directions.SAMPLES, show("finding directions"))
+    directions.save_directions(directions.directions_path(run / MODEL), model.digest, found)
     if asked["for_sharing"]:
         try:
             save_statistics(run / SHARED, model_for_sharing(made.generator, made.plan, made.about, made.population))

@@ -103,7 +103,17 @@ def statistical_plan(plan: Plan, modes: Modes, template: Sequence[int]) -> Plan:
     networks = Networks((), (), 1, modes.count)
     training = replace(plan.training, volume="whole", part=())
     field = replace(plan.field, agreement=False, stage=0)
-    return replace(plan, method="modes", networks=networks, training=training, field=field, statistical=grids)
+    # Nothing is trained; and what a training would take was measured by the clock, which no model depends on.
+    prediction = replace(plan.prediction, memory_gb=0.0, minutes_per_1000_steps=0.0)
+    return replace(
+        plan,
+        method="modes",
+        networks=networks,
+        training=training,
+        field=field,
+        statistical=grids,
+        prediction=prediction,
+    )
 
 
 def local_model(

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from alignment_sets import MEANINGFUL, MEANINGLESS, SPACING, quick_registration
+from alignment_sets import GO, MEANINGFUL, MEANINGLESS, QUICK, SPACING, quick_registration
 from starting import popen
 
 from GEDGANLib.alignment import job, verdict
@@ -31,21 +31,6 @@ from GEDGANLib.volumes.cohort import make_case
 from GEDGANLib.volumes.geometry import field_of_view
 
 IN_EARNEST = verdict.TRIAL
-
-QUICK = """
-import torch
-torch.set_num_threads(1)
-from dataclasses import replace
-from GEDGANLib.alignment import job, registration, verdict
-Level = registration.Level
-levels = (Level(4, 12, 0.25, False), Level(2, 12, 0.25), Level(1, 8, 0.25))
-registration.Settings.__dataclass_fields__["levels"].default = levels
-registration.Settings.__init__.__defaults__ = (*registration.Settings.__init__.__defaults__[:-1], levels)
-verdict.TRIAL = replace(verdict.TRIAL, levels=levels)
-job.CHECKPOINT_SECONDS = 0.0
-"""
-"""Fewer iterations, kept often."""
-GO = "from GEDGANLib.commands.main import main\nraise SystemExit(main())"
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import slicer
 from acting import idle, put_brains, tick_all
+from alignment_sets import GO, QUICK, quick_registration
 from desktop import DesktopServices, pump, qt
+from starting import popen
 
 WAITING = "import time; time.sleep(600)"
 
@@ -25,8 +28,23 @@ def aligned_run(cohort_folder, tmp_path_factory) -> Path:
     from GEDGANLib.commands.main import main
 
     run = tmp_path_factory.mktemp("aligned-in-panel") / "run"
-    assert main(["align", str(cohort_folder), "-o", str(run), "--device", "cpu"]) == 0
+    with quick_registration():
+        assert main(["align", str(cohort_folder), "-o", str(run), "--device", "cpu"]) == 0
     return run
+
+
+@pytest.fixture(autouse=True)
+def quick_workers(panel, monkeypatch):
+    """The panel's own alignments take a few iterations."""
+    original = type(panel.logic).startWorker
+
+    def launch(command, **options):
+        return popen([sys.executable, "-c", QUICK + GO, *command[command.index("align") :]], **options)
+
+    def start(self, arguments, folder, stopFile=None, launch=launch, notes=None):
+        return original(self, arguments, folder, stopFile, launch if arguments[0] == "align" else None, notes)
+
+    monkeypatch.setattr(type(panel.logic), "startWorker", start)
 
 
 @pytest.fixture
