@@ -190,6 +190,7 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.parameters.use(node)
         self.synthesize_section.refresh()
         if another:
+            self.align_section.take_run_of_scene()
             self.data_section.take_parameters()
         else:
             self.data_section.refresh()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from GEDGANLib.jobs.worker import DONE, STOPPED_ON_REQUEST
 from . import places
 from .data_section import DEVICES
 from .following import stage_words, words_of
+from .scene_cases import MAP
 from .sections import JobSection
 from .views import show_case
 
@@ -34,8 +37,6 @@ class AlignSection(JobSection):
         super().__init__(panel, places.ALIGNMENTS, panel.ui.alignBar, panel.ui.alignLabel)
         self.found: list[dict[str, str]] = []
         """A row of the table of a run each, the worst first."""
-        self._excluded: list[str] = []
-        """Left out of the run that is shown, and of those it was made anew of."""
         table = self.ui.alignTable
         table.setColumnCount(len(COLUMN_WIDTHS) + 1)
         table.setHorizontalHeaderLabels([_("Case, the least alike first"), _("Likeness"), _("Dice")])
@@ -69,27 +70,31 @@ class AlignSection(JobSection):
         return self.found[row]["case"] if 0 <= row < len(self.found) else ""
 
     def left_out(self) -> list[str]:
-        """Cases whose tick was taken away, and those that were left out before."""
+        """Cases without a tick: such as it was taken from, and such as were left out before and not ticked again."""
         table = self.ui.alignTable
-        unticked = [
-            row["case"]
-            for number, row in enumerate(self.found)
-            if table.item(number, CASE) is not None and table.item(number, CASE).checkState() != qt.Qt.Checked
-        ]
-        return [*self._excluded, *unticked]
+        items = [table.item(number, CASE) for number in range(table.rowCount)]
+        return [item.text() for item in items if item is not None and item.checkState() != qt.Qt.Checked]
 
     def opened(self) -> None:
-        self._take_run_of_scene()
+        self.take_run_of_scene()
 
     def entered(self) -> None:
-        self._take_run_of_scene()
+        self.take_run_of_scene()
 
-    def _take_run_of_scene(self) -> None:
+    def scene_closed(self) -> None:
+        if self.job is None:
+            self.run = None
+            self._forget()
+            self.label.text = ""
+
+    def take_run_of_scene(self) -> None:
         """The run that the scene was saved with, where it is still there."""
         run = self.panel.parameters["alignRun"]
-        if run and self.job is None and self.run is None and Path(run).is_dir():
+        if run and self.job is None and (self.run is None or self.run != Path(run)) and Path(run).is_dir():
             self.run = Path(run)
             self._show()
+            if self.resumable():
+                self.label.text = _("Stopped; Resume goes on from there.")
 
     # Aligning
 
@@ -107,7 +112,6 @@ class AlignSection(JobSection):
         excluded = self.left_out() if self._same_data() else []
         arguments += ["--exclude", *excluded] if excluded else []
         self._launch(arguments, run)
-        self._excluded = excluded
 
     def _same_data(self) -> bool:
         """Whether the run that is shown is of the data that are checked."""
@@ -134,6 +138,7 @@ class AlignSection(JobSection):
 
     def _launch(self, arguments: list[Any], run: Path) -> None:
         if self.launch(arguments, run):
+            self.panel.parameters["alignRun"] = str(run)
             self.panel.say(_("The alignment has a process of its own; go on with your work."))
 
     def begun(self) -> None:
@@ -150,7 +155,6 @@ class AlignSection(JobSection):
 
     def ended(self, state: str, explanation: str, asked: bool) -> None:
         if state == DONE:
-            self.panel.parameters["alignRun"] = str(self.run)
             self._show()
             self.panel.say(_("The scans are aligned. Look at the least alike ones first."))
         elif state == STOPPED_ON_REQUEST or asked:
@@ -183,19 +187,19 @@ class AlignSection(JobSection):
             return
         if not found:
             return
-        about = self._about()
-        self._excluded = list(about.get("left_out", [])) if about else []
+        about = self._about() or {}
+        left_out = [{"case": str(name), "likeness": "", "dice": ""} for name in about.get("left_out", [])]
         table = self.ui.alignTable
         table.blockSignals(True)
-        table.setRowCount(len(found))
-        for number, row in enumerate(found):
+        table.setRowCount(len(found) + len(left_out))
+        for number, row in enumerate([*found, *left_out]):
             for column, text in ((CASE, row["case"]), (LIKENESS, row["likeness"][:4]), (DICE, row["dice"][:4])):
                 item = qt.QTableWidgetItem(text)
                 flags = qt.Qt.ItemIsEnabled | qt.Qt.ItemIsSelectable
                 item.setFlags(flags | qt.Qt.ItemIsUserCheckable if column == CASE else flags)
                 if column == CASE:
-                    item.setCheckState(qt.Qt.Checked)
-                    item.setToolTip(_("Take the tick away and press Align again to leave it out."))
+                    item.setCheckState(qt.Qt.Checked if row["likeness"] else qt.Qt.Unchecked)
+                    item.setToolTip(_("Cases without a tick are left out when Align is pressed again."))
                 table.setItem(number, column, item)
         table.blockSignals(False)
         self.found = found
@@ -239,49 +243,51 @@ class AlignSection(JobSection):
     def _atlas(self, task: str, names: list[str], done: Any) -> None:
         folder = places.new_folder("atlases")
         arguments = ["atlas", self.run, "-o", folder, "--cases", *names]
-        self.panel.tasks.run_job(task, arguments, lambda: done(folder), _("Writing the template"))
+
+        def load() -> None:
+            try:
+                done(folder)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
+        self.panel.tasks.run_job(task, arguments, load, _("Writing the template"))
 
     def _plan(self) -> Any:
         from GEDGANLib.planning.plan import Plan
 
         return Plan.load(self.run / "plan.json")
 
-    def _add_template(self, folder: Path) -> Any:
+    def _add_template(self, folder: Path) -> None:
         from GEDGANLib.scene.nodes import add_case
         from GEDGANLib.scene.worker_output import template_case
 
         nodes = add_case(template_case(folder, self._plan()))
+        _mark(nodes, "template")
         show_case(nodes.volumes[0], nodes.segmentation)
         self.panel.say(_("The template is in the scene."))
-        return nodes
 
     def _add_case(self, folder: Path, name: str) -> None:
-        """A case with the transform above it that brings it onto the template."""
+        """A copy of a case with the transform above it that brings it onto the template. The scan that may be in the
+        scene stays where it is: under a transform that bends it could not be learned from."""
         from GEDGANLib.scene.nodes import add_case
         from GEDGANLib.scene.worker_output import add_transform, scan_of_run
 
-        volumes = _nodes_of_case(name)
-        if not volumes:
-            nodes = add_case(scan_of_run(self.run, name, self._plan()))
-            volumes = [*nodes.volumes, *([] if nodes.segmentation is None else [nodes.segmentation])]
+        case = scan_of_run(self.run, name, self._plan())
         transform = add_transform(folder, name)
-        for node in volumes:
+        nodes = add_case(replace(case, name=_("{name} on template").format(name=name)))
+        _mark(nodes, "on template")
+        for node in nodes.every():
             node.SetAndObserveTransformNodeID(transform.GetID())
-        segmentation = next((node for node in volumes if node.IsA("vtkMRMLSegmentationNode")), None)
-        show_case(volumes[0], segmentation)
+        show_case(nodes.volumes[0], nodes.segmentation)
         self.panel.say(
             _(
                 "{name} lies on the template now. Put markups or models of it under the transform {transform}, and "
-                "they follow; take it away, and the scan is where it was."
+                "they follow."
             ).format(name=name, transform=transform.GetName())
         )
 
 
-def _nodes_of_case(name: str) -> list[Any]:
-    """Volumes of a case that is in the scene already, and its segmentation, by the table of the section Data."""
-    from . import scene_cases
-
-    for case in scene_cases.ticked_cases(scene_cases.rows()):
-        if case.name == name:
-            return [case.volume, *case.more, *([] if case.segmentation is None else [case.segmentation])]
-    return []
+def _mark(nodes: Any, kind: str) -> None:
+    """As something of the panel's own, which nothing is learned from."""
+    for node in nodes.every():
+        node.SetAttribute(MAP, kind)

@@ -148,6 +148,7 @@ def stage_words(event: dict) -> str:
         "comparing the cases": _("comparing the cases"),
         "comparing their segmentations": _("comparing their segmentations"),
         "finding scores": _("finding scores"),
+        "finding what can be shared": _("finding what can be shared"),
         "writing the atlas": _("writing the atlas"),
         "bringing the cases to one grid": _("bringing the cases to one grid"),
         "synthesizing": _("synthesizing"),

@@ -49,7 +49,7 @@ class Blocks:
 
     :param generators: (N, D, D+1), mm.
     :param velocities: (N, D, *control grid), mm.
-    :param looks: (N, C, *grid), less their mean; 0 where a scan saw nothing.
+    :param looks: (N, C, *grid), less their mean; the mean case's where a scan saw nothing.
     :param look: that mean, (C, *grid).
     """
 
@@ -94,17 +94,15 @@ def blocks_of(
     chosen, seen = looks[list(members)], weights[list(members)]
     mean = (chosen * seen).sum(0) / seen.sum(0).clamp_min(FEWEST_SEEN)
     looks.sub_(mean).mul_(weights)
-    # The mean of what remains is 0 but where scans saw different places.
-    looks.sub_(looks[list(members)].mean(0))
     return Blocks(moved.generators.detach().cpu().float(), moved.velocities.detach().cpu().float(), looks, mean)
 
 
-def smoothed(fields: Tensor, extent: Sequence[float], shape: Sequence[int]) -> Tensor:
-    """Fields (N, C, *grid) as cases are compared by them.
+def smoothing_width(extent: Sequence[float], shape: Sequence[int]) -> float:
+    """Of the Gaussian over fields by which cases are compared, mm.
 
     :param shape: of the grid that looks are on.
     """
-    return smooth(fields, SMOOTHED * max(spacing_of(shape, extent)), extent)
+    return SMOOTHED * max(spacing_of(shape, extent))
 
 
 def label_shape(shape: Sequence[int], extent: Sequence[float], label_count: int) -> tuple[int, ...]:

@@ -194,7 +194,7 @@ class Job:
         """
         extent = tuple(float(side) for side in extent)
         shape = self.shape or registration_shape(cases[0].image.shape[1:], extent, self.device)
-        images, boxes = shrunk(cases, shape, "cpu", self._watched("reading the scans")), fields_of_view(cases, extent)
+        images, boxes = shrunk(cases, shape, "cpu", self.watched("reading the scans")), fields_of_view(cases, extent)
         apart = list(range(len(cases))) if onto is not None else sorted(held_out)
         together = [index for index in range(len(cases)) if index not in set(apart)]
         parts: list[tuple[list[int], Transformations]] = []
@@ -204,7 +204,7 @@ class Job:
             moved = self._registered("template", "aligning the scans", registration)
             unfolded += [together[one] for one in unfold(moved, cases[0].image.shape[1:])]
             chosen = [cases[index] for index in together]
-            with_boxes = boxes[together], label_count, self.device, self._watched("making the template")
+            with_boxes = boxes[together], label_count, self.device, self.watched("making the template")
             template = make_template(chosen, moved, *with_boxes)
             parts.append((together, moved))
         if apart:
@@ -215,7 +215,7 @@ class Job:
             parts.append((apart, moved))
         moved = _joined(parts, len(cases))
         qualities = []
-        show = self._watched("judging how each lies on it")
+        show = self.watched("judging how each lies on it")
         for index, case in enumerate(cases):
             show(index, len(cases), case.name)
             part = index in set(together)
@@ -262,7 +262,7 @@ class Job:
                 path.unlink(missing_ok=True)
         remove_after(self.run, -1)
 
-    def _watched(self, words: str) -> Progress:
+    def watched(self, words: str) -> Progress:
         """Progress over cases that ends where a stop was asked for."""
         show = self.show(words)
 

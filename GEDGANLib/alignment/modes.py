@@ -22,14 +22,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .blocks import Blocks, smoothed
+from .blocks import Blocks, smoothing_width
+from .velocity import smooth
 
 WEIGHTS = (0.1, 1.0, 1.0)
 """w of affine part, velocity and look: how a head lies is the least interesting of it."""
 SMALLEST = 1e-7
 """Of the largest eigenvalue, below which one is rounding."""
-CHUNK = 1_000_000
-"""Numbers of a case that are multiplied at a time."""
+CHUNK = 20_000_000
+"""Numbers of all cases that are multiplied at a time."""
 
 
 def products_of(blocks: Blocks, members: Sequence[int], extent: Sequence[float]) -> np.ndarray:
@@ -37,13 +38,13 @@ def products_of(blocks: Blocks, members: Sequence[int], extent: Sequence[float])
 
     :param extent: of the box, mm.
     """
-    shape = blocks.looks.shape[2:]
-    fields = [blocks.generators, *(smoothed(each, extent, shape) for each in (blocks.velocities, blocks.looks))]
+    width = smoothing_width(extent, blocks.looks.shape[2:])
     found = np.zeros((len(WEIGHTS), len(blocks), len(blocks)))
-    for number, block in enumerate(fields):
-        flat = block.flatten(1)
-        for start in range(0, flat.shape[1], CHUNK):
-            part = flat[:, start : start + CHUNK]
+    for number, block in enumerate(blocks.all()):
+        flat = (block if number == 0 else smooth(block, width, extent)).flatten(1)
+        step = max(CHUNK // len(blocks), 1)
+        for start in range(0, flat.shape[1], step):
+            part = flat[:, start : start + step]
             part = part - part[list(members)].mean(0)
             found[number] += (part @ part.T).double().numpy()
     return found
@@ -132,6 +133,8 @@ class Modes:
 
     :param generator, velocity, look: means, (D, D+1), (D, *control grid), mm, and (C, *grid).
     :param weights: of the blocks in G, (3,): w over the trace.
+    :param width: of the Gaussian over fields by which cases are compared, mm.
+    :param is_smooth: the modes' fields are smoothed themselves.
     :param generators: (K, D, D+1), mm.
     :param velocities: (K, D, *control grid), mm.
     :param looks: (K, C, *grid), logarithms of intensities.
@@ -146,6 +149,8 @@ class Modes:
     velocities: Tensor
     looks: Tensor
     labels: Tensor | None = None
+    width: float = 0.0
+    is_smooth: bool = False
 
     @property
     def count(self) -> int:
@@ -159,20 +164,23 @@ class Modes:
         def mixed(fields: Tensor) -> Tensor:
             return torch.tensordot(weights, fields.float(), 1)
 
-        return Modes(
-            self.generator + torch.tensordot(moved, self.generators.float(), 1),
-            self.velocity + torch.tensordot(moved, self.velocities.float(), 1),
-            self.look + torch.tensordot(moved, self.looks.float(), 1),
-            self.weights,
-            mixed(self.generators),
-            mixed(self.velocities),
-            mixed(self.looks),
-            None if self.labels is None else mixed(self.labels),
+        return replace(
+            self,
+            generator=self.generator + torch.tensordot(moved, self.generators.float(), 1),
+            velocity=self.velocity + torch.tensordot(moved, self.velocities.float(), 1),
+            look=self.look + torch.tensordot(moved, self.looks.float(), 1),
+            generators=mixed(self.generators),
+            velocities=mixed(self.velocities),
+            looks=mixed(self.looks),
+            labels=None if self.labels is None else mixed(self.labels),
         )
 
 
-def modes_of(blocks: Blocks, components: Components) -> Modes:
-    """The modes of :class:`Components`, without labels."""
+def modes_of(blocks: Blocks, components: Components, extent: Sequence[float]) -> Modes:
+    """The modes of :class:`Components`, without labels.
+
+    :param extent: of the box, mm.
+    """
     members = list(components.members)
     units = components.coefficients[members] / np.sqrt(components.values)
     weights = torch.from_numpy(units.T / np.sqrt(len(members) - 1)).float()
@@ -180,9 +188,11 @@ def modes_of(blocks: Blocks, components: Components) -> Modes:
     for block in blocks.all():
         mode = block.new_zeros(components.count, *block.shape[1:])
         flat, into = block.flatten(1), mode.flatten(1)
-        for start in range(0, flat.shape[1], CHUNK):
-            part = flat[members, start : start + CHUNK]
-            into[:, start : start + CHUNK] = weights @ (part - part.mean(0))
+        step = max(CHUNK // len(blocks), 1)
+        for start in range(0, flat.shape[1], step):
+            part = flat[members, start : start + step]
+            into[:, start : start + step] = weights @ (part - part.mean(0))
         fields.append(mode)
     means = blocks.generators[members].mean(0), blocks.velocities[members].mean(0), blocks.look
-    return Modes(*means, torch.from_numpy(components.weights).float(), *fields)
+    width = smoothing_width(extent, blocks.looks.shape[2:])
+    return Modes(*means, torch.from_numpy(components.weights).float(), *fields, width=width)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..jobs.events import Progress, quiet
 from .modes import Components, components_of
 
 LARGEST_LEVERAGE, LARGEST_AUC, LARGEST_EXCESS = 0.5, 0.75, 0.05
@@ -115,7 +116,11 @@ def exposures(products: np.ndarray, members: Sequence[int], held_out: Sequence[i
 
 
 def for_sharing(
-    products: np.ndarray, members: Sequence[int], held_out: Sequence[int] = (), most: int | None = None
+    products: np.ndarray,
+    members: Sequence[int],
+    held_out: Sequence[int] = (),
+    most: int | None = None,
+    progress: Progress = quiet,
 ) -> tuple[Components, Exposure] | None:
     """The most modes that give away little: the last ones are left out and, where hardly any were left, single cases
     that stand alone.
@@ -126,7 +131,8 @@ def for_sharing(
     members = list(members)
     droppable = int(MOST_DROPPED * len(members))
     best: tuple[list[int], Exposure] | None = None
-    for _ in range(droppable + 1):
+    for dropped in range(droppable + 1):
+        progress(dropped, droppable + 1, "")
         if len(members) < FEWEST_CASES:
             break
         fitting = [each for each in exposures(products, members, held_out) if each.bounded]
@@ -140,6 +146,7 @@ def for_sharing(
         count = min(count, components.count)
         leverages, shares = components.leverages()[:, count - 1], components.explained()[members, count - 1]
         members.pop(int((leverages if leverages.max() > LARGEST_LEVERAGE else shares).argmax()))
+    progress(droppable + 1, droppable + 1, "")
     if best is None:
         return None
     return components_of(products, best[0]).first(best[1].modes), best[1]

@@ -115,6 +115,8 @@ def _align(arguments: argparse.Namespace, events: Events) -> None:
                 "Give the same data to resume, or align them in a new folder.",
             )
         shape, asked = tuple(before["shape"]), before
+        asked["data"] = str(arguments.data.resolve())  # where it was moved to
+        write_bytes(run / REQUEST, json.dumps(asked, indent=1).encode("utf-8"))
         forget_old_stop(run, arguments.begun)
     else:
         plan.save(run / "plan.json")
@@ -134,10 +136,12 @@ def _align(arguments: argparse.Namespace, events: Events) -> None:
             job = Job(run, settings, device, lambda: signalled() or stop.exists(), bars.show, shape)
             aligned = job.align(cases, extent, held_out, len(plan.labels), template)
             bars.close()
-            _write_sheet(run / SHEET, cases, aligned, plan)
+            _write_sheet(run / SHEET, cases, aligned, plan, job.watched("drawing"))
             _write_table(run / TABLE, aligned)
             if onto is None:
-                if words := _write_models(run, aligned, cases, plan, asked, bars.show):
+                with_shared = asked["for_sharing"]
+                words = _write_models(run, aligned, cases, plan, arguments.data, device, with_shared, job.watched)
+                if words:
                     events.emit("warning", message=words)
                 bars.close()
             aligned.save(run / RESULT)
@@ -238,7 +242,7 @@ def _planned(
     return dataset, plan, list(left_out)
 
 
-def _write_sheet(path: Path, cases: Any, aligned: Any, plan: Any) -> None:
+def _write_sheet(path: Path, cases: Any, aligned: Any, plan: Any, progress: Callable[..., Any]) -> None:
     """All cases on the template, the worst first, each with its figure; coarsely where they are large, as all of them
     are in memory here."""
     import numpy as np
@@ -266,13 +270,15 @@ def _write_sheet(path: Path, cases: Any, aligned: Any, plan: Any) -> None:
     order = sorted(range(len(cases)), key=lambda index: aligned.qualities[index].similarity)[:MOST_SHOWN]
     coarse = functional.interpolate(template.image[None], shape, mode="area")[0]
     shown, headings = [case_of("template", coarse)], ["template"]
-    for index in order:
+    for number, index in enumerate(order):
+        progress(number, len(order), cases[index].name)
         positions = aligned.moved.of([index]).positions(shape)
         image = sample_cubic(shrunk([cases[index]], shape, str(positions.device)), positions, extent)[0]
         shown.append(case_of(cases[index].name, image))
         name = cases[index].name
         name = name if len(name) <= LETTERS_SHOWN else f"…{name[-LETTERS_SHOWN:]}"
         headings.append(f"{name} {aligned.qualities[index].similarity:.2f}")
+    progress(len(order), len(order), "")
     groups = [
         ("", shown[start : start + COLUMNS], headings[start : start + COLUMNS])
         for start in range(0, len(shown), COLUMNS)
@@ -298,32 +304,43 @@ def _write_table(path: Path, aligned: Any) -> None:
 
 
 def _write_models(
-    run: Path, aligned: Any, cases: Any, plan: Any, asked: dict[str, Any], show: Callable[[str], Any]
+    run: Path,
+    aligned: Any,
+    cases: Any,
+    plan: Any,
+    data: Path,
+    device: str,
+    with_shared: bool,
+    show: Callable[[str], Any],
 ) -> str:
     """The statistical model of an alignment, what can be steered in it and, where it was asked for, the one for
     sharing; returns what to warn of."""
     from ..synthesis import directions
-    from ..synthesis.model_file import load_model
+    from ..synthesis.model_file import Model
     from ..synthesis.statistical import local_model, model_for_sharing, save_statistics
     from ..training.request import image_digest
     from ..volumes.classes import numbers_of, read_columns
 
     held_out = set(aligned.held_out)
-    table = read_columns(Path(asked["data"]), [case.name for case in cases])
+    table = read_columns(data, [case.name for case in cases])
     columns = {name: numbers for name, values in table.items() if (numbers := numbers_of(values)) is not None}
     about = {
         "description": plan.description,
-        "device": asked["device"],
+        "device": device,
         "trained_images": [image_digest(case) for case in cases if case.name not in held_out],
     }
-    made = local_model(aligned, cases, plan, about, columns, show)
+    try:
+        made = local_model(aligned, cases, plan, about, columns, show)
+    except ValueError as error:  # the alignment is worth as much without it
+        return f"{run / MODEL} is not written: {error}."
     save_statistics(run / MODEL, made)
-    model = load_model(run / MODEL, asked["device"])
+    model = Model(run / MODEL, made.generator.to(device), made.plan, made.about)
     found = directions.find_directions(model, directions.SAMPLES, show("finding directions"))
     directions.save_directions(directions.directions_path(run / MODEL), model.digest, found)
-    if asked["for_sharing"]:
+    if with_shared:
         try:
-            save_statistics(run / SHARED, model_for_sharing(made.generator, made.plan, made.about, made.population))
+            local = (made.generator.to("cpu"), made.plan, made.about, made.population)
+            save_statistics(run / SHARED, model_for_sharing(*local, show("finding what can be shared")))
         except InputError as error:  # the alignment is worth as much without it
             return f"{run / SHARED} is not written: {error.message} {error.hint}"
     return ""

@@ -17,7 +17,7 @@ def add(kinds: argparse._SubParsersAction) -> None:
     atlas.add_argument("aligned", type=a_path, metavar="RUN", help="folder of a run of gedgan align")
     atlas.add_argument("-o", "--output", type=a_path, required=True, metavar="OUT", help="new folder for the atlas")
     atlas.add_argument(
-        "--cases", nargs="*", metavar="NAME", help="transforms of these alone (default: all); with no name, of none"
+        "--cases", nargs="*", metavar="NAME", help="transforms of these alone, or of none, and no tables"
     )
     atlas.set_defaults(run=run_atlas)
 
@@ -39,28 +39,27 @@ def run_atlas(arguments: argparse.Namespace, events: Events) -> None:
     with new_folder(arguments.output) as folder:
         aligned = Aligned.load(run / RESULT)
         plan, asked = Plan.load(run / "plan.json"), read_request(run / REQUEST)
-        cases = _prepared(run, plan, asked, events)
-        if tuple(case.name for case in cases) != aligned.names:
-            raise InputError(f"The scans in {run} are not those that were aligned.", "Align them in a new folder.")
-        scores = _scores_of(run, cases, aligned, asked, events)
         chosen = _chosen(arguments.cases, aligned)
+        cases = _prepared(run, plan, asked, events)
+        scores = _scores_of(run, cases, aligned, asked, events) if arguments.cases is None else None
         data = Path(asked["data"])
         columns = read_columns(data, list(aligned.names)) if data.is_dir() else {}
         with events.bar("writing the atlas") as show:
             write_atlas(folder, aligned, cases, plan, scores, columns, chosen, show)
+    tables = ", volumes.csv and scores.csv" if arguments.cases is None else ""
     print(
         f"The atlas of {len(aligned.names)} case(s) is in {arguments.output}: template and probabilities, transforms, "
-        "jacobians, volumes.csv and scores.csv."
+        f"jacobians{tables}."
     )
 
 
-def _chosen(names: list[str] | None, aligned: Any) -> list[int]:
-    """Indices of the cases whose transforms are asked for.
+def _chosen(names: list[str] | None, aligned: Any) -> list[int] | None:
+    """Indices of the cases whose transforms are asked for; None for all and everything.
 
     :raises InputError: there is no such case.
     """
     if names is None:
-        return list(range(len(aligned.names)))
+        return None
     for name in names:
         if name not in aligned.names:
             raise InputError(f"No aligned case is called {name}.", f"There are {', '.join(aligned.names[:5])} …")
@@ -68,8 +67,11 @@ def _chosen(names: list[str] | None, aligned: Any) -> list[int]:
 
 
 def _prepared(run: Path, plan: Any, asked: dict[str, Any], events: Events) -> Any:
-    """The cases on the working grid; read anew where their folder was deleted."""
-    from ..training.request import PREPARED
+    """The cases on the working grid; read anew where their folder was deleted.
+
+    :raises InputError: they are not those that were aligned any more.
+    """
+    from ..training.request import PREPARED, digests_of, what_changed
     from ..volumes.prepared import PreparedCases, prepare_cases
 
     try:
@@ -81,7 +83,10 @@ def _prepared(run: Path, plan: Any, asked: dict[str, Any], events: Events) -> An
 
     dataset = without_cases(find_dataset(Path(asked["data"]), asked["class_column"]), asked["left_out"])
     with events.bar("bringing the cases to one grid") as show:
-        return prepare_cases(dataset, plan, run / PREPARED, show)
+        cases = prepare_cases(dataset, plan, run / PREPARED, show)
+    if changes := what_changed(asked["cases"], digests_of(cases)):
+        raise InputError(f"The scans of {run} are not those that were aligned: {changes}.", "Align them anew.")
+    return cases
 
 
 def _scores_of(run: Path, cases: Any, aligned: Any, asked: dict[str, Any], events: Events) -> Any | None:
@@ -121,7 +126,9 @@ def run_share(arguments: argparse.Namespace, events: Events) -> None:
     from ..synthesis.statistical import save_statistics, shared_form
 
     claim_new_file(arguments.output, ".safetensors")
-    shared = shared_form(load_model(arguments.model, "cpu", with_population=True))
+    model = load_model(arguments.model, "cpu", with_population=True)
+    with events.bar("finding what can be shared") as show:
+        shared = shared_form(model, show)
     save_statistics(arguments.output, shared)
     size = arguments.output.stat().st_size / 1e6
     print(f"{arguments.output} ({size:.1f} MB) is written. What it gives away: {shared.about['card']}")

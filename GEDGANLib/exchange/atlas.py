@@ -56,9 +56,10 @@ def write_atlas(
 
     :param folder: is there and empty.
     :param cases: that were aligned, in the order of ``aligned``.
-    :param scores: (N, K), nan where one is not known; no ``scores.csv`` without.
+    :param scores: (N, K), nan where one is not known.
     :param columns: what else is known of the cases, by name, in their order.
-    :param chosen: indices of the cases whose transforms and Jacobians are written; all when not given.
+    :param chosen: indices of the cases whose transforms and Jacobians are written, and no tables then; of all, and the
+        tables, when not given.
     :raises InputError: the disk is full.
     """
     for part in ("transforms", "jacobians"):
@@ -71,14 +72,14 @@ def write_atlas(
             moved = aligned.moved.of([number])
             write_transforms(folder / "transforms", case, moved, plan)
             _write_jacobian(folder / "jacobians" / f"{case.name}.nii.gz", moved, plan)
-        if plan.labels:
+        if plan.labels and chosen is None:
             rows.append(_volumes(case, aligned, number, plan))
     progress(len(cases), len(cases), "")
     if rows:
         names = [f"{label.name} (ml)" for label in plan.labels]
         _write_table(folder / "volumes.csv", ["case", "segmentation", *names], rows)
-    table = _scores(aligned, scores, columns or {})
-    _write_table(folder / "scores.csv", *table)
+    if chosen is None:
+        _write_table(folder / "scores.csv", *_scores(aligned, scores, columns or {}))
 
 
 def _about(what: str) -> str:
@@ -88,22 +89,29 @@ def _about(what: str) -> str:
 def _write_template(folder: Path, aligned: Aligned, plan: Plan) -> None:
     template, affine = aligned.template, plan.grid.affine
     image = unmap_intensities(template.image.cpu().numpy(), [channel.typical for channel in plan.channels])
-    for channel, voxels in zip(plan.channels, image):
-        name = "template" if len(image) == 1 else f"template_{_file_name(channel.name)}"
-        write_volume(folder / f"{name}.nii.gz", voxels, affine, _about("mean of aligned scans"))
+    for name, voxels in zip(template_files(plan), image):
+        write_volume(folder / name, voxels, affine, _about("mean of aligned scans"))
     if template.labels is None:
         return
     shares = template.labels.cpu().numpy().astype(np.float32)
-    for label, share in zip(plan.labels, shares[1:]):
-        path = folder / f"probability_{_file_name(label.name)}.nii.gz"
-        write_volume(path, share, affine, _about(f"probability of {label.name}"))
+    names = _file_names([label.name for label in plan.labels])
+    for label, name, share in zip(plan.labels, names, shares[1:]):
+        write_volume(folder / f"probability_{name}.nii.gz", share, affine, _about(f"probability of {label.name}"))
     labels = shares.argmax(0).astype(np.uint8)
     case = Case("template-segmentation", image, labels, affine, plan.labels, description=_about("most probable labels"))
     write_segmentation(folder, case, ".nrrd")
 
 
-def _file_name(words: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in words)
+def template_files(plan: Plan) -> list[str]:
+    """Names of the files of the template, one a channel, in their order."""
+    names = _file_names([channel.name for channel in plan.channels])
+    return ["template.nii.gz"] if len(names) == 1 else [f"template_{name}.nii.gz" for name in names]
+
+
+def _file_names(words: Sequence[str]) -> list[str]:
+    """As file names, no two of them the same."""
+    names = ["".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in each) for each in words]
+    return [name if names.count(name) == 1 else f"{name}-{number}" for number, name in enumerate(names, 1)]
 
 
 def box_to_world(affine: np.ndarray, shape: Sequence[int], extent: Sequence[float]) -> np.ndarray:

@@ -101,7 +101,7 @@ def metadata(model: Model) -> dict[str, Any]:
         "name": f"GED-GAN {model.path.stem}",
         "task": "Synthesis of volumes with their segmentations" if labels else "Synthesis of volumes",
         "description": f"{describe_origin(model)} Grid {' x '.join(map(str, shape))}, "
-        f"{' x '.join(f'{side:g}' for side in plan.grid.spacing)} mm.",
+        f"{' x '.join(f'{side:g}' for side in plan.grid.spacing)} mm. {_gives_away(model)}".strip(),
         "authors": "the owner of the training data",
         "copyright": "the owner of the training data",
         "data_source": plan.description or "unnamed scans",
@@ -157,7 +157,8 @@ def inference(model: Model) -> dict[str, Any]:
         "imports": ["$import torch", "$import numpy", "$from monai.data import MetaTensor"],
         "bundle_root": ".",
         "output_dir": "$@bundle_root + '/synthetic'",
-        "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
+        # What a traced statistical model takes positions from stays where it was traced.
+        "device": f"$torch.device({CPU if plan.method == 'modes' else CUDA_OR_CPU})",
         "number": 4,
         "seed": 0,
         "latent_size": plan.networks.latent_size,
@@ -201,9 +202,18 @@ def inference(model: Model) -> dict[str, Any]:
     return config
 
 
+CPU, CUDA_OR_CPU = "'cpu'", "'cuda' if torch.cuda.is_available() else 'cpu'"
+
+
 def _fits(plan) -> bool:
     limits = np.iinfo(plan.whole_numbers)
     return all(limits.min <= low and high <= limits.max for low, high in (each.typical for each in plan.channels))
+
+
+def _gives_away(model: Model) -> str:
+    """The card of a model for sharing, a paragraph; nothing where there is none."""
+    card = model.about.get("card")
+    return f"What it gives away of the scans it is of: {card}\n\n" if card else ""
 
 
 def _readme(model: Model) -> str:
@@ -221,7 +231,7 @@ def _readme(model: Model) -> str:
 
 run in the folder of this bundle, writes four cases into `synthetic/`: `*_image.nii.gz` and `*_label.nii.gz`.
 {classes}
-Labels: {", ".join(f"{label.index} {label.name}" for label in plan.labels) or "none"}.
+{_gives_away(model)}Labels: {", ".join(f"{label.index} {label.name}" for label in plan.labels) or "none"}.
 
 The latents are not those of `gedgan synthesize`: the same seed gives other cases there. Written with PyTorch's
 TorchScript by GED-GAN {__version__} on Python {platform.python_version()}. Research use; not a medical device.

@@ -66,7 +66,7 @@ class StatisticalGenerator(nn.Module):
         self.generator, self.generators = given(dims, dims + 1), given(modes, dims, dims + 1)
         self.velocity, self.velocities = given(dims, *velocity_shape), given(modes, dims, *velocity_shape)
         self.look, self.looks = given(image_channels, *look_shape), given(modes, image_channels, *look_shape)
-        self.weights = given(3)
+        self.weights, self.metric = given(3), given(2)
         self.labels = given(modes, label_count + 1, *label_shape) if label_count and label_shape else None
         self.class_means = given(class_count, modes) if class_count else None
         self.class_roots = given(class_count, modes, modes) if class_count else None
@@ -85,6 +85,7 @@ class StatisticalGenerator(nn.Module):
             "template": template, "shares": shares, "generator": modes.generator, "generators": modes.generators,
             "velocity": modes.velocity, "velocities": modes.velocities, "look": modes.look, "looks": modes.looks,
             "labels": modes.labels, "weights": modes.weights,
+            "metric": torch.tensor([modes.width, float(modes.is_smooth)]),
         }  # fmt: skip
         if classes is not None:
             values |= {"class_means": classes[0], "class_roots": classes[1]}
@@ -156,17 +157,20 @@ class StatisticalGenerator(nn.Module):
         return self.deformed(*self.on_template(scores), positions)
 
 
-def class_statistics(scores: np.ndarray, numbers: Sequence[int | None], count: int) -> tuple[Tensor, Tensor]:
+def class_statistics(
+    scores: np.ndarray, numbers: Sequence[int | None], count: int, fewest: int = 1
+) -> tuple[Tensor, Tensor]:
     """Mean (count, K) and root of the covariance (count, K, K) of each class' scores.
 
     :param scores: (N, K), over all cases of mean 0 and variance 1.
     :param numbers: which class each case is of; None where it is not known.
+    :param fewest: cases of a class below which it is as all cases are.
     """
     size = scores.shape[1]
     means, roots = np.zeros((count, size)), np.tile(np.eye(size), (count, 1, 1))
     for number in range(count):
         rows = scores[[index for index, kind in enumerate(numbers) if kind == number]]
-        if not len(rows):
+        if len(rows) < fewest:
             continue
         means[number] = rows.mean(0)
         roots[number] = _root_of_covariance(rows - means[number])

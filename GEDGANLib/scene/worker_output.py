@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
+from ..exchange.atlas import template_files
 from ..planning.plan import Plan
 from ..volumes.case import Case
 from ..volumes.dataset import find_dataset
@@ -76,12 +77,7 @@ def template_case(atlas: Path, plan: Plan) -> Case:
 
     :raises InputError: a file cannot be read.
     """
-    paths = [atlas / "template.nii.gz"]
-    if not paths[0].is_file():
-        paths = sorted(atlas.glob("template_*.nii.gz"))
-    volumes = [read_volume(path) for path in paths]
-    if not volumes:
-        raise InputError(f"{atlas} holds no template.", "Press the button again.")
+    volumes = [read_volume(atlas / name) for name in template_files(plan)]
     segmentation = atlas / f"template-segmentation{SEGMENTATION_SUFFIX}"
     labels = read_volume(segmentation).array if segmentation.is_file() else None
     image = np.stack([volume.array for volume in volumes])

@@ -137,7 +137,20 @@ def _of_modes(model: Model, latents: np.ndarray, quantities: dict[str, np.ndarra
         return []
     units = np.eye(model.plan.networks.latent_size)[:MODES]
     found = [_named("modes", number, unit, latents, quantities) for number, unit in enumerate(units, 1)]
-    return found + [Direction(**{**each, "latent": tuple(each["latent"])}) for each in model.about.get("columns", ())]
+    return found + _kept_columns(model.about.get("columns", ()), model.plan.networks.latent_size)
+
+
+def _kept_columns(kept: Any, size: int) -> list[Direction]:
+    """Directions of columns, as a model file has them; what cannot be one is left out."""
+    found = []
+    for each in kept if isinstance(kept, (list, tuple)) else ():
+        try:
+            latent = tuple(float(value) for value in each["latent"])
+            if len(latent) == size and np.isfinite(latent).all():
+                found.append(Direction(str(each["name"]), "column", latent, meaning=str(each["meaning"])))
+        except (KeyError, TypeError, ValueError):
+            continue
+    return found
 
 
 def of_columns(
@@ -161,13 +174,14 @@ def of_columns(
         numbers = np.array([values[index] for index in known], float)
         if len(known) < FEWEST_KNOWN or numbers.std() <= 1e-6 * max(abs(numbers.mean()), 1e-12):
             continue
-        share = explained(scores[known], numbers, ridge)
-        if share < PREDICTS:
+        share = explained(scores[known] - scores[known].mean(0), numbers, ridge)
+        if not share >= PREDICTS:
             continue
         weights = ridge(scores[known], numbers)
         length = float(np.linalg.norm(weights))
+        middle = float(numbers.mean() - scores[known].mean(0) @ weights)
         meaning = (
-            f"about {_figure(float(numbers.mean()))} at 0, {_figure(length)} more with each SD; predicts {share:.0%} "
+            f"about {_figure(middle)} at 0, {_figure(length)} more with each SD; predicts {share:.0%} "
             f"of it in {len(known)} cases, each when it was left out"
         )
         found.append((share, Direction(name, "column", tuple((weights / length).tolist()), meaning=meaning)))

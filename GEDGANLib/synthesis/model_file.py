@@ -217,7 +217,11 @@ def load_model(path: Path, device: str = "cpu", with_critic: bool = False, with_
     from ..device import choose_device
     from ..networks.build import build_generator
 
-    device, generator = choose_device(device), build_generator(plan)
+    device = choose_device(device)
+    if plan.method == "modes":
+        _refuse_other_grids(plan, tensors, path)
+        device = "cpu" if device == "mps" and _lacks_an_operation() else device
+    generator = build_generator(plan)
     beside = (DISCRIMINATOR, REALNESS, POPULATION)
     _fill(generator, {name: tensor for name, tensor in tensors.items() if not name.startswith(beside)}, path)
     critic = _load_critic(path, plan, about, tensors, device) if with_critic and REALNESS + "mean" in tensors else None
@@ -226,6 +230,25 @@ def load_model(path: Path, device: str = "cpu", with_critic: bool = False, with_
     return Model(
         path, generator.to(device).eval(), plan, about, critic, population if with_population and population else None
     )
+
+
+def _refuse_other_grids(plan: Plan, tensors: dict[str, Any], path: Path) -> None:
+    """:raises InputError: the plan of a statistical model asks for other grids than its file has, before room for them
+    is made."""
+    grids = {"template": plan.statistical.template, "velocities": plan.statistical.velocity}
+    grids |= {"looks": plan.statistical.look, "labels": plan.statistical.labels}
+    for name, shape in grids.items():
+        there = tuple(tensors[name].shape[-len(shape) :]) if name in tensors and shape else ()
+        if there != tuple(shape):
+            raise InputError(
+                f"The weights in {path} do not fit its own plan.", "Copy the file again from where it came from."
+            )
+
+
+def _lacks_an_operation() -> bool:
+    from ..alignment.job import lacks_an_operation
+
+    return lacks_an_operation("mps")
 
 
 def _not_a_file(path: Path) -> InputError:

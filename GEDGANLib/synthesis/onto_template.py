@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..alignment.blocks import look_of, smoothed
-from ..alignment.job import fields_of_view, registration_shape, shrunk
+from ..alignment.blocks import look_of
+from ..alignment.job import fields_of_view, registration_shape, shrunk, unfold
 from ..alignment.registration import Registration, Settings, seen_weight
-from ..alignment.sampling import identity, sample_cubic, sample_linear, spacing_of
+from ..alignment.sampling import identity, sample_cubic, sample_linear, shrink, spacing_of
 from ..alignment.transformations import Transformations
+from ..alignment.velocity import smooth
 from ..errors import InputError
 from ..networks.statistical import StatisticalGenerator
 from ..volumes.case import Case
@@ -82,14 +83,20 @@ class TemplateProjector:
         extent, chosen = self.plan.extent, self.plan.alignment
         image = shrunk([working], self.shape, self.device.type)
         template = self.generator.template[None]
-        template = sample_linear(template, identity(self.shape, extent, template), extent)
+        finer = all(fine >= coarse for fine, coarse in zip(template.shape[2:], self.shape))
+        if finer:
+            template = shrink(template, self.shape)
+        else:
+            template = sample_linear(template, identity(self.shape, extent, template), extent)
         box = fields_of_view([working], extent)
         settings = Settings(chosen.window, chosen.squared, chosen.stiffness, chosen.control, chosen.smoothing)
         with torch.enable_grad():
             registration = Registration(image, box, extent, settings, template)
             while registration.step():
                 progress(registration.done, registration.total, working.name)
-        return registration.state.moved, image, box.to(image)
+        moved = registration.state.moved
+        unfold(moved, self.generator.shape)
+        return moved, image, box.to(image)
 
     @torch.no_grad()
     def scores(self, moved: Transformations, image: Tensor, box: Tensor) -> Tensor:
@@ -101,6 +108,8 @@ class TemplateProjector:
         """
         generator, extent = self.generator, self.plan.extent
         shape = tuple(generator.look.shape[1:])
+        # As the looks of the model were measured: a mean of logarithms is no logarithm of a mean.
+        image = shrink(image.to(generator.look), shape)
         positions = moved.positions(shape)
         look = look_of(sample_cubic(image, positions, extent)) - generator.look
         seen = seen_weight(positions, box, spacing_of(shape, extent))
@@ -110,8 +119,8 @@ class TemplateProjector:
             velocities = sample_linear(velocities, identity(control, extent, velocities), extent)
         blocks = (
             ((moved.generators - generator.generator), generator.generators),
-            (self._smooth(velocities - generator.velocity), self._smooth(generator.velocities)),
-            (self._smooth(look * seen), self._smooth(generator.looks * seen)),
+            (self._smooth(velocities - generator.velocity), self._modes(generator.velocities)),
+            (self._smooth(look * seen), self._modes(generator.looks * seen)),
         )
         size = len(generator.generators)
         left, right = image.new_zeros(size, size), image.new_zeros(size)
@@ -123,7 +132,11 @@ class TemplateProjector:
         return torch.linalg.solve(left, right)[None]
 
     def _smooth(self, fields: Tensor) -> Tensor:
-        return smoothed(fields, self.plan.extent, self.generator.look.shape[1:])
+        return smooth(fields, float(self.generator.metric[0]), self.plan.extent)
+
+    def _modes(self, fields: Tensor) -> Tensor:
+        """Modes as cases are compared by them."""
+        return fields if bool(self.generator.metric[1]) else self._smooth(fields)
 
 
 def projector_of(model: Model) -> Projector | TemplateProjector:

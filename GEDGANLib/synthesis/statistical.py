@@ -7,6 +7,7 @@ asks for, says what it gives away, and is small: its template and modes are kept
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,12 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..alignment.blocks import blocks_of, label_differences, label_shape, smoothed
+from ..alignment.blocks import blocks_of, label_differences, label_shape
 from ..alignment.job import Aligned, fields_of_view
 from ..alignment.label_modes import FEWEST_LABELLED, label_modes
 from ..alignment.modes import Modes, components_of, modes_of, products_of
 from ..alignment.sampling import shape_of_at_most, shrink
 from ..alignment.sharing import FEWEST_CASES, Exposure, for_sharing
+from ..alignment.velocity import smooth
 from ..errors import InputError
 from ..jobs.events import Progress, quiet
 from ..networks.build import build_generator
@@ -32,10 +34,10 @@ from .directions import of_columns
 from .model_file import Model, save_model
 
 LOCAL, SHARED = "local", "shared"
-LARGEST_LOOK, LOCAL_LOOK_BYTES = 64**3, 150_000_000
-"""Of a local model: voxels of its looks, and what all of them take, two bytes a number."""
-TEMPLATE_BYTES, VELOCITY_BYTES, LOOK_BYTES, LABEL_BYTES = 6_000_000, 6_000_000, 2_000_000, 5_000_000
-"""Of a model for sharing: 19 MB in all, whatever the grid."""
+LARGEST_LOOK, LOCAL_BYTES = 64**3, 150_000_000
+"""Of a local model: voxels of its looks, and bytes of all its looks, and of all its velocities, two a number."""
+TEMPLATE_BYTES, VELOCITY_BYTES, LOOK_BYTES, SHARED_LOOK = 8_000_000, 8_000_000, 3_000_000, 32**3
+"""Of a model for sharing: 19 MB in all whatever the grid, and voxels of its looks."""
 MOST_SHARED = 100
 """Modes of one at most."""
 
@@ -46,6 +48,7 @@ class Population:
 
     :param names: of the cases, members first and then those that were held out.
     :param members: how many of them the modes are of.
+    :param labelled: how many of these are segmented.
     :param scores: (N, K).
     :param products: see :func:`GEDGANLib.alignment.modes.products_of`.
     :param classes: of each case, None where it is not known.
@@ -54,6 +57,7 @@ class Population:
 
     names: tuple[str, ...]
     members: int
+    labelled: int
     scores: np.ndarray
     products: np.ndarray
     classes: tuple[str | None, ...]
@@ -63,7 +67,10 @@ class Population:
         return {"scores": torch.from_numpy(self.scores).float(), "products": torch.from_numpy(self.products)}
 
     def about(self) -> dict[str, Any]:
-        return {"names": self.names, "members": self.members, "classes": self.classes, "columns": self.columns}
+        return {
+            "names": self.names, "members": self.members, "labelled": self.labelled, "classes": self.classes,
+            "columns": self.columns,
+        }  # fmt: skip
 
     @classmethod
     def of(cls, tensors: dict[str, Tensor], about: dict[str, Any]) -> Population:
@@ -71,6 +78,7 @@ class Population:
         return cls(
             tuple(about["names"]),
             int(about["members"]),
+            int(about["labelled"]),
             tensors["scores"].double().numpy(),
             tensors["products"].double().numpy(),
             tuple(about["classes"]),
@@ -138,12 +146,14 @@ def local_model(
     cases, moved = [cases[index] for index in order], aligned.moved.of(order)
     boxes, extent = fields_of_view(cases, plan.extent), plan.extent
     members = range(count)
-    values = LOCAL_LOOK_BYTES // (2 * len(cases) * len(plan.channels))
+    values = LOCAL_BYTES // (2 * len(cases) * len(plan.channels))
     shape = shape_of_at_most(max(min(LARGEST_LOOK, values), 8), plan.grid.shape, extent)
     blocks = blocks_of(cases, moved, boxes, members, shape, show("comparing the cases"))
+    coarse = shape_of_at_most(max(LOCAL_BYTES // (6 * len(cases)), 64), blocks.velocities.shape[2:], extent)
+    blocks = replace(blocks, velocities=shrink(blocks.velocities, coarse))
     products = products_of(blocks, members, extent)
     components = components_of(products, members)
-    modes = modes_of(blocks, components)
+    modes = modes_of(blocks, components, extent)
     scores = components.scores()
     labelled = [index for index in members if cases[index].labels is not None]
     if not labelled:
@@ -157,7 +167,8 @@ def local_model(
         modes = replace(modes, labels=label_modes(scores[labelled], differences, components.strengths))
     kinds = tuple(case.class_name for case in cases)
     known = {name: [values[index] for index in order] for name, values in (columns or {}).items()}
-    population = Population(tuple(case.name for case in cases), count, scores, products, kinds, known)
+    names = tuple(case.name for case in cases)
+    population = Population(names, count, len(labelled), scores, products, kinds, known)
     classes = _class_statistics(plan, scores[:count], kinds[:count])
     template = aligned.template.to("cpu")
     plan = statistical_plan(plan, modes, template.image.shape[1:])
@@ -167,15 +178,22 @@ def local_model(
 
 
 def model_for_sharing(
-    generator: StatisticalGenerator, plan: Plan, about: dict[str, Any], population: Population
+    generator: StatisticalGenerator,
+    plan: Plan,
+    about: dict[str, Any],
+    population: Population,
+    progress: Progress = quiet,
 ) -> Statistics:
     """A model of an alignment that gives away little of single cases, from a local one.
+
+    The means of few are of single cases too: a class of few cases is as all cases are in it, and labels of few
+    segmented cases are left out. Labels are deformed only.
 
     :param generator: of the local model, on the CPU.
     :raises InputError: too few cases, or such that even one direction would give away too much.
     """
     members, held_out = range(population.members), range(population.members, len(population.names))
-    found = for_sharing(population.products, members, held_out, MOST_SHARED)
+    found = for_sharing(population.products, members, held_out, MOST_SHARED, progress)
     if found is None:
         raise InputError(
             f"A model of {population.members} cases cannot be shared: whatever were left of it would be of single "
@@ -185,58 +203,85 @@ def model_for_sharing(
     components, exposure = found
     old = population.scores[list(components.members)]
     units = components.coefficients[list(components.members)] / np.sqrt(components.values)
-    modes = _held_by(generator).recombined(units.T @ old / np.sqrt(len(old) - 1), old.mean(0))
-    modes = replace(modes, weights=torch.from_numpy(components.weights).float())
+    modes = replace(_held_by(generator), labels=None)
+    modes = modes.recombined(units.T @ old / np.sqrt(len(old) - 1), old.mean(0))
+    modes = _coarser(replace(modes, weights=torch.from_numpy(components.weights).float()), plan.extent)
     scores = components.scores()[list(components.members)]
     kinds = [population.classes[index] for index in components.members]
-    classes = _class_statistics(plan, scores, kinds)
-    extent, label_values = plan.extent, len(plan.labels) + 1 if plan.labels else 0
-    template_voxels = TEMPLATE_BYTES // (2 * (len(plan.channels) + label_values))
-    template_shape = shape_of_at_most(template_voxels, plan.statistical.template, extent)
-    modes = _coarser(modes, extent)
-    image = shrink(generator.template[None], template_shape)[0]
-    shares = None if generator.shares is None else shrink(generator.shares[None], template_shape)[0]
-    plan = statistical_plan(plan, modes, template_shape)
+    classes = _class_statistics(plan, scores, kinds, FEWEST_CASES)
+    few = [name for name in plan.classes if kinds.count(name) < FEWEST_CASES]
+    unlabelled = bool(plan.labels) and population.labelled < FEWEST_CASES
+    if unlabelled:
+        plan = replace(plan, labels=())
+    label_values = len(plan.labels) + 1 if plan.labels else 0
+    voxels = TEMPLATE_BYTES // (2 * (len(plan.channels) + label_values))
+    shape = shape_of_at_most(voxels, plan.statistical.template, plan.extent)
+    image = shrink(generator.template[None], shape)[0]
+    shares = shrink(generator.shares[None], shape)[0] if plan.labels else None
+    plan = statistical_plan(plan, modes, shape)
     kept = {name: value for name, value in about.items() if name not in ("population", "trained_images", "data")}
     told = {**kept, "kind": SHARED, "cases": len(components.members), "exposure": asdict(exposure)}
     told |= {"columns": _columns(scores, components.strengths, population.columns, components.members)}
-    return Statistics(_generator(plan, image, shares, modes, classes), plan, {**told, "card": card_of(exposure)})
+    told |= {"card": card_of(exposure, population, few, unlabelled)}
+    return Statistics(_generator(plan, image, shares, modes, classes), plan, told)
 
 
-def card_of(exposure: Exposure) -> str:
-    """What a model that is shared says of its cases."""
-    return exposure.words()
+def card_of(exposure: Exposure, population: Population, few: Sequence[str], unlabelled: bool) -> str:
+    """What a model that is shared says of its cases.
+
+    :param few: classes of too few cases.
+    :param unlabelled: labels were left out, as too few cases are segmented.
+    """
+    words = [exposure.words(), f"Its template is the mean of {population.members} cases."]
+    dropped = population.members - exposure.members
+    if dropped:
+        words.append(f"{dropped} of these that stand out are in no mode.")
+    if few:
+        words.append(f"Too few cases are known to be {', '.join(few)}: asked for these, it makes any case.")
+    if unlabelled:
+        words.append(f"Only {population.labelled} cases are segmented: it has no labels, which would be theirs.")
+    return " ".join(words)
 
 
 def _held_by(generator: StatisticalGenerator) -> Modes:
     names = ("generator", "velocity", "look", "weights", "generators", "velocities", "looks")
     labels = None if generator.labels is None else generator.labels.detach()
-    return Modes(*(getattr(generator, name).detach() for name in names), labels)
+    width, is_smooth = generator.metric.tolist()
+    return Modes(*(getattr(generator, name).detach() for name in names), labels, width, bool(is_smooth))
 
 
 def _coarser(modes: Modes, extent: Sequence[float]) -> Modes:
-    """Modes as cases are compared by them, so that nothing finer than that of a single case is in a model for sharing;
-    on grids that keep to its bytes, two a number."""
-    shape = modes.looks.shape[2:]
-    velocity = smoothed(modes.velocity[None], extent, shape)[0]
-    velocities, looks = (smoothed(each, extent, shape) for each in (modes.velocities, modes.looks))
-    labels = None if modes.labels is None else smoothed(modes.labels, extent, shape)
-    modes = replace(modes, velocity=velocity, velocities=velocities, looks=looks, labels=labels)
+    """Modes and their means as cases are compared by them, so that nothing finer than that of a single case is in
+    them; on grids that keep to the bytes of a model for sharing, two a number, with the metric that they had."""
 
-    def on(fields: Tensor, total: int) -> Tensor:
-        voxels = max(total // (2 * fields.shape[0] * fields.shape[1]), 8)
-        return shrink(fields, shape_of_at_most(voxels, fields.shape[2:], extent))
+    def on(fields: Tensor, mean: Tensor, total: int, most: int) -> tuple[Tensor, Tensor, float]:
+        voxels = max(min(total // (2 * fields.shape[0] * fields.shape[1]), most), 8)
+        shape = shape_of_at_most(voxels, fields.shape[2:], extent)
+        smooth_fields, smooth_mean = (smooth(each, modes.width, extent) for each in (fields, mean[None]))
+        # A sum over fewer voxels is as much smaller.
+        ratio = math.prod(fields.shape[2:]) / math.prod(shape)
+        return shrink(smooth_fields, shape), shrink(smooth_mean, shape)[0], ratio
 
-    velocities = on(modes.velocities, VELOCITY_BYTES)
-    looks = on(modes.looks, LOOK_BYTES)
+    velocities, velocity, of_velocities = on(modes.velocities, modes.velocity, VELOCITY_BYTES, 64**3)
+    looks, look, of_looks = on(modes.looks, modes.look, LOOK_BYTES, SHARED_LOOK)
     return replace(
         modes,
-        velocity=shrink(modes.velocity[None], velocities.shape[2:])[0],
+        velocity=velocity,
         velocities=velocities,
-        look=shrink(modes.look[None], looks.shape[2:])[0],
+        look=look,
         looks=looks,
-        labels=None if modes.labels is None else on(modes.labels, LABEL_BYTES),
+        weights=modes.weights * torch.tensor([1.0, of_velocities, of_looks]),
+        is_smooth=True,
     )
+
+
+def _class_statistics(
+    plan: Plan, scores: np.ndarray, kinds: Sequence[str | None], fewest: int = 1
+) -> tuple[Tensor, Tensor] | None:
+    if not plan.classes:
+        return None
+    numbers = [plan.classes.index(kind) if kind in plan.classes else None for kind in kinds]
+    return class_statistics(scores, numbers, len(plan.classes), fewest)
 
 
 def _columns(
@@ -248,13 +293,6 @@ def _columns(
     """Directions of columns, as the model file has them."""
     found = of_columns(scores, strengths, {name: [values[row] for row in rows] for name, values in columns.items()})
     return [asdict(direction) for direction in found]
-
-
-def _class_statistics(plan: Plan, scores: np.ndarray, kinds: Sequence[str | None]) -> tuple[Tensor, Tensor] | None:
-    if not plan.classes:
-        return None
-    numbers = [plan.classes.index(kind) if kind in plan.classes else None for kind in kinds]
-    return class_statistics(scores, numbers, len(plan.classes))
 
 
 def _generator(
@@ -284,7 +322,7 @@ def is_local(about: dict[str, Any]) -> bool:
     return about.get("kind") == LOCAL
 
 
-def shared_form(model: Model) -> Statistics:
+def shared_form(model: Model, progress: Progress = quiet) -> Statistics:
     """A model for sharing, from a local one.
 
     :param model: on the CPU, loaded with its population.
@@ -300,4 +338,4 @@ def shared_form(model: Model) -> Statistics:
         population = Population.of(model.population, model.about["population"])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{model.path} is damaged.", "Copy it again, or align the scans anew.") from error
-    return model_for_sharing(model.generator, model.plan, model.about, population)
+    return model_for_sharing(model.generator, model.plan, model.about, population, progress)

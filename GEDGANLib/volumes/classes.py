@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
 
 from ..errors import InputError
@@ -14,8 +15,8 @@ UNKNOWN = {"", "n/a", "na", "nan", "none", "unknown"}
 MAXIMUM_CLASSES = 16
 
 
-def _table_of(folder: Path) -> tuple[Path, list[str], dict[str, dict[str, str]]] | None:
-    """Path, columns, and the row of each case by its identifier; None where there is no table.
+def _table_of(folder: Path) -> tuple[Path, list[str], str, dict[str, dict[str, str]]] | None:
+    """Path, columns, which of them is the identifier, and the row of each case by it; None where there is no table.
 
     :raises InputError: it cannot be read.
     """
@@ -29,7 +30,7 @@ def _table_of(folder: Path) -> tuple[Path, list[str], dict[str, dict[str, str]]]
         raise InputError(f"{path} cannot be read: {error}.", "Save it as UTF-8 text separated by tabs.") from error
     columns = [name for name in rows[0] if name is not None] if rows else []
     identifier = next((name for name in IDENTIFIERS if name in columns), columns[0] if columns else "")
-    return path, columns, {str(row[identifier]).removeprefix("sub-"): row for row in rows}
+    return path, columns, identifier, {str(row[identifier]).removeprefix("sub-"): row for row in rows}
 
 
 def read_columns(folder: Path, names: list[str]) -> dict[str, list[str | None]]:
@@ -41,21 +42,22 @@ def read_columns(folder: Path, names: list[str]) -> dict[str, list[str | None]]:
     table = _table_of(folder)
     if table is None:
         return {}
-    _, columns, rows = table
+    _, columns, identifier, rows = table
     found: dict[str, list[str | None]] = {}
     for column in columns:
-        if column not in IDENTIFIERS:
+        if column != identifier:
             values = [str(rows.get(name.removeprefix("sub-"), {}).get(column) or "").strip() for name in names]
             found[column] = [None if value.lower() in UNKNOWN else value for value in values]
     return found
 
 
 def numbers_of(values: list[str | None]) -> list[float | None] | None:
-    """The values of a column as numbers; None where one of them is no number."""
+    """The values of a column as numbers, None where one is not known or endless; None where one is no number."""
     try:
-        return [None if value is None else float(value) for value in values]
+        numbers = [None if value is None else float(value) for value in values]
     except ValueError:
         return None
+    return [number if number is not None and math.isfinite(number) else None for number in numbers]
 
 
 def read_classes(folder: Path, names: list[str], column: str | None = None) -> dict[str, str]:
@@ -74,14 +76,13 @@ def read_classes(folder: Path, names: list[str], column: str | None = None) -> d
                 f"Write one: a line a case, with the columns {IDENTIFIERS[0]} and {column}, separated by tabs.",
             )
         return {}
-    path, columns, rows = table
+    path, columns, identifier, rows = table
     wanted = column or DEFAULT_COLUMN
     if wanted not in columns:
         if column is None:
             return {}
         there = ", ".join(str(name) for name in columns) or "none"
         raise InputError(f"{path} has no column called {column}; it has {there}.", "Name one of them.")
-    identifier = next((name for name in IDENTIFIERS if name in columns), columns[0])
     given = {name: str(row[wanted] or "").strip() for name, row in rows.items()}
     classes = {name: given.get(name.removeprefix("sub-"), "") for name in names}
     known = {name: value for name, value in classes.items() if value.lower() not in UNKNOWN}

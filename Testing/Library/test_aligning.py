@@ -328,3 +328,40 @@ def test_the_field_of_view_lies_on_the_grid_where_the_scan_was():
     grid[:3, 3] = (-4.0, 0.0, -1.0)  # two voxels before the scan, at it, and at the edge of its thick slices
     found = field_of_view(grid, source, (10, 12, 5))
     np.testing.assert_allclose(found, [[1.5, 11.5], [-0.5, 11.5], [-0.5, 9.5]])
+
+
+def test_a_stop_while_the_model_is_made_keeps_all_and_it_goes_on_to_the_same_bits(data, aligned, tmp_path):
+    run = tmp_path / "run"
+    worker = start(data, run)
+    heard = []
+    for line in worker.stdout:
+        heard.append(json.loads(line))
+        if heard[-1].get("stage") == "finding directions":
+            (run / STOP).touch()
+            break
+    status, _ = finish(worker)
+    assert status == 3 and (run / "model.safetensors").exists() and not (run / RESULT).exists()
+    assert finish(start(data, run, "--resume"))[0] == 0
+    assert digest(run) == digest(aligned)
+
+
+def test_a_run_is_gone_on_with_where_its_device_is_not(data, aligned, tmp_path):
+    """And where the data were moved to."""
+    run, moved = tmp_path / "run", tmp_path / "moved"
+    shutil.copytree(aligned, run)
+    shutil.copytree(data, moved)
+    (run / RESULT).unlink()
+    about = json.loads((run / "align.json").read_text())
+    (run / "align.json").write_text(json.dumps({**about, "device": "cuda", "data": "/gone"}))
+    assert finish(start(moved, run, "--resume", "--device", "cpu"))[0] == 0
+    assert json.loads((run / "align.json").read_text())["data"] == str(moved)
+    assert (run / RESULT).exists() and (run / "model.safetensors").exists()
+
+
+def test_copies_of_one_scan_are_aligned_without_a_model(tmp_path, capsys):
+    same = tmp_path / "same"
+    case = make_case(0, 0, (16, 24, 16), 9.0)
+    write_dataset(same, (replace(case, name=f"copy_{index}") for index in range(4)), "copies", whole_numbers="int16")
+    run = tmp_path / "run"
+    assert main(["align", str(same), "-o", str(run), "--device", "cpu"]) == 0
+    assert (run / RESULT).exists()

@@ -14,14 +14,16 @@ from alignment_sets import quick_registration
 
 from GEDGANLib.alignment import velocity as of_velocity
 from GEDGANLib.alignment.job import RESULT, Aligned, fields_of_view
-from GEDGANLib.alignment.modes import Modes
+from GEDGANLib.alignment.modes import Modes, components_of
 from GEDGANLib.alignment.template import Quality, Template
 from GEDGANLib.alignment.transformations import Transformations
 from GEDGANLib.commands.main import main
+from GEDGANLib.errors import InputError
 from GEDGANLib.exchange.nnunet import write_dataset
 from GEDGANLib.networks.statistical import StatisticalGenerator
 from GEDGANLib.planning.plan import Plan
-from GEDGANLib.synthesis.directions import directions_path, of_columns
+from GEDGANLib.synthesis import statistical
+from GEDGANLib.synthesis.directions import _kept_columns, directions_path, of_columns
 from GEDGANLib.synthesis.model_file import load_model, read_header
 from GEDGANLib.synthesis.onto_template import TemplateProjector, projector_of
 from GEDGANLib.synthesis.statistical import is_local, local_model, save_statistics
@@ -256,19 +258,66 @@ def test_a_shared_model_makes_cases_as_varied_as_a_local_one(large, shared):
     assert 0.7 < spread[1] / spread[0] < 1.2
 
 
-def test_a_shared_model_keeps_to_its_bytes_at_any_grid(small_plan):
-    from GEDGANLib.synthesis import statistical
-
+@pytest.mark.parametrize("count", [3, 30, 100])
+def test_a_shared_model_keeps_to_its_bytes_and_its_metric_at_any_grid(count):
+    random = torch.Generator().manual_seed(0)
+    extent = (160.0,) * 3
     modes = Modes(
         torch.zeros(3, 4), torch.zeros(3, 40, 40, 40), torch.zeros(1, 48, 48, 48), torch.ones(3),
-        torch.zeros(30, 3, 4), torch.zeros(30, 3, 40, 40, 40), torch.zeros(30, 1, 48, 48, 48),
-        torch.zeros(30, 7, 32, 32, 32),
+        torch.zeros(count, 3, 4), torch.randn(count, 3, 40, 40, 40, generator=random),
+        torch.randn(count, 1, 48, 48, 48, generator=random), width=16.0,
     )  # fmt: skip
-    coarse = statistical._coarser(modes, (160.0,) * 3)
-    for fields, most in ((coarse.velocities, statistical.VELOCITY_BYTES), (coarse.looks, statistical.LOOK_BYTES),
-                         (coarse.labels, statistical.LABEL_BYTES)):  # fmt: skip
-        assert most / 2 < 2 * fields.numel() <= most
+    coarse = statistical._coarser(modes, extent)
+    assert 2 * coarse.velocities.numel() <= statistical.VELOCITY_BYTES
+    assert 2 * coarse.looks.numel() <= statistical.LOOK_BYTES and np.prod(coarse.looks.shape[2:]) <= 32**3
     assert coarse.look.shape[1:] == coarse.looks.shape[2:] and coarse.velocity.shape[1:] == coarse.velocities.shape[2:]
+    for block, fields, less in ((1, modes.velocities, coarse.velocities), (2, modes.looks, coarse.looks)):
+        before = of_velocity.smooth(fields[:2], 16.0, extent).square().sum() * modes.weights[block]
+        after = less[:2].square().sum() * coarse.weights[block]
+        assert float(after / before) == pytest.approx(1, abs=0.25)
+
+
+def test_scores_by_a_shared_model_are_those_by_a_local_one_of_as_few_modes(large, shared, small_cases):
+    """On other grids and smoothed, and in the same metric."""
+    local, few = load_model(large, with_population=True), load_model(shared)
+    image = torch.from_numpy(np.array(small_cases[0].image))[None]
+    box = fields_of_view(small_cases[:1], few.plan.extent)
+    members, rows = range(local.about["population"]["members"]), [0, 7, 20]
+    found = [
+        projector_of(few).scores(local.generator.transformations(scores[None].float()), image, box)[0, :2].numpy()
+        for scores in local.population["scores"][rows]
+    ]
+    expected = components_of(local.population["products"].numpy(), members).scores()[rows, :2]
+    np.testing.assert_allclose(np.abs(found), np.abs(expected), atol=0.4)
+
+
+def test_few_of_a_class_and_few_labels_are_not_shared(large):
+    local = load_model(large, with_population=True)
+    kept = statistical.Population.of(local.population, local.about["population"])
+    kinds = tuple("rare" if index == 3 else "common" for index in range(LARGE))
+    plan = replace(local.plan, classes=("common", "rare"))
+    population = replace(kept, classes=kinds, labelled=1)
+    made = statistical.model_for_sharing(local.generator, plan, local.about, population)
+    assert made.plan.labels == () and made.generator.shares is None and "Only 1 cases" in made.about["card"]
+    assert not made.generator.class_means[1].any() and "known to be rare" in made.about["card"]
+    np.testing.assert_allclose(made.generator.class_roots[1], np.eye(made.generator.class_roots.shape[1]))
+    assert made.generator.class_means[0].any() and "Its template is the mean of" in made.about["card"]
+
+
+def test_columns_that_a_file_makes_up_are_left_out():
+    good = {"name": "age", "latent": [1.0, 0.0], "meaning": "x", "kind": "column"}
+    kept = [good, {"name": "b", "latent": [1.0]}, {"latent": "no"}, 5, {**good, "latent": [float("nan"), 0.0]}]
+    assert [each.name for each in _kept_columns(kept, 2)] == ["age"] and _kept_columns("nonsense", 2) == []
+
+
+def test_a_plan_with_grids_that_its_file_does_not_have_makes_no_room_for_them(large, tmp_path):
+    content, path = large.read_bytes(), tmp_path / "model.safetensors"
+    there = f'\\"velocity\\": {list(load_model(large).plan.statistical.velocity)}'
+    other = there.replace("[5", "[9")  # as long, so that the file is whole
+    assert content.count(there.encode()) == 1 and other != there
+    path.write_bytes(content.replace(there.encode(), other.encode()))
+    with pytest.raises(InputError, match="do not fit"):
+        load_model(path)
 
 
 def test_a_bundle_holds_the_form_for_sharing(large, shared, tmp_path, capsys):
@@ -276,7 +325,11 @@ def test_a_bundle_holds_the_form_for_sharing(large, shared, tmp_path, capsys):
     assert main(["export", str(large), "--to", "monai-bundle", "-o", str(out)]) == 0
     assert "form of the model that is for sharing" in capsys.readouterr().err
     modes = read_header(shared)[0].networks.latent_size
-    assert json.loads((out / "configs" / "inference.json").read_text())["latent_size"] == modes
+    config = json.loads((out / "configs" / "inference.json").read_text())
+    assert config["latent_size"] == modes and config["device"] == "$torch.device('cpu')"
+    card = read_header(shared)[1]["card"]
+    assert card in (out / "docs" / "README.md").read_text()
+    assert card in json.loads((out / "configs" / "metadata.json").read_text())["description"]
     network, straight = torch.jit.load(str(out / "models" / "model.ts")), load_model(shared).generator
     latent = torch.randn(1, modes, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():

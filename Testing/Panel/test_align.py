@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -87,9 +88,23 @@ def test_cases_are_left_out_by_their_ticks(with_run, instead):
     panel.ui.alignButton.click()
     command = panel.align_section.job.worker.about["command"]
     assert command[command.index("--exclude") + 1] == names[1]
-    assert panel.align_section.left_out() == [names[1]]  # and stay so in the run after it
     panel.align_section.job.worker.kill()
     aligning(panel)
+
+
+def test_cases_that_were_left_out_can_come_back(with_run, aligned_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(aligned_run, run)
+    about = json.loads((run / "align.json").read_text())
+    (run / "align.json").write_text(json.dumps({**about, "left_out": ["variation_0099"]}))
+    with_run.parameters["alignRun"] = str(run)
+    with_run.align_section.entered()
+    table = with_run.ui.alignTable
+    assert table.rowCount == 7 and with_run.align_section.left_out() == ["variation_0099"]
+    table.item(6, 0).setCheckState(qt.Qt.Checked)
+    assert with_run.align_section.left_out() == []
+    table.setCurrentCell(6, 0)
+    assert with_run.align_section.chosen() == "" and not with_run.ui.onTemplateButton.isEnabled()
 
 
 def test_the_sheet_is_opened_and_its_loss_is_told(with_run, tmp_path, aligned_run):
@@ -107,7 +122,9 @@ def test_the_template_comes_into_the_scene_with_its_segmentation(with_run):
     idle(with_run)
     assert "The template is in the scene" in with_run.ui.messageLabel.text
     volume = slicer.util.getNode("template")
-    assert volume.GetImageData().GetDimensions() == (16, 24, 16) or volume.GetImageData() is not None
+    plan = json.loads((with_run.align_section.run / "plan.json").read_text())
+    assert list(volume.GetImageData().GetDimensions()) == plan["grid"]["shape"]
+    assert not list((with_run.align_section.run.parent).glob("atlas*"))
     segmentations = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
     assert len(segmentations) == 1 and segmentations[0].GetSegmentation().GetNumberOfSegments() == 2
 
@@ -120,7 +137,7 @@ def test_a_case_is_shown_on_the_template_and_points_follow(with_run, aligned_run
     ui.onTemplateButton.click()
     idle(panel)
     assert f"{name} lies on the template now" in ui.messageLabel.text
-    volume = slicer.util.getNode(name)
+    volume = slicer.util.getNode(f"{name} on template")
     transform = volume.GetParentTransformNode()
     assert transform is not None and transform.GetName() == f"{name} to template"
     segmentation = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")[0]
@@ -137,22 +154,26 @@ def test_a_case_is_shown_on_the_template_and_points_follow(with_run, aligned_run
     np.testing.assert_allclose(back, (10.0, -5.0, 20.0), atol=0.1)
 
 
-def test_a_case_of_the_scene_is_taken_where_it_is(panel, aligned_run):
-    """Of scans that were ticked in the scene the very nodes get the transform."""
+def test_scans_of_the_scene_stay_where_they_are_and_can_be_learned_from(panel, aligned_run):
     brains = put_brains(6)
     tick_all(panel)
     panel.parameters["alignRun"] = str(aligned_run)
     panel.align_section.entered()
     panel.paint()
-    ui = panel.ui
-    ui.alignTable.setCurrentCell(0, 0)
-    name = panel.align_section.chosen()
-    nodes = next(each for each in brains if each.volumes[0].GetName() == name)
-    before = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
-    ui.onTemplateButton.click()
+    panel.ui.alignTable.setCurrentCell(0, 0)
+    panel.ui.onTemplateButton.click()
     idle(panel)
-    assert nodes.volumes[0].GetParentTransformNode() is not None, ui.messageLabel.text
-    assert len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")) == len(before)
+    assert "lies on the template now" in panel.ui.messageLabel.text
+    assert all(nodes.volumes[0].GetParentTransformNode() is None for nodes in brains)
+    panel.data_section.refresh()
+    assert len(panel.data_section.rows) == 6 and all(row.usable for row in panel.data_section.rows)
+
+
+def test_a_scene_brings_its_own_alignment(with_run, aligned_run, tmp_path):
+    section = with_run.align_section
+    assert section.run == aligned_run and section.aligned()
+    slicer.mrmlScene.Clear(0)
+    assert section.run is None and with_run.ui.alignTable.isHidden() and not with_run.ui.sheetButton.isEnabled()
 
 
 def test_sliders_of_the_directions_are_there_at_once(with_run, aligned_run):
