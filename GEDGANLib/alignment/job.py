@@ -27,7 +27,7 @@ from ..jobs.events import Progress, quiet
 from ..jobs.writing import PARTIAL, write_bytes
 from .registration import Registration, Settings
 from .sampling import identity, shape_of_at_most, shrink
-from .template import Quality, Scan, Template, judge, make_template
+from .template import JUDGED, Quality, Scan, Template, judge, make_template
 from .transformations import Transformations
 from .velocity import jacobian_determinant, smooth
 
@@ -290,7 +290,7 @@ def _joined(parts: Sequence[tuple[list[int], Transformations]], count: int) -> T
 def unfold(moved: Transformations, shape: Sequence[int]) -> list[int]:
     """Smooth the velocities of cases that fold on a grid until none does, :data:`UNFOLD_ROUNDS` times at most; which
     these are."""
-    found = []
+    found, shape = [], shape_of_at_most(JUDGED, shape, moved.extent)
     for index in range(len(moved)):
         width = 0.5 * max(side / count for side, count in zip(moved.extent, moved.velocities.shape[2:]))
         for _ in range(UNFOLD_ROUNDS):

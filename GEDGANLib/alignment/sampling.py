@@ -140,6 +140,8 @@ def sample_spline(coefficients: Tensor, positions: Tensor, extent: Sequence[floa
     :param positions: (N, D, *spatial), mm.
     :returns: (N, C, *spatial). It may overshoot the values of the volume, see :func:`sample_cubic`.
     """
+    if coefficients.device.type == "cpu" and not torch.is_grad_enabled() and not torch.jit.is_tracing():
+        return _sample_spline_by_scipy(coefficients, positions, extent)
     shape = coefficients.shape[2:]
     offsets: list[tuple[Tensor, Tensor]] = []
     weights: list[tuple[Tensor, Tensor]] = []
@@ -165,6 +167,38 @@ def sample_spline(coefficients: Tensor, positions: Tensor, extent: Sequence[floa
         value = value * weight[:, None]
         total = value if total is None else total + value
     return total
+
+
+def _sample_spline_by_scipy(coefficients: Tensor, positions: Tensor, extent: Sequence[float]) -> Tensor:
+    """The same without gradients on a CPU, in a quarter of the time: slabs of the first axis side by side."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import numpy as np
+    from scipy import ndimage
+
+    count = max(len(coefficients), len(positions))
+    scale = [(side, length) for side, length in zip(coefficients.shape[2:], extent)]
+    indices = torch.stack(
+        [
+            ((positions[:, axis] / length + 0.5) * side - 0.5).clamp(0, side - 1)
+            for axis, (side, length) in enumerate(scale)
+        ]
+    ).numpy()
+    values = coefficients.numpy()
+    found = np.empty((count, coefficients.shape[1], *positions.shape[2:]), np.float32)
+    slabs = np.array_split(np.arange(positions.shape[2]), min(4 * torch.get_num_threads(), positions.shape[2]))
+
+    def fill(work: tuple[int, int, np.ndarray]) -> None:
+        case, channel, slab = work
+        where = indices[:, min(case, len(positions) - 1), slab[0] : slab[-1] + 1]
+        volume = values[min(case, len(values) - 1), channel]
+        into = found[case, channel, slab[0] : slab[-1] + 1]
+        ndimage.map_coordinates(volume, where, into, order=3, mode="mirror", prefilter=False)
+
+    works = [(case, channel, slab) for case in range(count) for channel in range(found.shape[1]) for slab in slabs]
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        list(pool.map(fill, works))
+    return torch.from_numpy(found)
 
 
 def sample_cubic(volume: Tensor, positions: Tensor, extent: Sequence[float]) -> Tensor:

@@ -16,10 +16,13 @@ from torch import Tensor
 
 from ..jobs.events import Progress, quiet
 from .registration import FEWEST_SEEN, mean_seen, seen_weight
-from .sampling import sample_cubic, sample_linear, spacing_of
+from .sampling import sample_cubic, sample_linear, shape_of_at_most, shrink, spacing_of
 from .similarity import LocalCorrelation, weighted_mean
 from .transformations import Transformations
 from .velocity import jacobian_determinant
+
+JUDGED = 128**3
+"""Voxels of the grid on which it is looked how well a case lies at most; twice as fine as any that it was aligned on."""
 
 
 class Scan(Protocol):
@@ -175,18 +178,23 @@ def judge(
     :param index: of the case in ``moved``.
     :param is_part: the template was made of this case, too; its labels are then left out of what is carried to it.
     """
-    shape = tuple(case.image.shape[1:])
+    shape = shape_of_at_most(JUDGED, case.image.shape[1:], moved.extent)
     positions = moved.of([index]).positions(shape)
     weight = seen_weight(positions, box[None].to(positions), spacing_of(shape, moved.extent))
-    image = sample_cubic(image_of(case, positions.device), positions, moved.extent)
-    similarity = float(weighted_mean(LocalCorrelation(template.image[None], window)(image), weight))
+    image = sample_cubic(shrink(image_of(case, positions.device), shape), positions, moved.extent)
+    compared = LocalCorrelation(shrink(template.image[None], shape), window)
+    similarity = float(weighted_mean(compared(image), weight))
     jacobian = float(jacobian_determinant(positions, moved.extent).min())
     dice = None
     if case.labels is not None and template.labels is not None:
         shares: Iterable[Tensor] = template.labels
         others = template.labelled
         if is_part:
-            shares, others = shares_of_others(template, case, moved, index, weight[0, 0]), others - weight[0, 0]
+            own = weight[0, 0]
+            if own.shape != others.shape:
+                here = moved.of([index]).positions(others.shape)
+                own = seen_weight(here, box[None].to(here), spacing_of(others.shape, moved.extent))[0, 0]
+            shares, others = shares_of_others(template, case, moved, index, own), others - own
         if float(others.max()) > FEWEST_SEEN:
             dice = mean_dice(carried_labels(shares, moved, index), np.asarray(case.labels))
     return Quality(similarity, jacobian, dice)
