@@ -22,7 +22,7 @@ from .transformations import Transformations
 from .velocity import jacobian_determinant
 
 JUDGED = 128**3
-"""Voxels of the grid on which it is looked how well a case lies at most; twice as fine as any that it was aligned on."""
+"""Voxels of the grid on which it is looked how well a case lies at most: no grid that it was aligned on is finer."""
 
 
 class Scan(Protocol):
