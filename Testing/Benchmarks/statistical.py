@@ -58,7 +58,6 @@ def statistical(plan: Plan, count: int) -> torch.nn.Module:
     return generator.eval()
 
 
-@torch.inference_mode()
 def time_table(folder: Path) -> str:
     rows = []
     for side in (32, 64, 128):
@@ -69,7 +68,8 @@ def time_table(folder: Path) -> str:
             model = statistical(plan, count)
             latent = torch.randn(1, count, generator=torch.Generator().manual_seed(1))
             works[f"{count} modes"] = lambda m=model, z=latent: m(z)
-        found = interleaved(works, 5 if side < 128 else 3)
+        with torch.inference_mode():
+            found = interleaved(works, 5 if side < 128 else 3)
         base = found["the network of the plan"]
         rows += [
             [f"{side}³", name, f"{1000 * seconds:.0f}", f"{seconds / base:.1f}"] for name, seconds in found.items()
