@@ -214,12 +214,12 @@ class Job:
             unfolded += [apart[one] for one in unfold(moved, cases[0].image.shape[1:])]
             parts.append((apart, moved))
         moved = _joined(parts, len(cases))
-        qualities = []
+        qualities, looked_at = [], template.at(shape_of_at_most(JUDGED, template.image.shape[1:], extent))
         show = self.watched("judging how each lies on it")
         for index, case in enumerate(cases):
             show(index, len(cases), case.name)
             part = index in set(together)
-            qualities.append(judge(case, moved, index, boxes[index], template, self.settings.window, part))
+            qualities.append(judge(case, moved, index, boxes[index], looked_at, self.settings.window, part))
         show(len(cases), len(cases), "")
         names = tuple(case.name for case in cases)
         held_out_names = tuple(names[index] for index in apart) if onto is None else ()

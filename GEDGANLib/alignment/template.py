@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..jobs.events import Progress, quiet
 from .registration import FEWEST_SEEN, mean_seen, seen_weight
-from .sampling import sample_cubic, sample_linear, shape_of_at_most, shrink, spacing_of
+from .sampling import sample_cubic, sample_linear, shrink, spacing_of
 from .similarity import LocalCorrelation, weighted_mean
 from .transformations import Transformations
 from .velocity import jacobian_determinant
@@ -63,6 +63,17 @@ class Template:
             each if each is None else each.to(device) for each in (self.image, self.seen, self.labels, self.labelled)
         ]
         return Template(*there)
+
+    def at(self, shape: Sequence[int]) -> Template:
+        """The same on a coarser grid over the box; itself where it is on that grid."""
+        if tuple(self.image.shape[1:]) == tuple(shape):
+            return self
+        fields = [
+            each if each is None else shrink(each.reshape(1, -1, *each.shape[-len(shape) :]), shape)[0]
+            for each in (self.image, self.seen, self.labels, self.labelled)
+        ]
+        image, seen, labels, labelled = fields
+        return Template(image, seen[0], labels, None if labelled is None else labelled[0])
 
 
 @dataclass(frozen=True)
@@ -159,12 +170,13 @@ def shares_of_others(
 
     :param weight: how much this case saw of each place of the template, (*grid).
     """
-    shape = tuple(case.image.shape[1:])
+    shape = tuple(template.image.shape[1:])
     positions = moved.of([index]).positions(shape)
     others = template.labelled - weight
     unseen = others < FEWEST_SEEN
     for label, share in enumerate(template.labels):
-        own = sample_linear(one_hot(case.labels, label, share.device), positions, moved.extent)[0, 0]
+        own = shrink(one_hot(case.labels, label, share.device), shape)
+        own = sample_linear(own, positions, moved.extent)[0, 0]
         rest = (share * template.labelled - own * weight) / others.clamp_min(FEWEST_SEEN)
         yield torch.where(unseen, torch.full_like(rest, float(label == 0)), rest)
 
@@ -176,28 +188,39 @@ def judge(
     """How well a case lies on the template.
 
     :param index: of the case in ``moved``.
+    :param template: on the grid that is looked at, see :data:`JUDGED`; the case may be on a finer one.
     :param is_part: the template was made of this case, too; its labels are then left out of what is carried to it.
     """
-    shape = shape_of_at_most(JUDGED, case.image.shape[1:], moved.extent)
+    shape = tuple(template.image.shape[1:])
     positions = moved.of([index]).positions(shape)
     weight = seen_weight(positions, box[None].to(positions), spacing_of(shape, moved.extent))
     image = sample_cubic(shrink(image_of(case, positions.device), shape), positions, moved.extent)
-    compared = LocalCorrelation(shrink(template.image[None], shape), window)
-    similarity = float(weighted_mean(compared(image), weight))
+    similarity = float(weighted_mean(LocalCorrelation(template.image[None], window)(image), weight))
     jacobian = float(jacobian_determinant(positions, moved.extent).min())
     dice = None
     if case.labels is not None and template.labels is not None:
         shares: Iterable[Tensor] = template.labels
         others = template.labelled
         if is_part:
-            own = weight[0, 0]
-            if own.shape != others.shape:
-                here = moved.of([index]).positions(others.shape)
-                own = seen_weight(here, box[None].to(here), spacing_of(others.shape, moved.extent))[0, 0]
-            shares, others = shares_of_others(template, case, moved, index, own), others - own
+            shares, others = shares_of_others(template, case, moved, index, weight[0, 0]), others - weight[0, 0]
         if float(others.max()) > FEWEST_SEEN:
-            dice = mean_dice(carried_labels(shares, moved, index), np.asarray(case.labels))
+            dice = mean_dice(
+                carried_labels(shares, moved, index), _coarse_labels(case.labels, len(template.labels), shape)
+            )
     return Quality(similarity, jacobian, dice)
+
+
+def _coarse_labels(labels: np.ndarray, count: int, shape: Sequence[int]) -> np.ndarray:
+    """The label with the largest share of each voxel of a coarser grid, (*shape) uint8."""
+    labels = np.asarray(labels)
+    if labels.shape == tuple(shape):
+        return labels
+    best, found = torch.zeros(*shape), np.zeros(shape, np.uint8)
+    for label in range(count):
+        share = shrink(one_hot(labels, label), shape)[0, 0]
+        found[(share > best).numpy()] = label
+        best = torch.maximum(best, share)
+    return found
 
 
 def mean_dice(found: np.ndarray, truth: np.ndarray) -> float | None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from GEDGANLib.alignment import blocks as of_blocks
 from GEDGANLib.alignment.blocks import Blocks, blocks_of, label_differences, look_of, smoothing_width, with_look
@@ -20,6 +21,7 @@ from GEDGANLib.alignment.sharing import (
     exposures,
     for_sharing,
 )
+from GEDGANLib.alignment.template import judge, make_template
 from GEDGANLib.alignment.transformations import Transformations
 from GEDGANLib.alignment.velocity import smooth
 from GEDGANLib.networks.statistical import StatisticalGenerator, class_statistics
@@ -349,3 +351,17 @@ def test_a_coarser_form_makes_the_same_cases():
     assert small.shape == (4, 8, 10, 8) and coarse.velocities is generator.velocities
     torch.testing.assert_close(shrink(fine[None], (8, 10, 8))[0], small, atol=0.3, rtol=0)
     assert float((shrink(fine[None], (8, 10, 8))[0] - small).abs().mean()) < 0.02
+
+
+def test_a_fine_case_is_judged_on_a_coarser_template_alike():
+    random = np.random.default_rng(0)
+    shape = (16, 20, 16)
+    base = ndimage.gaussian_filter(random.standard_normal(shape), 2.0)
+    images = [np.clip(3 * base + 0.1 * random.standard_normal(shape), -1, 1)[None].astype(np.float32) for _ in range(4)]
+    scans = [Scan(str(index), image, (image[0] > 0.1).astype(np.uint8)) for index, image in enumerate(images)]
+    moved = lying(4)
+    template = make_template(scans, moved, ends(4), 1)
+    fine, coarse = (judge(scans[0], moved, 0, ends(4)[0], template.at(grid), 3, True) for grid in (shape, (8, 10, 8)))
+    assert template.at(shape) is template and template.at((8, 10, 8)).labels.shape == (2, 8, 10, 8)
+    assert fine.dice == pytest.approx(coarse.dice, abs=0.1) and coarse.dice > 0.8
+    assert coarse.similarity > fine.similarity - 0.1 and coarse.smallest_jacobian == pytest.approx(1, abs=1e-3)
