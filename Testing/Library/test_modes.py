@@ -363,5 +363,5 @@ def test_a_fine_case_is_judged_on_a_coarser_template_alike():
     template = make_template(scans, moved, ends(4), 1)
     fine, coarse = (judge(scans[0], moved, 0, ends(4)[0], template.at(grid), 3, True) for grid in (shape, (8, 10, 8)))
     assert template.at(shape) is template and template.at((8, 10, 8)).labels.shape == (2, 8, 10, 8)
-    assert fine.dice == pytest.approx(coarse.dice, abs=0.1) and coarse.dice > 0.8
+    assert coarse.dice > max(fine.dice - 0.02, 0.8)  # noise at the edges of voxels is gone
     assert coarse.similarity > fine.similarity - 0.1 and coarse.smallest_jacobian == pytest.approx(1, abs=1e-3)
