@@ -233,21 +233,14 @@ def _align(facts: Facts, set_up: tuple[bool, str], free: tuple[bool, str]) -> di
     """How the buttons of the section Align look."""
     aligned = (facts.aligned, _("First align the scans."))
     idle = (not facts.aligning, _("The scans are being aligned."))
-    if facts.aligning == "stopping":
-        align = Look(False, _("It keeps how far it came and stops; this takes some seconds."), _("Stopping…"))
-        if facts.can_end_aligning:
-            align = Look(
-                True, _("It has not stopped. End it now: what came after the last checkpoint is lost."), _("End now")
-            )
-    elif facts.aligning:
-        align = Look(True, _("Stop after keeping how far it came; Resume goes on from there."), _("Stop"))
-    else:
-        why = _first(
-            set_up,
-            (facts.data, _("Tick a volume.") if facts.from_scene else _("First choose a folder of scans.")),
-            (facts.checked, _("First press Check and plan.")),
-            free,
-        )
+    align = _job(
+        facts.aligning,
+        facts.can_end_aligning,
+        _("It keeps how far it came and stops; this takes some seconds."),
+        _("Stop after keeping how far it came; Resume goes on from there."),
+    )
+    if align is None:
+        why = _checked(facts, set_up, free)
         words = _("Bring all scans to a common template, in a process of its own; minutes, on any computer.")
         align = Look(not why, why or words, _("Align"))
 
@@ -290,21 +283,41 @@ def _align(facts: Facts, set_up: tuple[bool, str], free: tuple[bool, str]) -> di
     }
 
 
-def _train(facts: Facts, set_up: tuple[bool, str], free: tuple[bool, str]) -> Look:
-    if facts.training == "stopping":
-        if facts.can_end:
+def _job(state: str, can_end: bool, stopping: str, stop: str) -> Look | None:
+    """How the button of a job looks while that runs; None where it does not.
+
+    :param state: "", ``running`` or ``stopping``.
+    :param stopping, stop: what to say while it stops, and of stopping it.
+    """
+    if state == "stopping":
+        if can_end:
             return Look(
                 True, _("It has not stopped. End it now: what came after the last checkpoint is lost."), _("End now")
             )
-        return Look(False, _("It saves its state and stops; this takes some seconds."), _("Stopping…"))
-    if facts.training:
-        return Look(True, _("Stop after saving; Resume goes on from there."), _("Stop"))
-    why = _first(
+        return Look(False, stopping, _("Stopping…"))
+    return Look(True, stop, _("Stop")) if state else None
+
+
+def _checked(facts: Facts, set_up: tuple[bool, str], free: tuple[bool, str]) -> str:
+    """Why nothing can be begun with the data; "" where it can."""
+    return _first(
         set_up,
         (facts.data, _("Tick a volume.") if facts.from_scene else _("First choose a folder of scans.")),
         (facts.checked, _("First press Check and plan.")),
         free,
     )
+
+
+def _train(facts: Facts, set_up: tuple[bool, str], free: tuple[bool, str]) -> Look:
+    running = _job(
+        facts.training,
+        facts.can_end,
+        _("It saves its state and stops; this takes some seconds."),
+        _("Stop after saving; Resume goes on from there."),
+    )
+    if running is not None:
+        return running
+    why = _checked(facts, set_up, free)
     return Look(
         not why, why or _("Learn in a process of its own; Slicer stays usable, and may even be closed."), _("Train")
     )

@@ -76,6 +76,10 @@ class Components:
         """How wide each component is beside the widest, (K,) in [0, 1]."""
         return np.sqrt(self.values / self.values[0])
 
+    def units(self) -> np.ndarray:
+        """Eigenvectors u of the module's text, (n, K), a row a member."""
+        return self.coefficients[list(self.members)] / np.sqrt(self.values)
+
     def scores(self) -> np.ndarray:
         """z of all N cases, (N, K): of members with mean 0 and variance 1."""
         return self.coefficients * np.sqrt((len(self.members) - 1) / self.values)
@@ -89,8 +93,7 @@ class Components:
         r"""Leverage :math:`h_i=\sum_ku_{ik}^2` of the members in the first 1, 2, ... components, (n, K) in [0, 1]: how
         much a component is of one case alone (Hoaglin and Welsch, *The hat matrix in regression and ANOVA*, The
         American Statistician 32, 1978)."""
-        units = self.coefficients[list(self.members)] / np.sqrt(self.values)
-        return np.cumsum(units**2, 1)
+        return np.cumsum(self.units() ** 2, 1)
 
     def first(self, count: int) -> Components:
         """The strongest of them."""
@@ -182,8 +185,7 @@ def modes_of(blocks: Blocks, components: Components, extent: Sequence[float]) ->
     :param extent: of the box, mm.
     """
     members = list(components.members)
-    units = components.coefficients[members] / np.sqrt(components.values)
-    weights = torch.from_numpy(units.T / np.sqrt(len(members) - 1)).float()
+    weights = torch.from_numpy(components.units().T / np.sqrt(len(members) - 1)).float()
     fields = []
     for block in blocks.all():
         mode = block.new_zeros(components.count, *block.shape[1:])

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -77,6 +78,14 @@ class Settings:
             Level(1, 8, 0.1),
         )
     )
+
+    @classmethod
+    def of(cls, chosen: Any) -> Settings:
+        """Those of a plan.
+
+        :param chosen: its ``alignment``.
+        """
+        return cls(chosen.window, chosen.squared, chosen.stiffness, chosen.control, chosen.smoothing)
 
 
 def seen_weight(positions: Tensor, boxes: Tensor, spacing: Sequence[float]) -> Tensor:

@@ -133,6 +133,14 @@ def spline_coefficients(volume: Tensor) -> Tensor:
     return volume
 
 
+def _indices(positions: Tensor, shape: Sequence[int], extent: Sequence[float]) -> list[Tensor]:
+    """Positions (N, D, *spatial), mm, as voxels of a grid over the box, (N, *spatial) an axis; of its edge beyond."""
+    return [
+        ((positions[:, axis] / side + 0.5) * count - 0.5).clamp(0, count - 1)
+        for axis, (count, side) in enumerate(zip(shape, extent))
+    ]
+
+
 def sample_spline(coefficients: Tensor, positions: Tensor, extent: Sequence[float]) -> Tensor:
     """Cubic B-spline interpolation.
 
@@ -145,8 +153,7 @@ def sample_spline(coefficients: Tensor, positions: Tensor, extent: Sequence[floa
     shape = coefficients.shape[2:]
     offsets: list[tuple[Tensor, Tensor]] = []
     weights: list[tuple[Tensor, Tensor]] = []
-    for axis, (count, side) in enumerate(zip(shape, extent)):
-        index = ((positions[:, axis] / side + 0.5) * count - 0.5).clamp(0, count - 1)
+    for index in _indices(positions, shape, extent):
         low = index.floor()
         share = index - low
         # β³ at share + 1, share, 1 - share, 2 - share: the weights of the four coefficients around.
@@ -177,13 +184,7 @@ def _sample_spline_by_scipy(coefficients: Tensor, positions: Tensor, extent: Seq
     from scipy import ndimage
 
     count = max(len(coefficients), len(positions))
-    scale = [(side, length) for side, length in zip(coefficients.shape[2:], extent)]
-    indices = torch.stack(
-        [
-            ((positions[:, axis] / length + 0.5) * side - 0.5).clamp(0, side - 1)
-            for axis, (side, length) in enumerate(scale)
-        ]
-    ).numpy()
+    indices = torch.stack(_indices(positions, coefficients.shape[2:], extent)).numpy()
     values = coefficients.numpy()
     found = np.empty((count, coefficients.shape[1], *positions.shape[2:]), np.float32)
     slabs = np.array_split(np.arange(positions.shape[2]), min(4 * torch.get_num_threads(), positions.shape[2]))

@@ -128,8 +128,7 @@ def _align(arguments: argparse.Namespace, events: Events) -> None:
     (run / PREPARING).unlink(missing_ok=True)
     # As a training of seed 0 holds them out.
     held_out = [] if onto else split_held_out(cases, plan.training.held_out, Draws(0))[1]
-    chosen = plan.alignment
-    settings = Settings(chosen.window, chosen.squared, chosen.stiffness, chosen.control, chosen.smoothing)
+    settings = Settings.of(plan.alignment)
     stop, bars = run / STOP, _Bars(events)
     try:
         with stop_on_signals(lambda: events.emit("warning", message="Stopping as soon as it can.")) as signalled:
@@ -252,13 +251,11 @@ def _write_sheet(path: Path, cases: Any, aligned: Any, plan: Any, progress: Call
     from ..alignment.job import registration_shape, shrunk
     from ..alignment.sampling import sample_cubic
     from ..volumes.case import Case
-    from ..volumes.geometry import compose
     from ..volumes.pictures import contact_sheet
 
     template, extent = aligned.template, aligned.moved.extent
     shape = registration_shape(plan.grid.shape, extent, "cpu")
-    steps = [side / count for side, count in zip(extent, shape)]
-    affine = compose(np.array(plan.grid.directions), steps, plan.grid.origin)
+    affine = plan.grid.at(shape).affine
     labels = None
     if template.labels is not None:
         labels = functional.interpolate(template.labels[None], shape, mode="area")[0].argmax(0).cpu().numpy()

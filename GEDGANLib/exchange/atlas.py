@@ -189,10 +189,7 @@ def _write_jacobian(path: Path, moved: Transformations, plan: Plan) -> None:
     with torch.no_grad():
         here: Tensor = identity(shape, plan.extent, moved.velocities)
         determinant = jacobian_determinant(moved.at(here), plan.extent)[0].cpu()
-    spacing = [side / count for side, count in zip(plan.extent, shape)]
-    world = box_to_world(plan.grid.affine, plan.grid.shape, plan.extent)
-    first = [(step - side) / 2 for step, side in zip(spacing, plan.extent)]
-    affine = world @ compose(np.eye(3), spacing, first)
+    affine = plan.grid.at(shape).affine
     logarithm = determinant.clamp_min(SMALLEST_DETERMINANT).log().numpy()
     write_volume(path, logarithm, affine, _about("log of the volume of the case for one of the template"))
 

@@ -26,8 +26,7 @@ def with_alignment(plan: Plan, dataset: Dataset, progress: Progress = quiet) -> 
     extent = plan.extent
     # Read onto the grid of an alignment at once: that of the plan may be a hundred times as fine.
     finer = registration_shape(plan.grid.shape, extent, "cpu")
-    spacing = tuple(side / count for side, count in zip(extent, finer))
-    coarser = replace(plan, grid=replace(plan.grid, shape=finer, spacing=spacing))
+    coarser = replace(plan, grid=plan.grid.at(finer))
     shape = trial_shape(finer, extent)
     chosen = [dataset.cases[index] for index in chosen_cases(len(dataset.cases))]
     images, boxes, labels = [], [], []

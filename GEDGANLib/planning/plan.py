@@ -45,6 +45,13 @@ class Grid:
         """Affine (4, 4) of synthesized cases."""
         return compose(np.array(self.directions), self.spacing, self.origin)
 
+    def at(self, shape: tuple[int, ...]) -> Grid:
+        """The box of this grid in other voxels; the centre of the first one moves with their size."""
+        spacing = tuple(step * count / other for step, count, other in zip(self.spacing, self.shape, shape))
+        moved = np.array(self.directions) @ ((np.array(spacing) - self.spacing) / 2)
+        origin = tuple(float(first + by) for first, by in zip(self.origin, moved))
+        return Grid(tuple(shape), spacing, self.directions, origin)
+
 
 @dataclass(frozen=True)
 class Channel:

@@ -223,19 +223,13 @@ def _coarse_enough(model: Model) -> Model:
     if model.plan.method != "modes":
         return model
     from ..alignment.sampling import shape_of_at_most
-    from ..volumes.geometry import compose
 
-    grid, extent = model.plan.grid, model.plan.extent
-    shape = shape_of_at_most(LARGEST_OBSERVED, grid.shape, extent)
+    grid = model.plan.grid
+    shape = shape_of_at_most(LARGEST_OBSERVED, grid.shape, model.plan.extent)
     if shape == tuple(grid.shape):
         return model
-    spacing = tuple(side / count for side, count in zip(extent, shape))
-    # The centre of the first voxel moves with the voxels' size, the box stays.
-    first = compose(np.array(grid.directions), (1.0,) * len(shape), grid.origin) @ np.append(
-        (np.array(spacing) - grid.spacing) / 2, 1.0
-    )
-    coarse = replace(grid, shape=shape, spacing=spacing, origin=tuple(float(each) for each in first[:-1]))
-    return replace(model, generator=model.generator.coarser(shape), plan=replace(model.plan, grid=coarse))
+    plan = replace(model.plan, grid=grid.at(shape))
+    return replace(model, generator=model.generator.coarser(shape), plan=plan)
 
 
 def _first_stage(generator: Any) -> Any | None:

@@ -220,7 +220,9 @@ def load_model(path: Path, device: str = "cpu", with_critic: bool = False, with_
     device = choose_device(device)
     if plan.method == "modes":
         _refuse_other_grids(plan, tensors, path)
-        device = "cpu" if device == "mps" and _lacks_an_operation() else device
+        from ..alignment.job import lacks_an_operation
+
+        device = "cpu" if device == "mps" and lacks_an_operation(device) else device
     generator = build_generator(plan)
     beside = (DISCRIMINATOR, REALNESS, POPULATION)
     _fill(generator, {name: tensor for name, tensor in tensors.items() if not name.startswith(beside)}, path)
@@ -243,12 +245,6 @@ def _refuse_other_grids(plan: Plan, tensors: dict[str, Any], path: Path) -> None
             raise InputError(
                 f"The weights in {path} do not fit its own plan.", "Copy the file again from where it came from."
             )
-
-
-def _lacks_an_operation() -> bool:
-    from ..alignment.job import lacks_an_operation
-
-    return lacks_an_operation("mps")
 
 
 def _not_a_file(path: Path) -> InputError:

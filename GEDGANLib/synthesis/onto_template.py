@@ -80,7 +80,7 @@ class TemplateProjector:
 
     def _aligned(self, working: WorkingCase, progress: Progress) -> tuple[Transformations, Tensor, Tensor]:
         """Its transformation, its image on the grid of the registration, and its field of view."""
-        extent, chosen = self.plan.extent, self.plan.alignment
+        extent = self.plan.extent
         image = shrunk([working], self.shape, self.device.type)
         template = self.generator.template[None]
         finer = all(fine >= coarse for fine, coarse in zip(template.shape[2:], self.shape))
@@ -89,9 +89,8 @@ class TemplateProjector:
         else:
             template = sample_linear(template, identity(self.shape, extent, template), extent)
         box = fields_of_view([working], extent)
-        settings = Settings(chosen.window, chosen.squared, chosen.stiffness, chosen.control, chosen.smoothing)
         with torch.enable_grad():
-            registration = Registration(image, box, extent, settings, template)
+            registration = Registration(image, box, extent, Settings.of(self.plan.alignment), template)
             while registration.step():
                 progress(registration.done, registration.total, working.name)
         moved = registration.state.moved

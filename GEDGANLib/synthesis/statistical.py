@@ -202,9 +202,8 @@ def model_for_sharing(
         )
     components, exposure = found
     old = population.scores[list(components.members)]
-    units = components.coefficients[list(components.members)] / np.sqrt(components.values)
     modes = replace(_held_by(generator), labels=None)
-    modes = modes.recombined(units.T @ old / np.sqrt(len(old) - 1), old.mean(0))
+    modes = modes.recombined(components.units().T @ old / np.sqrt(len(old) - 1), old.mean(0))
     modes = _coarser(replace(modes, weights=torch.from_numpy(components.weights).float()), plan.extent)
     scores = components.scores()[list(components.members)]
     kinds = [population.classes[index] for index in components.members]
