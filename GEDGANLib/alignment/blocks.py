@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..jobs.events import Progress, quiet
 from .registration import FEWEST_SEEN, seen_weight
-from .sampling import sample_cubic, sample_linear, shape_of_at_most, shrink, spacing_of
+from .sampling import sample_image, sample_linear, shape_of_at_most, shrink, spacing_of
 from .template import Scan, image_of, one_hot
 from .transformations import Transformations
 from .velocity import smooth
@@ -89,7 +89,7 @@ def blocks_of(
         positions = moved.of([number]).positions(shape)
         image = shrink(image_of(case, positions.device), shape)
         weights[number] = seen_weight(positions, boxes[number : number + 1].to(positions), spacing)[0].cpu()
-        looks[number] = look_of(sample_cubic(image, positions, moved.extent))[0].cpu()
+        looks[number] = look_of(sample_image(image, positions, moved.extent))[0].cpu()
     progress(len(cases), len(cases), "")
     chosen, seen = looks[list(members)], weights[list(members)]
     mean = (chosen * seen).sum(0) / seen.sum(0).clamp_min(FEWEST_SEEN)

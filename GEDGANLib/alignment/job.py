@@ -47,6 +47,9 @@ class Aligned:
     :param held_out: names of those that the template was made without; none where all were brought onto one of before.
     :param qualities: how well each lies on it, in the order of ``names``.
     :param unfolded: names of the cases whose velocities were smoothed until nothing folded.
+    :param images: a short text for each case that changes with any voxel of its image on the working grid; none in an
+        alignment of before.
+    :param boxes: where the box of each lies in its patient: affine of its working grid, (4, 4), voxel to mm in RAS.
     """
 
     names: tuple[str, ...]
@@ -55,6 +58,8 @@ class Aligned:
     template: Template
     qualities: tuple[Quality, ...]
     unfolded: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
+    boxes: tuple[np.ndarray, ...] = ()
 
     def save(self, path: Path) -> None:
         """Write one safetensors file; the same alignment gives the same bytes.
@@ -78,6 +83,8 @@ class Aligned:
             "extent": self.moved.extent,
             "qualities": [asdict(quality) for quality in self.qualities],
             "unfolded": self.unfolded,
+            "images": self.images,
+            "boxes": [box.tolist() for box in self.boxes],
         }
         # One entry: several would come in any order, and the same alignment would be other bytes.
         header = {"alignment": json.dumps(told)}
@@ -105,9 +112,9 @@ class Aligned:
             qualities = tuple(Quality(**each) for each in told["qualities"])
             if not len(moved) == len(told["names"]) == len(qualities) == len(moved.velocities):
                 raise ValueError("parts are missing")
-            return cls(
-                tuple(told["names"]), tuple(told["held_out"]), moved, template, qualities, tuple(told["unfolded"])
-            )
+            images, boxes = tuple(told.get("images", ())), tuple(np.array(box) for box in told.get("boxes", ()))
+            names = tuple(told["names"]), tuple(told["held_out"])
+            return cls(*names, moved, template, qualities, tuple(told["unfolded"]), images, boxes)
         except FileNotFoundError as error:
             raise InputError(f"{path} is not there: these scans are not aligned yet.", hint) from error
         except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:

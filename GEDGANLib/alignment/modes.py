@@ -159,6 +159,11 @@ class Modes:
     def count(self) -> int:
         return len(self.generators)
 
+    def on(self, device: str | torch.device) -> Modes:
+        """The same on another device."""
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
+
     def recombined(self, matrix: np.ndarray, shift: np.ndarray) -> Modes:
         """Modes of other scores: new mode l is :math:`\\sum_k` ``matrix[l, k]`` of the old ones, and the means move by
         :math:`\\sum_k` ``shift[k]``."""

@@ -8,7 +8,8 @@ Linear interpolation is a low-pass filter: of the power near Nyquist's frequency
 is therefore interpolated by cubic B-splines (Unser et al., *B-spline signal processing*, IEEE Transactions on Signal
 Processing 41(2), 1993): :math:`x(p)=\sum_k c_k\,\beta^3(p-k)`, with coefficients c of which the spline passes through
 the voxels. Along one axis the four weights are two linear interpolations (Sigg and Hadwiger, *Fast third-order texture
-filtering*, GPU Gems 2, 2005), so in 3D eight calls of PyTorch's linear sampler are one cubic one, on any device.
+filtering*, GPU Gems 2, 2005), so in 3D eight calls of PyTorch's linear sampler are one cubic one, on any device; and 27
+one of the fifth order, which keeps a tenth more of the power near Nyquist's frequency.
 """
 
 from __future__ import annotations
@@ -94,18 +95,34 @@ def shrink(volume: Tensor, shape: Sequence[int]) -> Tensor:
     return volume
 
 
+def _weights(share: Tensor, order: int) -> list[Tensor]:
+    """β of the voxels around a position, order + 1 of them, which lies by ``share`` of one beyond the middle ones'
+    first; they are positive and have the sum 1.
+
+    :param order: 3 or 5.
+    """
+
+    def half(t: Tensor) -> list[Tensor]:
+        if order == 3:
+            return [(1 - t) ** 3 / 6, 2 / 3 - t**2 * (2 - t) / 2]
+        inner = (66 - t**2 * (60 - t**2 * (30 - 10 * t))) / 120
+        return [(1 - t) ** 5 / 120, (26 - t * (50 - t * (20 + t * (20 - t * (20 - 5 * t))))) / 120, inner]
+
+    return [*half(share), *half(1 - share)[::-1]]
+
+
 @lru_cache(maxsize=64)
-def _coefficients_matrix(count: int) -> Tensor:
-    """Values at ``count`` voxels -> coefficients of the cubic B-spline through them, mirrored at the outer voxels'
-    centres; (count, count) float64."""
+def _coefficients_matrix(count: int, order: int = 3) -> Tensor:
+    """Values at ``count`` voxels -> coefficients of the B-spline through them, mirrored at the outer voxels' centres;
+    (count, count) float64."""
     if count == 1:
         return torch.ones(1, 1, dtype=torch.float64)
-    spline = torch.zeros(count, count, dtype=torch.float64)
-    index = torch.arange(count)
-    spline[index, index] = 4 / 6
-    spline[index[1:], index[:-1]] = 1 / 6
-    spline[index[:-1], index[1:]] = 1 / 6
-    spline[0, 1] = spline[-1, -2] = 2 / 6
+    spline, index = torch.zeros(count, count, dtype=torch.float64), torch.arange(count)
+    period, reach = 2 * (count - 1), (order - 1) // 2
+    for offset, weight in enumerate(_weights(torch.zeros(1, dtype=torch.float64), order)[:-1], -reach):
+        column = (index + offset) % period
+        column = torch.where(column > count - 1, period - column, column)
+        spline[index, column] += weight
     return torch.linalg.inv(spline)
 
 
@@ -113,23 +130,29 @@ def _coefficients_matrix(count: int) -> Tensor:
 def spline_matrix(count: int, fine: int) -> Tensor:
     """Values at ``count`` voxels -> the cubic B-spline through them at ``fine`` voxels over the same box, its edges
     repeated; (fine, count) float64."""
-    position = ((torch.arange(fine, dtype=torch.float64) + 0.5) / fine * count - 0.5).clamp(0, count - 1)
+    return spline_at((torch.arange(fine, dtype=torch.float64) + 0.5) / fine * count - 0.5, count)
+
+
+def spline_at(position: Tensor, count: int) -> Tensor:
+    """Values at ``count`` voxels -> the cubic B-spline through them at positions along their axis, in voxels, the edges
+    repeated; (positions, count) float64."""
+    position = position.clamp(0, count - 1)
     low = position.floor()
-    share = position - low
-    weights = [(1 - share) ** 3 / 6, 2 / 3 - share**2 * (2 - share) / 2]
-    weights += [2 / 3 - (1 - share) ** 2 * (1 + share) / 2, share**3 / 6]
-    rows = torch.zeros(fine, count, dtype=torch.float64)
-    for offset, weight in enumerate(weights, -1):
+    rows = torch.zeros(len(position), count, dtype=torch.float64)
+    for offset, weight in enumerate(_weights(position - low, 3), -1):
         index = (low + offset).long().abs()
         index = torch.where(index > count - 1, 2 * (count - 1) - index, index).clamp(0, count - 1)
         rows.scatter_add_(1, index[:, None], weight[:, None])
     return rows @ _coefficients_matrix(count)
 
 
-def spline_coefficients(volume: Tensor) -> Tensor:
-    """Coefficients of the cubic B-spline through the voxels of ``volume``, (N, C, *grid)."""
+def spline_coefficients(volume: Tensor, order: int = 3) -> Tensor:
+    """Coefficients of the B-spline through the voxels of ``volume``, (N, C, *grid).
+
+    :param order: 3, cubic, or 5.
+    """
     for axis, count in enumerate(volume.shape[2:]):
-        volume = apply_along(volume, _coefficients_matrix(count).to(volume), axis)
+        volume = apply_along(volume, _coefficients_matrix(count, order).to(volume), axis)
     return volume
 
 
@@ -141,42 +164,38 @@ def _indices(positions: Tensor, shape: Sequence[int], extent: Sequence[float]) -
     ]
 
 
-def sample_spline(coefficients: Tensor, positions: Tensor, extent: Sequence[float]) -> Tensor:
-    """Cubic B-spline interpolation.
+def sample_spline(coefficients: Tensor, positions: Tensor, extent: Sequence[float], order: int = 3) -> Tensor:
+    """B-spline interpolation.
 
-    :param coefficients: :func:`spline_coefficients` of a volume over the box.
+    :param coefficients: :func:`spline_coefficients` of a volume over the box, of the same order.
     :param positions: (N, D, *spatial), mm.
-    :returns: (N, C, *spatial). It may overshoot the values of the volume, see :func:`sample_cubic`.
+    :returns: (N, C, *spatial). It may overshoot the values of the volume, see :func:`sample_image`.
     """
     if coefficients.device.type == "cpu" and not torch.is_grad_enabled() and not torch.jit.is_tracing():
-        return _sample_spline_by_scipy(coefficients, positions, extent)
+        return _sample_spline_by_scipy(coefficients, positions, extent, order)
     shape = coefficients.shape[2:]
-    offsets: list[tuple[Tensor, Tensor]] = []
-    weights: list[tuple[Tensor, Tensor]] = []
+    offsets: list[list[Tensor]] = []
+    weights: list[list[Tensor]] = []
     for index in _indices(positions, shape, extent):
         low = index.floor()
-        share = index - low
-        # β³ at share + 1, share, 1 - share, 2 - share: the weights of the four coefficients around.
-        first = (1 - share) ** 3 / 6
-        last = share**3 / 6
-        second = 2 / 3 - share**2 * (2 - share) / 2
-        left = first + second
-        right = 1 - left
-        offsets.append((low - 1 + second / left, low + 1 + last / right))
-        weights.append((left, right))
+        around, first = _weights(index - low, order), -((order - 1) // 2)
+        # Two neighbours at a time, by one linear interpolation between them.
+        weights.append([left + right for left, right in zip(around[::2], around[1::2])])
+        between = [right / pair for right, pair in zip(around[1::2], weights[-1])]
+        offsets.append([low + (first + 2 * number) + share for number, share in enumerate(between)])
     total = None
-    for corner in itertools.product((0, 1), repeat=len(shape)):
+    for corner in itertools.product(range((order + 1) // 2), repeat=len(shape)):
         # The centres of the outer voxels lie at -1 and 1 here, and what is beyond them is mirrored there.
-        parts = [2 * offsets[axis][bit] / max(shape[axis] - 1, 1) - 1 for axis, bit in enumerate(corner)]
+        parts = [2 * offsets[axis][pair] / max(shape[axis] - 1, 1) - 1 for axis, pair in enumerate(corner)]
         grid = torch.stack(parts[::-1], -1)
         value = functional.grid_sample(coefficients, grid, "bilinear", "reflection", align_corners=True)
-        weight = math.prod(weights[axis][bit] for axis, bit in enumerate(corner))
+        weight = math.prod(weights[axis][pair] for axis, pair in enumerate(corner))
         value = value * weight[:, None]
         total = value if total is None else total + value
     return total
 
 
-def _sample_spline_by_scipy(coefficients: Tensor, positions: Tensor, extent: Sequence[float]) -> Tensor:
+def _sample_spline_by_scipy(coefficients: Tensor, positions: Tensor, extent: Sequence[float], order: int = 3) -> Tensor:
     """The same without gradients on a CPU, in a quarter of the time: slabs of the first axis side by side."""
     from concurrent.futures import ThreadPoolExecutor
 
@@ -194,7 +213,7 @@ def _sample_spline_by_scipy(coefficients: Tensor, positions: Tensor, extent: Seq
         where = indices[:, min(case, len(positions) - 1), slab[0] : slab[-1] + 1]
         volume = values[min(case, len(values) - 1), channel]
         into = found[case, channel, slab[0] : slab[-1] + 1]
-        ndimage.map_coordinates(volume, where, into, order=3, mode="mirror", prefilter=False)
+        ndimage.map_coordinates(volume, where, into, order=order, mode="mirror", prefilter=False)
 
     works = [(case, channel, slab) for case in range(count) for channel in range(found.shape[1]) for slab in slabs]
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
@@ -202,18 +221,61 @@ def _sample_spline_by_scipy(coefficients: Tensor, positions: Tensor, extent: Seq
     return torch.from_numpy(found)
 
 
-def sample_cubic(volume: Tensor, positions: Tensor, extent: Sequence[float]) -> Tensor:
-    """An image as it leaves the program: by cubic B-splines, clipped to each channel's own range, and exactly air (the
+def sample_labels(labels: Tensor, indices: Tensor) -> Tensor:
+    """The label with the largest share of a voxel that lies between others, by linear interpolation; of several equal
+    shares the smallest label.
+
+    :param labels: (*grid), whole numbers.
+    :param indices: (D, *spatial), voxels of ``labels``; of its edge beyond.
+    :returns: (*spatial), of the type of ``labels``.
+    """
+    shape = labels.shape
+    low, share = [], []
+    for axis, count in enumerate(shape):
+        index = indices[axis].clamp(0, count - 1)
+        floor = index.floor().clamp(max=max(count - 2, 0))
+        low.append(floor.long())
+        share.append(index - floor)
+    strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    base = sum(floor * stride for floor, stride in zip(low, strides)).flatten()
+    steps = [stride if count > 1 else 0 for stride, count in zip(strides, shape)]
+    flat, corners = labels.flatten(), list(itertools.product((0, 1), repeat=len(shape)))
+    offsets = [sum(bit * step for bit, step in zip(corner, steps)) for corner in corners]
+    # Nearly everywhere all voxels around have one label; where they have not is known of each voxel once for all.
+    found = flat[base]
+    mixed = torch.zeros(flat.shape, dtype=torch.bool, device=flat.device)
+    for offset in offsets[1:]:
+        mixed[: len(flat) - offset] |= flat[offset:] != flat[: len(flat) - offset]
+    where = mixed[base].nonzero()[:, 0]
+    if not len(where):
+        return found.reshape(indices.shape[1:])
+    around = torch.stack([flat[base[where] + offset] for offset in offsets])
+    shares = [each.flatten()[where] for each in share]
+    weights = torch.stack(
+        [math.prod(part if bit else 1 - part for part, bit in zip(shares, corner)) for corner in corners]
+    )
+    best = torch.full_like(weights[0], -1)
+    for label in torch.unique(around).tolist():
+        total = (weights * (around == label)).sum(0)
+        better = total > best + 1e-6
+        found[where[better]] = label
+        best = torch.where(better, total, best)
+    return found.reshape(indices.shape[1:])
+
+
+def sample_image(volume: Tensor, positions: Tensor, extent: Sequence[float], order: int = 3) -> Tensor:
+    """An image as it leaves the program: by B-splines, clipped to each channel's own range, and exactly air (the
     smallest value of a channel) where all voxels around are air, so that no ripple of an edge runs through it.
 
     :param volume: (N, C, *grid) over the box.
     :param positions: (N, D, *spatial), mm.
+    :param order: 3, cubic, or 5.
     :returns: (N, C, *spatial).
     """
     flat = volume.flatten(2)
     shape = (*flat.shape[:2], *[1] * (volume.ndim - 2))
     low, high = flat.amin(2).reshape(shape), flat.amax(2).reshape(shape)
-    value = sample_spline(spline_coefficients(volume), positions, extent)
+    value = sample_spline(spline_coefficients(volume, order), positions, extent, order)
     value = torch.minimum(torch.maximum(value, low), high)
     tissue = sample_linear((volume > low).to(volume.dtype), positions, extent)
     return torch.where(tissue > 0, value, low)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..jobs.events import Progress, quiet
 from .registration import FEWEST_SEEN, mean_seen, seen_weight
-from .sampling import sample_cubic, sample_linear, shrink, spacing_of
+from .sampling import sample_image, sample_linear, shrink, spacing_of
 from .similarity import LocalCorrelation, weighted_mean
 from .transformations import Transformations
 from .velocity import jacobian_determinant
@@ -123,7 +123,7 @@ def make_template(
         progress(number, len(cases), case.name)
         positions = moved.of([number]).positions(shape)
         weight = seen_weight(positions, boxes[number : number + 1].to(positions), spacing)[0]
-        image = sample_cubic(image_of(case, device), positions, moved.extent)[0]
+        image = sample_image(image_of(case, device), positions, moved.extent)[0]
         total = image * weight if total is None else total + image * weight
         seen = weight if seen is None else seen + weight
         plain = image if plain is None else plain + image
@@ -194,7 +194,7 @@ def judge(
     shape = tuple(template.image.shape[1:])
     positions = moved.of([index]).positions(shape)
     weight = seen_weight(positions, box[None].to(positions), spacing_of(shape, moved.extent))
-    image = sample_cubic(shrink(image_of(case, positions.device), shape), positions, moved.extent)
+    image = sample_image(shrink(image_of(case, positions.device), shape), positions, moved.extent)
     similarity = float(weighted_mean(LocalCorrelation(template.image[None], window)(image), weight))
     jacobian = float(jacobian_determinant(positions, moved.extent).min())
     dice = None

@@ -76,7 +76,7 @@ def _align(arguments: argparse.Namespace, events: Events) -> None:
     from ..alignment.registration import Settings
     from ..device import choose_device
     from ..planning.plan import Plan
-    from ..training.request import PREPARED, PREPARING, digests_of, forget_old_stop, what_changed
+    from ..training.request import PREPARED, PREPARING, digests_of, forget_old_stop, image_digest, what_changed
     from ..training.sampling import Draws, split_held_out
     from ..volumes.dataset import find_dataset
     from ..volumes.prepared import prepare_cases
@@ -143,7 +143,8 @@ def _align(arguments: argparse.Namespace, events: Events) -> None:
                 if words:
                     events.emit("warning", message=words)
                 bars.close()
-            aligned.save(run / RESULT)
+            boxes = tuple(case.affine for case in cases)
+            replace(aligned, images=tuple(map(image_digest, cases)), boxes=boxes).save(run / RESULT)
             job.forget()
     finally:
         bars.close()
@@ -249,7 +250,7 @@ def _write_sheet(path: Path, cases: Any, aligned: Any, plan: Any, progress: Call
     from torch.nn import functional
 
     from ..alignment.job import registration_shape, shrunk
-    from ..alignment.sampling import sample_cubic
+    from ..alignment.sampling import sample_image
     from ..volumes.case import Case
     from ..volumes.pictures import contact_sheet
 
@@ -270,7 +271,7 @@ def _write_sheet(path: Path, cases: Any, aligned: Any, plan: Any, progress: Call
     for number, index in enumerate(order):
         progress(number, len(order), cases[index].name)
         positions = aligned.moved.of([index]).positions(shape)
-        image = sample_cubic(shrunk([cases[index]], shape, str(positions.device)), positions, extent)[0]
+        image = sample_image(shrunk([cases[index]], shape, str(positions.device)), positions, extent)[0]
         shown.append(case_of(cases[index].name, image))
         name = cases[index].name
         name = name if len(name) <= LETTERS_SHOWN else f"…{name[-LETTERS_SHOWN:]}"

@@ -94,6 +94,14 @@ def a_whole_number(text: str) -> int:
     return int(text)
 
 
+def a_shard(text: str) -> tuple[int, int]:
+    """The i-th of n parts, as ``i/n``."""
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise argparse.ArgumentTypeError(f"{text} must be like 2/8, the second of eight")
+    return int(number), int(count)
+
+
 def a_seed(text: str) -> int:
     """A whole number that starts random numbers."""
     if not text.isdecimal() or int(text) >= 2**63:

@@ -31,29 +31,42 @@ def write_folder(folder: Path, cases: Iterable[Case], description: str, whole_nu
         (folder / "images").mkdir(parents=True, exist_ok=True)
         try:
             for case in cases:
-                written += _write_case(folder, case, whole_numbers, ending)
+                written += write_case(folder, case, whole_numbers, ending)
                 label_names = {label.name: label.index for label in case.label_table}
                 if case.provenance:
                     origins[case.name] = case.provenance
         finally:
             # Also when somebody interrupts: no synthesized case may lie there without its origin.
             if written:
-                about = {"description": description, "labels": label_names, "cases": origins}
-                write_bytes(folder / "provenance.json", json.dumps(about, indent=1).encode("utf-8"))
+                describe(folder, label_names, description, origins)
     except OSError as error:
         raise explain_unwritable(folder, error) from error
     return written
 
 
-def _write_case(folder: Path, case: Case, whole_numbers: str, ending: str) -> list[Path]:
-    """Write all files of a case, or none of them; returns those of its image."""
+def describe(folder: Path, labels: dict[str, int], description: str, origins: dict[str, dict]) -> None:
+    """Write where the cases came from, ``provenance.json``.
+
+    :param labels: name and number of each.
+    :param origins: of each case that came from somewhere, by its name.
+    """
+    about = {"description": description, "labels": labels, "cases": origins}
+    write_bytes(folder / "provenance.json", json.dumps(about, indent=1).encode("utf-8"))
+
+
+def write_case(folder: Path, case: Case, whole_numbers: str, ending: str) -> list[Path]:
+    """Write all files of a case, or none of them; returns those of its image.
+
+    :param folder: has ``images``.
+    :raises OSError: the disk is full.
+    """
     many = len(case.image) > 1
     paths = [
         folder / "images" / f"{case.name}{f'_{index:04d}' if many else ''}{ending}" for index in range(len(case.image))
     ]
     try:
         for path, channel in zip(paths, case.image):
-            write_volume(path, voxels_to_write(channel, whole_numbers), case.affine, case.description)
+            write_volume(path, voxels_to_write(channel, case.kind or whole_numbers), case.affine, case.description)
         if case.labels is not None:
             (folder / "labels").mkdir(exist_ok=True)
             write_segmentation(folder / "labels", case, ending)

@@ -68,7 +68,7 @@ class DatasetWriter:
         try:
             for part in ("imagesTr", "labelsTr"):
                 (self.folder / part).mkdir(parents=True, exist_ok=True)
-            self.written.append(_write_case(self.folder, case, self.whole_numbers))
+            self.written.append(write_case(self.folder, case, self.whole_numbers))
         except OSError as error:
             raise explain_unwritable(self.folder, error) from error
         self._provenance[case.name] = case.provenance
@@ -82,16 +82,21 @@ class DatasetWriter:
         if self._last is None:
             return
         try:
-            count = len(self.written)
-            _describe(self.folder, self._last, count, self.description, self._provenance, self.channel_names)
+            labels = {label.name: label.index for label in self._last.label_table}
+            names, count = self.channel_names or self._last.channel_names, len(self.written)
+            describe(self.folder, labels, names, count, self.description, self._provenance)
         except OSError as error:
             raise explain_unwritable(self.folder, error) from error
 
 
-def _write_case(folder: Path, case: Case, whole_numbers: str) -> Path:
-    """Write all files of a case, or none of them; returns the first channel's."""
+def write_case(folder: Path, case: Case, whole_numbers: str) -> Path:
+    """Write all files of a case, or none of them; returns the first channel's.
+
+    :param folder: has ``imagesTr`` and ``labelsTr``.
+    :raises OSError: the disk is full.
+    """
     paths = [folder / "imagesTr" / f"{case.name}_{index:04d}.nii.gz" for index in range(len(case.image))]
-    arrays = [voxels_to_write(channel, whole_numbers, bool(case.provenance)) for channel in case.image]
+    arrays = [voxels_to_write(channel, case.kind or whole_numbers, bool(case.provenance)) for channel in case.image]
     if case.labels is not None:
         paths.append(folder / "labelsTr" / f"{case.name}.nii.gz")
         arrays.append(case.labels.astype(np.uint8))
@@ -105,19 +110,26 @@ def _write_case(folder: Path, case: Case, whole_numbers: str) -> Path:
     return paths[0]
 
 
-def _describe(
+def describe(
     folder: Path,
-    case: Case,
+    labels: dict[str, int],
+    channel_names: Sequence[str],
     count: int,
     description: str,
     provenance: dict[str, dict],
-    channel_names: Sequence[str] | None,
 ) -> None:
+    """Write what makes a data set of files: ``dataset.json`` and, of cases that came from somewhere,
+    ``provenance.json``.
+
+    :param labels: name and number of each.
+    :param count: of the cases.
+    :param provenance: of each, by its name.
+    """
     if not any((folder / "labelsTr").iterdir()):
         (folder / "labelsTr").rmdir()
     dataset = {
-        "channel_names": {str(index): name for index, name in enumerate(channel_names or case.channel_names)},
-        "labels": {"background": 0, **{label.name: label.index for label in case.label_table}},
+        "channel_names": {str(index): name for index, name in enumerate(channel_names)},
+        "labels": {"background": 0, **labels},
         "numTraining": count,
         "file_ending": ".nii.gz",
         "description": description,
@@ -128,16 +140,20 @@ def _describe(
 
 
 LARGER_WHOLE_NUMBERS = ("int16", "uint16", "int32")
+WRITTEN = ("uint8", "int8", *LARGER_WHOLE_NUMBERS, "uint32")
+"""Types of whole numbers that all formats and their readers have."""
 
 
 def voxels_to_write(channel: np.ndarray, whole_numbers: str, rounded: bool = True) -> np.ndarray:
     """The channel in the type that is wanted, or the first larger one that holds it.
 
-    :param whole_numbers: as for :func:`write_dataset`.
+    :param whole_numbers: as for :func:`write_dataset`; another type than :data:`WRITTEN` is written as 32-bit floats.
     :param rounded: fractions may be rounded; else a channel that has some keeps them.
     """
+    if whole_numbers not in WRITTEN:
+        return channel.astype(np.float32)
     # Real scans beside synthesized ones may have fractions: those are never rounded away.
-    synthesized_or_whole = whole_numbers and (np.abs(channel - np.round(channel)).max() < 1e-6 or rounded)
+    synthesized_or_whole = rounded or np.abs(channel - np.round(channel)).max() < 1e-6
     for kind in (whole_numbers, *LARGER_WHOLE_NUMBERS) if synthesized_or_whole else ():
         limits = np.iinfo(kind)
         if limits.min <= channel.min() and channel.max() <= limits.max:

@@ -35,15 +35,27 @@ def make_splits(real: Sequence[tuple[str, bool]], folds: int, seed: int = 0) -> 
             "Give --with-real a folder that also holds cases the model was not trained on, or train with more cases "
             "held out (training.held_out in the plan).",
         )
-    order = np.random.default_rng(seed).permutation(len(unseen))
-    parts = np.array_split(order, min(max(folds, 1), len(unseen)))
+    return [
+        {"train": [name for name, _ in real if name not in validation], "val": sorted(validation)}
+        for validation in folds_of(unseen, max(folds, 1), seed)
+    ]
+
+
+def folds_of(names: Sequence[str], folds: int, seed: int = 0) -> list[set[str]]:
+    """Which labelled real cases each fold validates on; fewer folds where there are fewer cases.
+
+    :raises InputError: one case alone.
+    """
+    if len(names) < FEWEST:
+        raise InputError(
+            f"One segmented case alone ({', '.join(names)}) cannot be both trained and validated on.",
+            "Segment another one, or leave --with-real out.",
+        )
+    order = np.random.default_rng(seed).permutation(len(names))
+    parts = np.array_split(order, min(folds, len(names)))
     if folds == 1:
         parts = [order[: max(len(order) // 5, 1)]]
-    result = []
-    for part in parts:
-        validation = {unseen[index] for index in part}
-        result.append({"train": [name for name, _ in real if name not in validation], "val": sorted(validation)})
-    return result
+    return [{names[index] for index in part} for part in parts]
 
 
 def write_splits(folder: Path, splits: Sequence[dict[str, list[str]]], synthetic: Sequence[str]) -> Path:
@@ -51,7 +63,14 @@ def write_splits(folder: Path, splits: Sequence[dict[str, list[str]]], synthetic
 
     :raises InputError: it cannot be written.
     """
-    content = [{"train": [*split["train"], *synthetic], "val": split["val"]} for split in splits]
+    return write_folds(folder, [{"train": [*split["train"], *synthetic], "val": split["val"]} for split in splits])
+
+
+def write_folds(folder: Path, content: Sequence[dict[str, list[str]]]) -> Path:
+    """Write ``splits_final.json`` and return its path.
+
+    :raises InputError: it cannot be written.
+    """
     path = folder / "splits_final.json"
     write_bytes(path, (json.dumps(content, indent=1) + "\n").encode("utf-8"))
     return path

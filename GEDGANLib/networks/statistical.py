@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ..alignment.blocks import RAREST, with_look
 from ..alignment.modes import Modes
-from ..alignment.sampling import sample_cubic, sample_linear, shrink
+from ..alignment.sampling import sample_image, sample_linear, shrink
 from ..alignment.transformations import Transformations
 from ..alignment.velocity import refine
 
@@ -140,7 +140,7 @@ class StatisticalGenerator(nn.Module):
 
     def deformed(self, image: Tensor, logarithms: Tensor | None, positions: Tensor) -> Tensor:
         """What lies on the template, read off at positions (N, D, *spatial), mm, as :meth:`forward` returns it."""
-        image = sample_cubic(image, positions, self.extent)
+        image = sample_image(image, positions, self.extent)
         if logarithms is None:
             return image
         return torch.cat([image, sample_linear(logarithms, positions, self.extent).softmax(1)], 1)

@@ -39,16 +39,19 @@ class Screen:
     """The gate, made of the real cases that the model was trained on.
 
     :param cases: on the grid of the model's plan, at least :data:`NEIGHBOURS` + 3 of them.
+    :param with_copies: whether what is far nearer to one of them than to all others does not pass.
     :raises InputError: fewer than that.
     """
 
-    def __init__(self, cases: Sequence[WorkingCase], plan: Any, progress: Progress = quiet) -> None:
+    def __init__(
+        self, cases: Sequence[WorkingCase], plan: Any, progress: Progress = quiet, with_copies: bool = True
+    ) -> None:
         if len(cases) < NEIGHBOURS + 3:
             raise InputError(
                 f"{len(cases)} real cases are too few to tell what is plausible; {NEIGHBOURS + 3} are needed.",
                 "Leave --screen out.",
             )
-        self.plan = plan
+        self.plan, self.with_copies = plan, with_copies
         self.pictures = pictures_of(cases, plan.grid.spacing)
         measured = []
         for index, case in enumerate(cases):
@@ -102,7 +105,7 @@ class Screen:
         feature = (picture.voxels.ravel() - self.middle) @ self.components
         if not (np.linalg.norm(self.features - feature, axis=1) <= self.radii).any():
             return "unlike real cases"
-        if neighbours([picture], self.pictures)[0].ratio() < COPY_RATIO:
+        if self.with_copies and neighbours([picture], self.pictures)[0].ratio() < COPY_RATIO:
             return "too near to a training case"
         return None
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..alignment.blocks import look_of
 from ..alignment.job import fields_of_view, registration_shape, shrunk, unfold
 from ..alignment.registration import Registration, Settings, seen_weight
-from ..alignment.sampling import identity, sample_cubic, sample_linear, shrink, spacing_of
+from ..alignment.sampling import identity, sample_image, sample_linear, shrink, spacing_of
 from ..alignment.transformations import Transformations
 from ..alignment.velocity import smooth
 from ..errors import InputError
@@ -63,7 +63,7 @@ class TemplateProjector:
     @torch.no_grad()
     def project_working(self, working: WorkingCase, steps: int | None = None, progress: Progress = quiet) -> Projection:
         """The nearest case to one that is on the working grid already."""
-        moved, image, box = self._aligned(working, progress)
+        moved, image, box = self.aligned(working, progress)
         scores = self.scores(moved, image, box)
         positions = moved.positions(self.generator.shape, inverse=True)
         output = self.generator.deformed(*self.generator.on_template(scores), positions)[0].cpu()
@@ -78,7 +78,8 @@ class TemplateProjector:
             1 - float(rest.var() / max(float(working.image.var()), 1e-12)),
         )
 
-    def _aligned(self, working: WorkingCase, progress: Progress) -> tuple[Transformations, Tensor, Tensor]:
+    @torch.no_grad()
+    def aligned(self, working: WorkingCase, progress: Progress = quiet) -> tuple[Transformations, Tensor, Tensor]:
         """Its transformation, its image on the grid of the registration, and its field of view."""
         extent = self.plan.extent
         image = shrunk([working], self.shape, self.device.type)
@@ -110,7 +111,7 @@ class TemplateProjector:
         # As the looks of the model were measured: a mean of logarithms is no logarithm of a mean.
         image = shrink(image.to(generator.look), shape)
         positions = moved.positions(shape)
-        look = look_of(sample_cubic(image, positions, extent)) - generator.look
+        look = look_of(sample_image(image, positions, extent)) - generator.look
         seen = seen_weight(positions, box, spacing_of(shape, extent))
         control = tuple(generator.velocity.shape[1:])
         velocities = moved.velocities

@@ -202,7 +202,7 @@ def model_for_sharing(
         )
     components, exposure = found
     old = population.scores[list(components.members)]
-    modes = replace(_held_by(generator), labels=None)
+    modes = replace(modes_held_by(generator), labels=None)
     modes = modes.recombined(components.units().T @ old / np.sqrt(len(old) - 1), old.mean(0))
     modes = _coarser(replace(modes, weights=torch.from_numpy(components.weights).float()), plan.extent)
     scores = components.scores()[list(components.members)]
@@ -242,7 +242,8 @@ def card_of(exposure: Exposure, population: Population, few: Sequence[str], unla
     return " ".join(words)
 
 
-def _held_by(generator: StatisticalGenerator) -> Modes:
+def modes_held_by(generator: StatisticalGenerator) -> Modes:
+    """The modes of a model."""
     names = ("generator", "velocity", "look", "weights", "generators", "velocities", "looks")
     labels = None if generator.labels is None else generator.labels.detach()
     width, is_smooth = generator.metric.tolist()

@@ -50,6 +50,8 @@ class Case:
     :param image: (C, I, J, K) float32, in the units of the file (HU for CT) unless said otherwise.
     :param labels: (I, J, K) unsigned integers, 0 background and else ``Label.index``; None without segmentation.
     :param affine: 4x4, voxel index to mm in RAS, as NIfTI and Slicer have it.
+    :param kind: numpy's name of the type that the voxels have in their file, and keep where they are written again;
+        "" where the data set has one.
     """
 
     name: str
@@ -61,3 +63,4 @@ class Case:
     description: str = ""
     provenance: dict = field(default_factory=dict)
     class_name: str | None = None
+    kind: str = ""

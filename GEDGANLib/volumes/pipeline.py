@@ -185,4 +185,5 @@ def load_case(
         dataset.channel_names,
         dataset.description,
         class_name=files.class_name,
+        kind=raw.kind,
     )

@@ -14,7 +14,7 @@ from GEDGANLib.alignment import affine
 from GEDGANLib.alignment.registration import Level, Registration, Settings, seen_weight
 from GEDGANLib.alignment.sampling import (
     identity,
-    sample_cubic,
+    sample_image,
     sample_linear,
     sample_spline,
     shrink,
@@ -79,7 +79,7 @@ def test_sampling_at_the_voxels_gives_the_voxels(dims):
     image = blobs(dims, channels=2)
     here = identity(SHAPE[dims], EXTENT[dims], image)
     torch.testing.assert_close(sample_linear(image, here, EXTENT[dims]), image, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(sample_cubic(image, here, EXTENT[dims]), image, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(sample_image(image, here, EXTENT[dims]), image, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(refine(image, SHAPE[dims]), image)
 
 
@@ -88,7 +88,7 @@ def test_cubic_sampling_keeps_air_and_range_and_more_of_the_details_than_linear(
     image = torch.full((1, 1, *SHAPE[3]), -1.0)
     image[0, 0, 6:14, 6:18, 4:12] = torch.from_numpy(random.uniform(-0.5, 1, (8, 12, 8))).float()
     positions = identity(SHAPE[3], EXTENT[3], image) + torch.tensor([1.0, 1.2, 1.4]).reshape(1, 3, 1, 1, 1)
-    cubic, linear = sample_cubic(image, positions, EXTENT[3]), sample_linear(image, positions, EXTENT[3])
+    cubic, linear = sample_image(image, positions, EXTENT[3]), sample_linear(image, positions, EXTENT[3])
     assert cubic.min() == -1 and cubic.max() <= image.max()
     tissue = sample_linear((image > -1).float(), positions, EXTENT[3]) > 0
     assert (cubic[~tissue] == -1).all()  # air is air to the bit
@@ -218,7 +218,7 @@ def test_known_deformations_are_found(kind):
     half = [side // 2 for side in shape]
     velocity = smooth(torch.from_numpy(random.standard_normal((1, dims, *half))).float(), 8.0, extent)
     true = Transformations(generators, 4.0 * velocity / velocity.abs().amax(), extent)
-    case = sample_cubic(template, true.positions(shape, inverse=True), extent)
+    case = sample_image(template, true.positions(shape, inverse=True), extent)
     box = torch.tensor([[-side / 2, side / 2] for side in extent])[None]
     if asked["cropped"]:  # a quarter of the head was not seen; its edge is repeated there
         cut = 3 * shape[0] // 4

@@ -1,0 +1,244 @@
+r"""Variations of one scan: its own texture in other anatomy of its population.
+
+Case i has :math:`\varphi_i=a_i\circ\exp(v_i)`, and the population has the mean velocity :math:`\bar v` and modes
+:math:`V_k`. A variation of strength s has
+
+.. math::
+   v'=v_i-(1-\rho)(v_i-\bar v)+\max(1,s)\sqrt{1-\rho^2}\sum_k\epsilon_kV_k+\sum_kb_kV_k,\qquad\rho=\max(0,1-s)
+
+with ε standard normal and b what somebody asks for; the affine part stays, :math:`\varphi'=a_i\circ\exp(v')`. So 0 is
+the case, 1 another draw of the anatomy that the modes know, and between them the two are correlated by ρ. It is read
+off the scan once, on the scan's own voxels, at
+
+.. math:: \psi=\varphi_i\circ\varphi'^{-1}-\varphi_i\circ\varphi_i^{-1}+\mathrm{id}
+
+where the second term, the identity but for rounding, makes a variation of strength 0 the scan itself.
+
+How bright it is where is drawn apart from its shape, which makes better teachers (Zhao et al., *Data augmentation using
+learned transformations for one-shot medical image segmentation*, CVPR 2019): the scan less air is multiplied by
+:math:`\exp(\text{look}\cdot\ell\circ\varphi'^{-1})` with ℓ a draw of the modes' looks, smoothed within what is tissue
+on the template and 0 outside of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import affine
+from .lattice import Lattice, Nodes
+from .modes import Modes
+from .sampling import identity, sample_image, sample_labels, sample_linear, sample_spline, shrink, spline_coefficients
+from .transformations import Transformations
+from .velocity import exponential, refine, smooth
+
+SMALLEST_JACOBIAN, DRAWS, SHRINKS = 0.1, 10, 20
+"""Where a scan would be stretched more than tenfold, or folded, it is drawn again so often, and then varied less."""
+SHRUNK = 0.8
+NODES = 0.5
+"""Between the nodes that a deformation is computed at, in those of the velocities."""
+ORDER = 5
+"""Of the splines that an image is interpolated by: power near Nyquist's frequency stays what it was, see
+``Testing/Benchmarks/variations.py``; cubic ones leave 0.80 to 0.88 of it."""
+NODES_IN_A_HURRY, ORDER_IN_A_HURRY = 1.0, 3
+"""The same while somebody drags a slider."""
+TISSUE = 0.05
+"""Of the range of intensities, above which the template is no air."""
+
+
+@dataclass(frozen=True)
+class Population:
+    """What cases of a population are apart.
+
+    :param modes: see :class:`.modes.Modes`.
+    :param extent: of the box, mm.
+    :param tissue: share of tissue, (1, *grid of the looks), in [0, 1].
+    """
+
+    modes: Modes
+    extent: tuple[float, ...]
+    tissue: Tensor
+
+    @classmethod
+    def of(cls, modes: Modes, template: Tensor, extent: Sequence[float]) -> Population:
+        """From modes and the template's image, (C, *grid) in [-1, 1]."""
+        tissue = ((template + 1) / 2 > TISSUE).any(0).to(template)
+        return cls(modes, tuple(extent), shrink(tissue[None, None], modes.look.shape[1:])[0])
+
+    def drawn_look(self, scores: Tensor) -> Tensor:
+        """ℓ of the module's text, (1, C, *grid of the looks), of scores (K,)."""
+        shape, tissue = self.modes.look.shape[1:], self.tissue[None]
+        drawn = torch.tensordot(scores, self.modes.looks.float(), 1)[None]
+        width = self.modes.width or 4 * max(side / count for side, count in zip(self.extent, shape))
+        within = smooth(drawn * tissue, width, self.extent) / smooth(tissue, width, self.extent).clamp_min(1e-3)
+        # One voxel wide, or there would be an edge where the template's tissue ends and the scan's goes on.
+        edge = smooth(tissue, max(side / count for side, count in zip(self.extent, shape)), self.extent)
+        return within * torch.where(edge > 0.01, edge, torch.zeros_like(edge))
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a variation is to be.
+
+    :param strength: s of the module's text, in [0, 2].
+    :param look: of the brightness, in [0, 1]; 0 leaves it as it is.
+    :param sliders: b of the module's text, (K,); none when not given.
+    """
+
+    strength: float = 1.0
+    look: float = 1.0
+    sliders: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Variation:
+    """How a scan is changed; see :meth:`Subject.varied`.
+
+    :param displacement: of the nodes, in voxels of the scan, (1, D, *nodes).
+    :param look: look·ℓ at the nodes, (1, C, *nodes); None where brightness stays.
+    :param smallest_jacobian: of ψ.
+    :param draws: how often it was drawn until nothing folded.
+    :param kept: share of what was drawn last that could be kept, 1 where nothing was shrunk.
+    """
+
+    displacement: Tensor
+    look: Tensor | None
+    smallest_jacobian: float
+    draws: int
+    kept: float
+
+
+class Subject:
+    """A case that is varied: what all of its variations share.
+
+    :param moved: its transformation alone; says on which device it is done.
+    :param lattice: voxels of the scan.
+    :param spacing: of the nodes, see :data:`NODES`.
+    """
+
+    def __init__(
+        self, population: Population, moved: Transformations, lattice: Lattice, spacing: float = NODES
+    ) -> None:
+        self.population, self.lattice, self.velocity = population, lattice, moved.velocities
+        self.extent = moved.extent
+        control = max(side / count for side, count in zip(self.extent, self.velocity.shape[2:]))
+        self.nodes: Nodes = lattice.nodes(spacing * control)
+        dims = len(lattice.shape)
+        linear = affine.matrix_of(moved.generators, self.extent)[0, :dims, :dims].double().cpu().numpy()
+        # From mm on the template's side of the affine part to voxels of the scan.
+        turned = torch.from_numpy(np.linalg.inv(lattice.matrix[:, :dims]) @ linear)
+        self._to_voxels = turned.to(self.velocity)
+        with torch.no_grad():
+            back = affine.matrix_of(-moved.generators, self.extent)
+            self._before = affine.apply(back, self.nodes.positions(self.velocity))
+            self._forward = spline_coefficients(exponential(self.velocity, self.extent))
+            self._own = self._through(self._on_template(self.velocity))
+        modes = population.modes
+        self._mean = self._on_control(modes.velocity[None])
+
+    def _on_control(self, fields: Tensor) -> Tensor:
+        """Fields of the population's velocities on the grid of the case's."""
+        return refine(fields.float().to(self.velocity), self.velocity.shape[2:])
+
+    def _on_template(self, velocity: Tensor) -> Tensor:
+        r""":math:`\exp(-v)\circ a_i^{-1}` at the nodes, mm."""
+        back = spline_coefficients(exponential(-velocity, self.extent))
+        return self._before + sample_spline(back, self._before, self.extent)
+
+    def _through(self, on_template: Tensor) -> Tensor:
+        return on_template + sample_spline(self._forward, on_template, self.extent)
+
+    def _mixed(self, scores: np.ndarray) -> Tensor:
+        """Σ of the modes' velocities by scores (K,)."""
+        weights = torch.from_numpy(np.asarray(scores, np.float32)).to(self.population.modes.velocities.device)
+        return self._on_control(torch.tensordot(weights, self.population.modes.velocities.float(), 1)[None])
+
+    def velocity_of(self, request: Request, scores: np.ndarray) -> Tensor:
+        """v' of the module's text, (1, D, *control grid), mm.
+
+        :param scores: ε, (K,).
+        """
+        rho = max(0.0, 1 - request.strength)
+        change = -(1 - rho) * (self.velocity - self._mean)
+        mixed = max(1.0, request.strength) * math.sqrt(1 - rho**2) * np.asarray(scores, np.float64)
+        if request.sliders is not None:
+            mixed = mixed + request.sliders
+        if mixed.any():
+            change = change + self._mixed(mixed)
+        return self.velocity + change
+
+    @torch.no_grad()
+    def varied(self, request: Request, key: Sequence[int]) -> Variation:
+        """A variation; the same of the same key on every machine.
+
+        :param key: whole numbers that its random numbers begin with.
+        """
+        count, draws, kept = self.population.modes.count, 0, 1.0
+        while True:
+            random = np.random.default_rng([*key, draws])
+            shape, look = (random.standard_normal(count, dtype=np.float32) for _ in range(2))
+            draws += 1
+            velocity = self.velocity_of(request, shape)
+            on_template, displacement, jacobian = self._moved(velocity)
+            # Without chance in it another draw is the same one.
+            if jacobian >= SMALLEST_JACOBIAN or draws == DRAWS or not request.strength:
+                break
+        change = velocity - self.velocity
+        for _ in range(SHRINKS):
+            if jacobian >= SMALLEST_JACOBIAN:
+                break
+            kept *= SHRUNK
+            on_template, displacement, jacobian = self._moved(self.velocity + kept * change)
+        shade = None
+        if request.look:
+            drawn = self.population.drawn_look(torch.from_numpy(look).to(self.population.tissue))
+            shade = request.look * sample_linear(drawn.to(on_template), on_template, self.extent)
+        return Variation(displacement, shade, jacobian, draws, kept)
+
+    def _moved(self, velocity: Tensor) -> tuple[Tensor, Tensor, float]:
+        """:math:`\\varphi'^{-1}` at the nodes, mm but for the affine part, and ψ less the identity, voxels."""
+        on_template = self._on_template(velocity)
+        moved = self._through(on_template) - self._own
+        displacement = (self._to_voxels @ moved.flatten(2)).unflatten(2, moved.shape[2:])
+        return on_template, displacement, self.nodes.smallest_jacobian(displacement)
+
+    @torch.inference_mode()
+    def image_of(
+        self, variation: Variation, image: np.ndarray, air: Sequence[float | None], order: int = ORDER
+    ) -> np.ndarray:
+        """The scan changed, (C, *lattice) float32, in its own units.
+
+        :param image: (C, *lattice).
+        :param air: intensity of air in each channel; None where the scale is absolute, as of CT, and brightness stays.
+        """
+        displacement = self.nodes.refined(variation.displacement)
+        volume = torch.from_numpy(np.array(image, np.float32))[None].to(displacement)
+        moved = sample_image(volume, self._indices(displacement), self.lattice.shape, order)
+        # Where nothing moves, nothing is interpolated.
+        moved = torch.where((displacement == 0).all(1, keepdim=True), volume, moved)[0]
+        if variation.look is not None:
+            shade = self.nodes.refined(variation.look)[0]
+            for channel, darkest in enumerate(air):
+                if darkest is None:
+                    continue
+                brightened = darkest + (moved[channel] - darkest) * shade[channel].exp()
+                moved[channel] = torch.where(shade[channel] == 0, moved[channel], brightened)
+        return moved.cpu().numpy()
+
+    @torch.inference_mode()
+    def labels_of(self, variation: Variation, labels: np.ndarray) -> np.ndarray:
+        """Its segmentation changed the same way, (*lattice), of the type it has."""
+        displacement = self.nodes.refined(variation.displacement)[0]
+        given = torch.from_numpy(np.array(labels)).to(displacement.device)
+        axes = [torch.arange(side, device=displacement.device).to(displacement) for side in self.lattice.shape]
+        index = torch.stack(torch.meshgrid(*axes, indexing="ij")) + displacement
+        return sample_labels(given, index).cpu().numpy()
+
+    def _indices(self, displacement: Tensor) -> Tensor:
+        """Where voxels are read off, as positions in a box of which every voxel is 1 mm."""
+        return identity(self.lattice.shape, self.lattice.shape, displacement) + displacement

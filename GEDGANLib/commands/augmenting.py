@@ -1,0 +1,326 @@
+"""What the command ``augment`` does, from parsed arguments to files and words.
+
+Heavy packages are imported by the command that needs them, so that help and mistyped options answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError, StoppedOnRequest
+from ..jobs.events import Events
+from .making import claim_scene
+from .options import DATA, DEVICE, a_path, a_seed, a_shard, a_share, a_truncation, above_zero
+from .scans import find_for, warn_of_other_kind
+from .wanted import NUMBER, Wanted, chosen_scans, label_table, model_and_run, wanted_variations, with_own_values
+
+SHOWN_CASES, SHOWN_VARIATIONS = 3, 6
+TRIES = 10
+"""Draws of a variation until it passes the gate."""
+
+
+def add(kinds: argparse._SubParsersAction) -> None:
+    """Add the commands of this group to the parser."""
+    augment = kinds.add_parser("augment", help="make variations of segmented scans, on their own voxels")
+    augment.add_argument("model", type=a_path, metavar="MODEL", help="run of gedgan align, or a model of one")
+    augment.add_argument("data", type=a_path, metavar="DATA", help=DATA)
+    augment.add_argument("-n", "--number", type=above_zero(int), help=f"variations of each scan (default: {NUMBER})")
+    augment.add_argument("-o", "--output", type=a_path, required=True, metavar="OUT", help="new folder")
+    augment.add_argument(
+        "--strength",
+        type=a_truncation,
+        metavar="S",
+        help="0 for the scan itself, 1 for other anatomy with its texture (default), up to 2 for more extreme",
+    )
+    augment.add_argument(
+        "--look", type=a_share, metavar="L", help="how much brightness varies, 0 for not at all (default: 1)"
+    )
+    augment.add_argument("--seed", type=a_seed, help="same seed, same variations (default: 0)")
+    augment.add_argument("--case", nargs="+", metavar="NAME", help="vary these scans alone (default: all segmented)")
+    augment.add_argument(
+        "--format", choices=("nnunet", "folder"), default="nnunet", help="data set of nnU-Net (default), or plain files"
+    )
+    augment.add_argument(
+        "--with-real", action="store_true", help="put the real scans beside them; nnunet: with a split into folds"
+    )
+    augment.add_argument("--folds", type=above_zero(int), default=5, help="of that split (default: 5)")
+    augment.add_argument(
+        "--screen", action="store_true", help="draw variations again that are implausible beside the scans of DATA"
+    )
+    augment.add_argument("--scene", type=a_path, help="write the variations as a Slicer scene too (.mrb)")
+    augment.add_argument(
+        "--shard", type=a_shard, metavar="I/N", help="make the I-th of N parts; all parts are one data set in the end"
+    )
+    augment.add_argument(
+        "--again", type=a_path, metavar="OUT", help="make variations again that stand in OUT/provenance.json"
+    )
+    augment.add_argument("--only", nargs="+", metavar="NAME", help="of these, make those of these names alone")
+    augment.add_argument("--device", **DEVICE)
+    augment.set_defaults(run=run_augment)
+
+
+def run_augment(arguments: argparse.Namespace, events: Events) -> None:
+    from ..exchange.shards import PARTS, GrowingDataset, Shard, shard_folder
+    from ..synthesis.model_file import load_model
+    from ..synthesis.variations import Places, Variations
+
+    _refuse_what_does_not_fit(arguments)
+    path, run = model_and_run(arguments.model)
+    model = load_model(path, arguments.device, with_population=True)
+    variations = Variations(model, None if run is None else Places.of(run))
+    dataset = find_for(model, arguments.data)
+    scans = chosen_scans(arguments, dataset)
+    table = label_table(dataset, events)
+    validated, wanted = wanted_variations(arguments, variations, scans)
+    scans = [files for files in scans if files.name in wanted]
+    shard = Shard(*(arguments.shard or (1, 1)))
+    own = shard.of(scans)
+    names = {files.name: [each.name for each in wanted[files.name]] for files in scans}
+    asked = {
+        "model": model.digest, "data": str(arguments.data.resolve()), "format": arguments.format,
+        "shards": shard.count, "variations": names,
+        "options": [arguments.strength, arguments.look, arguments.seed, arguments.with_real, arguments.screen],
+    }  # fmt: skip
+    with shard_folder(arguments.output, shard, PARTS[arguments.format], asked):
+        claim_scene(arguments.scene)
+        described = _described(model, dataset, table, arguments)
+        growing = GrowingDataset(arguments.output, arguments.format, described)
+        screen = _screen(arguments, model, dataset, events)
+        maker = _Maker(arguments, variations, dataset, table, screen, events)
+        done = 0
+        total = sum(len(wanted[files.name]) for files in own)
+        try:
+            with events.bar("varying") as show:
+                for files in own:
+                    for case, ending, is_real in maker.made(files, wanted[files.name], show, done, total):
+                        growing.add(case, ending)
+                        done += not is_real
+                show(total, total, "")
+        except KeyboardInterrupt as interrupt:
+            if shard.count == 1:
+                growing.describe(growing.provenance)
+            left = f"; the first {done} of {total} are complete in {arguments.output} and can be used" if done else ""
+            raise StoppedOnRequest(f"Stopped{left}.") from interrupt
+        whole = True
+        if shard.count == 1:
+            growing.describe(growing.provenance)
+        else:
+            whole = growing.close_shard(shard)
+        _write_split(arguments, validated, wanted, whole)
+    _tell(arguments, shard, whole, len(own), done, maker, events)
+    if maker.shown and shard.count == 1:
+        _write_sheet(arguments.output / "contact-sheet.png", maker.shown)
+        print(f"Contact sheet: {arguments.output / 'contact-sheet.png'}")
+    if arguments.scene is not None:
+        _write_scene(arguments.scene, maker.kept)
+        print(f"Scene: {arguments.scene} (open it in 3D Slicer)")
+
+
+def _refuse_what_does_not_fit(arguments: argparse.Namespace) -> None:
+    given = [
+        name
+        for name, value in (
+            ("-n", arguments.number), ("--strength", arguments.strength), ("--look", arguments.look),
+            ("--seed", arguments.seed), ("--with-real", arguments.with_real), ("--screen", arguments.screen),
+        )
+        if value not in (None, False)
+    ]  # fmt: skip
+    if arguments.again is not None and given:
+        raise InputError(f"--again makes variations as they were made, and takes no {given[0]}.", "Leave it out.")
+    if arguments.only and arguments.again is None:
+        raise InputError("--only chooses among the variations of --again.", "Give --again, or choose scans by --case.")
+    if arguments.shard and arguments.scene is not None:
+        raise InputError("A shard makes no scene.", "Leave --scene out, or make all variations at once.")
+
+
+def _described(model: Any, dataset: Any, table: Any, arguments: argparse.Namespace) -> Any:
+    from ..exchange.shards import Description
+
+    source = f"{dataset.folder.resolve().name}{f' ({dataset.description})' if dataset.description else ''}"
+    words = f"variations of the scans of {source}, made by GED-GAN; each stems from a patient, as their scan does"
+    if arguments.with_real:
+        words = f"Scans, and {words}"
+    own = arguments.format == "folder"
+    labels = {label.name: label.value if own else label.index for label in table.labels()}
+    return Description(words, labels, tuple(dataset.channel_names))
+
+
+def _screen(arguments: argparse.Namespace, model: Any, dataset: Any, events: Events) -> Any:
+    """The gate, made of the scans; None where none is wanted."""
+    if not arguments.screen:
+        return None
+    from ..quality.screening import Screen
+    from ..volumes.pipeline import load_working_cases
+
+    with events.bar("reading real cases") as show:
+        cases = list(load_working_cases(dataset, model.plan, show))
+    with events.bar("measuring real cases") as show:
+        return Screen(cases, model.plan, show, with_copies=False)
+
+
+class _Maker:
+    """Makes the variations of one scan after the other."""
+
+    def __init__(
+        self, arguments: argparse.Namespace, variations: Any, dataset: Any, table: Any, screen: Any, events: Events
+    ) -> None:
+        self.arguments, self.variations, self.dataset, self.table = arguments, variations, dataset, table
+        self.screen, self.events = screen, events
+        self.rejected: Counter[str] = Counter()
+        self.shrunk: list[str] = []
+        self.implausible: list[str] = []
+        self.shown: list[tuple[str, list[Any]]] = []
+        self.kept: list[Any] = []
+
+    def made(
+        self, files: Any, wanted: Sequence[Wanted], show: Callable[[float, int, str], None], done: int, total: int
+    ) -> Iterator[tuple[Any, str, bool]]:
+        """The scan, where it is wanted beside them, and its variations; with the ending of their files, and whether it
+        is the scan."""
+        from ..synthesis.variations import origin_of
+        from ..volumes.files import NRRD, suffix_of
+        from ..volumes.pipeline import load_case
+
+        labels = self.table.labels()
+        show(done, total, files.name)
+        case = load_case(files, self.dataset, labels, self.table, {label.name for label in labels})
+        known = files.name in self.variations.known.digests
+
+        def aligning(iteration: float, iterations: int, name: str) -> None:
+            show(done + 0.5 * iteration / iterations, total, f"{files.name}: bringing it onto the template")
+
+        place, digest = self.variations.place(case, aligning)
+        if not known:
+            warn_of_other_kind(files.name, case.image.shape[1:], case.affine, self.variations.plan, self.events)
+        changed = [each.name for each in wanted if each.scan_digest not in (None, digest)]
+        if changed:
+            raise InputError(
+                f"The scan {case.name} is not the one any more that {changed[0]} was made of.", "Bring it back."
+            )
+        ending = ".nrrd" if suffix_of(files.images[0]) in NRRD else ".nii.gz"
+        form = with_own_values if self.arguments.format == "folder" else lambda each: each
+        if self.arguments.with_real:
+            yield form(case), ending, True
+        air, subjects, shown = self.variations.air(case), {}, [case]
+        for number, each in enumerate(wanted):
+            if each.left_out not in subjects:
+                subjects = {
+                    each.left_out: self.variations.subject(place, case.affine, case.image.shape[1:], each.left_out)
+                }
+            made, told = self._one(case, subjects[each.left_out], each, air)
+            origin = origin_of(
+                self.variations.model, case.name, digest, each.seed, each.index, each.request, each.left_out
+            )
+            made = replace(made, provenance=origin | told)
+            if len(shown) <= SHOWN_VARIATIONS:
+                shown.append(made)
+            if self.arguments.scene is not None:
+                self.kept.append(made)
+            yield form(made), ending, False
+            show(done + number + 1, total, files.name)
+        if len(self.shown) < SHOWN_CASES:
+            self.shown.append((case.name, shown))
+
+    def _one(self, case: Any, subject: Any, wanted: Wanted, air: list[float | None]) -> tuple[Any, dict[str, Any]]:
+        """A variation, drawn until it passes the gate where there is one, and what is told of it."""
+        from ..synthesis.variations import changed, key_of, told_of
+
+        attempts = range(TRIES if self.screen is not None else 1) if wanted.attempt is None else [wanted.attempt]
+        for attempt in attempts:
+            key = (*key_of(wanted.seed, case.name, wanted.index), *([attempt] if attempt else []))
+            variation = subject.varied(wanted.request, key)
+            made = changed(case, subject, variation, air, wanted.name)
+            fault = None if self.screen is None else self._fault(made)
+            if fault is None:
+                break
+            self.rejected[fault] += 1
+        else:
+            self.implausible.append(wanted.name)
+        told = told_of(variation) | ({"attempt": attempt} if attempt else {})
+        if variation.kept < 1:
+            self.shrunk.append(wanted.name)
+        return made, told
+
+    def _fault(self, case: Any) -> str | None:
+        import numpy as np
+
+        from ..volumes.pipeline import to_working
+
+        plan = self.variations.plan
+        numbers = np.zeros(256, np.uint8)
+        known = {label.name: label.index for label in plan.labels}
+        for label in case.label_table:
+            numbers[label.index] = known.get(label.name, 0)
+        if case.labels is not None:
+            case = replace(case, labels=numbers[case.labels])
+        working = to_working(case, plan)
+        return self.screen.fault(working.image, working.labels, working.affine)
+
+
+def _write_split(
+    arguments: argparse.Namespace, validated: list[set[str]], wanted: dict[str, list[Wanted]], whole: bool
+) -> None:
+    """``splits_final.json``: a variation teaches the folds that its scan teaches."""
+    if not validated or not whole:
+        return
+    from ..exchange.splits import write_folds
+
+    content = []
+    for fold, validation in enumerate(validated):
+        real = [name for name in wanted if name not in validation]
+        made = [each.name for name in real for each in wanted[name] if fold in each.folds]
+        content.append({"train": real + made, "val": sorted(validation)})
+    path = write_folds(arguments.output, content)
+    folds = f"{len(validated)} folds" if len(validated) != 1 else "1 fold"
+    print(
+        f"{path} has {folds}. Each validates on real scans of which no variation is trained on, and whose images are "
+        "in no mode of its variations. Copy it into nnUNet_preprocessed/DATASET before nnUNetv2_train."
+    )
+
+
+def _tell(
+    arguments: argparse.Namespace, shard: Any, whole: bool, scans: int, made: int, maker: _Maker, events: Events
+) -> None:
+    words = f"{made} variation(s) of {scans} scan(s) are in {arguments.output}"
+    print(f"{words}, each treated as the scan of a patient that it stems from.")
+    if not whole:
+        print(f"That was shard {shard.number} of {shard.count}; the data set is whole when all of them are done.")
+    if maker.rejected:
+        reasons = ", ".join(f"{reason} ({count})" for reason, count in maker.rejected.most_common())
+        print(f"Drawn again: {sum(maker.rejected.values())} variation(s): {reasons}.")
+    if maker.implausible:
+        few = ", ".join(maker.implausible[:3])
+        message = f"{len(maker.implausible)} variation(s) stayed implausible in {TRIES} draws, {few} for example."
+        events.emit("warning", message=message)
+    if maker.shrunk:
+        few = ", ".join(maker.shrunk[:3])
+        message = (
+            f"{len(maker.shrunk)} variation(s) would have folded whatever was drawn, and are varied less ({few} for "
+            "example); provenance.json says by how much."
+        )
+        events.emit("warning", message=message)
+    again = f"gedgan augment {shlex.quote(str(arguments.model))} {shlex.quote(str(arguments.data))}"
+    print(f"Any of them again: {again} --again {shlex.quote(str(arguments.output))} --only NAME -o NEW")
+
+
+def _write_sheet(path: Path, shown: list[tuple[str, list[Any]]]) -> None:
+    from ..volumes.pictures import contact_sheet
+
+    count = max(len(cases) for _, cases in shown) - 1
+    headings = [["scan", *(f"variation {number + 1}" for number in range(count))]]
+    contact_sheet(path, shown, "Scans and variations of them, made by GED-GAN.", headings)
+
+
+def _write_scene(path: Path, cases: list[Any]) -> None:
+    from ..scene.headless import headless_application, save_scene
+    from ..scene.nodes import add_cases
+
+    with headless_application() as application:
+        add_cases(cases, "Variations, made by GED-GAN")
+        save_scene(application, path)

@@ -1,0 +1,171 @@
+"""Which variations the command ``augment`` is asked for: of which scans, by which model, and what of before."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..jobs.events import Events
+
+NUMBER, STRENGTH, LOOK, SEED = 8, 1.0, 1.0, 0
+"""Of each scan, where nothing else is asked for."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A variation that is to be made.
+
+    :param left_out: cases whose images the modes are made without.
+    :param folds: numbers of the folds that it teaches; none where there is no split.
+    :param attempt: how often it was drawn again before; None where that is to be found out.
+    :param scan_digest: of the scan that it was made of before; None where it was not.
+    """
+
+    name: str
+    request: Any
+    seed: int
+    index: int
+    left_out: frozenset[str] = frozenset()
+    folds: tuple[int, ...] = ()
+    attempt: int | None = None
+    scan_digest: str | None = None
+
+
+def model_and_run(path: Path) -> tuple[Path, Path | None]:
+    """The model that a path means, and the run of ``gedgan align`` that knows where its cases lie, if there is one.
+
+    :param path: of a model file, or of a run, also of one that was brought onto the template of another.
+    :raises InputError: neither.
+    """
+    from ..alignment.job import REQUEST, RESULT
+    from .aligning import MODEL, read_request
+
+    if not path.is_dir():
+        return path, path.parent if (path.parent / RESULT).exists() else None
+    if (path / MODEL).exists():
+        return path / MODEL, path if (path / RESULT).exists() else None
+    if not (path / RESULT).exists():
+        raise InputError(f"{path} holds no alignment.", "Give a run of gedgan align that is done, or a model file.")
+    onto = read_request(path / REQUEST)["onto"]
+    if onto is None or not (Path(onto) / MODEL).exists():
+        raise InputError(f"The model that the scans of {path} were aligned to is gone.", "Give the model file.")
+    return Path(onto) / MODEL, path
+
+
+def chosen_scans(arguments: argparse.Namespace, dataset: Any) -> list[Any]:
+    """The scans that are varied: those asked for, or those that are segmented; all where none is."""
+    known = {files.name: files for files in dataset.cases}
+    for name in arguments.case or ():
+        if name not in known:
+            raise InputError(f"{dataset.folder} has no case {name}.", "Name cases as their files are named.")
+    chosen = [known[name] for name in dict.fromkeys(arguments.case)] if arguments.case else list(dataset.cases)
+    segmented = [files for files in chosen if files.label is not None]
+    if arguments.format == "nnunet" and not segmented:
+        raise InputError(
+            f"None of these cases of {dataset.folder} is segmented, which nnU-Net needs.",
+            "Segment one, or use --format folder.",
+        )
+    return segmented or chosen
+
+
+def label_table(dataset: Any, events: Events) -> Any:
+    """Labels of all cases, numbered consecutively; read where no ``dataset.json`` names them."""
+    from ..volumes.labels import LabelTable
+    from ..volumes.reading import read_case
+
+    table = LabelTable(dataset)
+    segmented = [files for files in dataset.cases if files.label is not None]
+    if not dataset.names_are_complete and segmented:
+        with events.bar("reading segmentations") as show:
+            for number, files in enumerate(segmented):
+                show(number, len(segmented), files.name)
+                table.add(read_case(files, dataset), files.label)
+            show(len(segmented), len(segmented), "")
+    return table
+
+
+def wanted_variations(
+    arguments: argparse.Namespace, variations: Any, scans: Sequence[Any]
+) -> tuple[list[set[str]], dict[str, list[Wanted]]]:
+    """What each fold validates on, and the variations that are to be made of each scan, by its name."""
+    from ..alignment.variations import Request
+    from ..exchange.splits import folds_of
+
+    if arguments.again is not None:
+        return [], _made_before(arguments, variations, scans)
+    number, seed = arguments.number or NUMBER, SEED if arguments.seed is None else arguments.seed
+    strength = STRENGTH if arguments.strength is None else arguments.strength
+    request = Request(strength, LOOK if arguments.look is None else arguments.look)
+    names = [files.name for files in scans]
+    split = arguments.with_real and arguments.format == "nnunet"
+    validated = folds_of(names, arguments.folds) if split else []
+    found: dict[str, list[Wanted]] = {}
+    for name in names:
+        # Folds that leave the same images out of the modes share their variations.
+        groups: dict[frozenset[str], list[int]] = {}
+        for fold, validation in enumerate(validated):
+            if name not in validation:
+                groups.setdefault(frozenset(validation) & variations.members, []).append(fold)
+        if not validated:
+            groups[frozenset()] = []
+        found[name] = [
+            Wanted(
+                f"{name}{f'_fold{folds[0]}' if len(groups) > 1 else ''}_variation_{seed}-{index:04d}",
+                request, seed, index, left_out, tuple(folds),
+            )
+            for left_out, folds in groups.items()
+            for index in range(number)
+        ]  # fmt: skip
+    return validated, found
+
+
+def _made_before(arguments: argparse.Namespace, variations: Any, scans: Sequence[Any]) -> dict[str, list[Wanted]]:
+    """Variations that were made before."""
+    from ..synthesis.variations import request_of
+
+    manifest = arguments.again / "provenance.json" if arguments.again.is_dir() else arguments.again
+    try:
+        told = json.loads(manifest.read_text("utf-8"))
+        told = told.get("cases", told)
+        told = {name: origin for name, origin in told.items() if "variation_of" in origin}
+        if arguments.only:
+            missing = [name for name in arguments.only if name not in told]
+            if missing:
+                raise InputError(f"{manifest} knows no variation {missing[0]}.", "Correct --only.")
+            told = {name: told[name] for name in arguments.only}
+        found: dict[str, list[Wanted]] = {}
+        for name, origin in told.items():
+            if origin["model_digest"] != variations.model.digest:
+                raise InputError(f"{name} was made with another model than {variations.model.path}.", "Give that one.")
+            wanted = Wanted(
+                name, request_of(origin), int(origin["seed"]), int(origin["index"]),
+                frozenset(origin.get("modes_without", ())), (), int(origin.get("attempt", 0)), str(origin["scan_digest"]),
+            )  # fmt: skip
+            found.setdefault(origin["variation_of"], []).append(wanted)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{manifest} cannot be read as variations that were made.", "Give their folder.") from error
+    there = {files.name for files in scans}
+    gone = [name for name in found if name not in there]
+    if gone or not found:
+        words = f"{arguments.data} has no case {gone[0]}" if gone else f"{manifest} knows no variations"
+        raise InputError(f"{words}.", "Give the data that they were made of.")
+    return found
+
+
+def with_own_values(case: Any) -> Any:
+    """A case whose labels have the numbers that they have in its files, as far as these are below 256."""
+    import numpy as np
+
+    values = [label.value for label in case.label_table]
+    if case.labels is None or max(values, default=0) > 255 or len(set(values)) < len(values):
+        return case
+    numbers = np.zeros(256, np.uint8)
+    for label in case.label_table:
+        numbers[label.index] = label.value
+    table = tuple(replace(label, index=label.value) for label in case.label_table)
+    return replace(case, labels=numbers[case.labels], label_table=table)

@@ -1,0 +1,161 @@
+"""A data set that one process writes, or several of a job array: case by case, each file whole, described in the end.
+
+A process that writes the second of eight shards keeps what it wrote in ``.shards/2-of-8``; whoever finds all of them
+done describes the data set as a whole. One that was killed is started again, and writes its cases anew. What all of
+them were asked for stands in ``.shards/about.json``, and who was asked for something else is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..jobs.writing import claim_empty_folder, explain_unwritable, growing_folder, sole_owner, write_bytes
+from ..volumes.case import Case
+from . import folder as plain
+from . import nnunet
+
+SHARDS, ABOUT, RECORD = ".shards", "about.json", "written.json"
+PARTS = {"nnunet": ("imagesTr", "labelsTr"), "folder": ("images", "labels")}
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The i-th of n parts of a job.
+
+    :param number: from 1 on.
+    """
+
+    number: int = 1
+    count: int = 1
+
+    def of(self, things: Sequence[Any]) -> list[Any]:
+        """Every n-th of them."""
+        return list(things[self.number - 1 :: self.count])
+
+    def __str__(self) -> str:
+        return f"{self.number}-of-{self.count}"
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a data set is.
+
+    :param labels: name and number of each.
+    :param channel_names: as ``dataset.json`` has them.
+    """
+
+    words: str
+    labels: dict[str, int]
+    channel_names: tuple[str, ...]
+
+
+class GrowingDataset:
+    """See the module's text.
+
+    :param kind: ``nnunet`` or ``folder``.
+    """
+
+    def __init__(self, folder: Path, kind: str, description: Description) -> None:
+        self.folder, self.kind, self.description = folder, kind, description
+        self.provenance: dict[str, dict] = {}
+
+    def add(self, case: Case, ending: str = ".nii.gz") -> None:
+        """Write all files of a case, or none of them.
+
+        :param ending: of the files, in a plain folder.
+        :raises InputError: the disk is full.
+        """
+        try:
+            for part in PARTS[self.kind]:
+                (self.folder / part).mkdir(parents=True, exist_ok=True)
+            if self.kind == "nnunet":
+                nnunet.write_case(self.folder, case, "")
+            else:
+                plain.write_case(self.folder, case, "", ending)
+        except OSError as error:
+            raise explain_unwritable(self.folder, error) from error
+        self.provenance[case.name] = case.provenance
+
+    def describe(self, provenance: dict[str, dict]) -> None:
+        """Make a data set of the files.
+
+        :param provenance: of all cases, by name; nothing is described where there are none.
+        :raises InputError: the disk is full.
+        """
+        if not provenance:
+            return
+        provenance = dict(sorted(provenance.items()))
+        try:
+            if self.kind == "folder":
+                made = {name: origin for name, origin in provenance.items() if origin}
+                plain.describe(self.folder, self.description.labels, self.description.words, made)
+            else:
+                words = self.description
+                nnunet.describe(
+                    self.folder, words.labels, words.channel_names, len(provenance), words.words, provenance
+                )
+        except OSError as error:
+            raise explain_unwritable(self.folder, error) from error
+
+    def close_shard(self, shard: Shard) -> bool:
+        """Keep what was written; returns whether all shards are done, and the data set is described then."""
+        place = self.folder / SHARDS
+        write_bytes(place / str(shard) / RECORD, json.dumps(self.provenance).encode("utf-8"))
+        records = [place / str(Shard(number + 1, shard.count)) / RECORD for number in range(shard.count)]
+        if not all(record.exists() for record in records):
+            return False
+        with suppress(InputError), sole_owner(place):  # where another one does it, it need not be done
+            provenance: dict[str, dict] = {}
+            for record in records:
+                provenance |= json.loads(record.read_text("utf-8"))
+            self.describe(provenance)
+            self.provenance = provenance
+        return True
+
+
+@contextmanager
+def shard_folder(folder: Path, shard: Shard, parts: Sequence[str], asked: dict[str, Any]) -> Iterator[None]:
+    """Claim a folder for a process that writes a shard into it; what it wrote stays, whatever happens.
+
+    :param parts: names of the folders that are made in it; where nothing came, empty ones are removed.
+    :param asked: what all shards are asked for alike, as JSON has it.
+    :raises InputError: it holds other files or the shard already, another process writes that, or the others were asked
+        for something else.
+    """
+    if shard.count == 1:
+        with growing_folder(folder, parts):
+            yield
+        return
+    place = folder / SHARDS
+    if not (place / ABOUT).exists():
+        claim_empty_folder(folder, lambda path: path.name in (SHARDS, *parts))
+    own = place / str(shard)
+    try:
+        own.mkdir(parents=True, exist_ok=True)
+        if not (place / ABOUT).exists():
+            write_bytes(place / ABOUT, json.dumps(asked, sort_keys=True).encode("utf-8"))
+    except OSError as error:
+        raise explain_unwritable(folder, error) from error
+    before = json.loads((place / ABOUT).read_text("utf-8"))
+    if before != json.loads(json.dumps(asked)):
+        other = [name for name in asked if before.get(name) != json.loads(json.dumps(asked[name]))]
+        raise InputError(
+            f"The other shards in {folder} were asked for something else: {', '.join(other) or 'other options'}.",
+            "Give all shards the same options, and n the same number.",
+        )
+    if (own / RECORD).exists():
+        raise InputError(f"Shard {shard.number} of {shard.count} is in {folder} already.", "Leave it as it is.")
+    with sole_owner(own):
+        yield
+
+
+def forget_shards(folder: Path) -> None:
+    """Remove what the shards kept, once all of it is in one place."""
+    shutil.rmtree(folder / SHARDS, ignore_errors=True)

@@ -1,0 +1,215 @@
+"""Variations of scans with a model that knows their population: which alignment, which modes, in the scan's own form.
+
+A scan lies on the template where the alignment of its run says so, or is brought onto it first (see
+:mod:`.onto_template`). What is done to it is :mod:`GEDGANLib.alignment.variations`. A variation stems from a patient
+and says so: it is treated like their scan.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .. import __version__
+from ..alignment.job import RESULT, Aligned
+from ..alignment.lattice import Lattice
+from ..alignment.modes import components_of
+from ..alignment.transformations import Transformations
+from ..alignment.variations import Population, Request, Subject, Variation
+from ..errors import InputError
+from ..jobs.events import Progress, quiet
+from ..training.request import image_digest
+from ..volumes.case import Case
+from ..volumes.pipeline import to_working
+from .model_file import Model
+from .onto_template import TemplateProjector
+from .statistical import Population as Cases
+from .statistical import modes_held_by
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a scan lies on the template.
+
+    :param moved: its transformation alone.
+    :param box: affine of the box in its patient, (4, 4), voxel to mm in RAS.
+    """
+
+    moved: Transformations
+    box: np.ndarray
+
+
+@dataclass(frozen=True)
+class Places:
+    """Of the cases of an alignment.
+
+    :param digests: of their images on the working grid.
+    """
+
+    places: dict[str, Place]
+    digests: dict[str, str]
+
+    @classmethod
+    def of(cls, run: Path) -> Places:
+        """Of a run of ``gedgan align``; none where it was made before alignments said where they lie.
+
+        :raises InputError: it cannot be read.
+        """
+        aligned = Aligned.load(run / RESULT)
+        places = {
+            name: Place(aligned.moved.of([index]), box)
+            for index, (name, box) in enumerate(zip(aligned.names, aligned.boxes))
+        }
+        return cls(places, dict(zip(aligned.names, aligned.images)))
+
+
+class Variations:
+    """Draws variations of scans.
+
+    :param model: whose plan's method is ``modes``; with its population, where modes are to be made without some cases.
+    :param known: where scans lie that are aligned already.
+    :raises InputError: a model that was trained and not aligned.
+    """
+
+    def __init__(self, model: Model, known: Places | None = None) -> None:
+        if model.plan.method != "modes":
+            raise InputError(
+                f"{model.path} was trained, and knows no alignment that scans could be varied by.",
+                "Align your scans (gedgan align DATA -o RUN) and take the model of that run.",
+            )
+        self.model, self.plan = model, model.plan
+        self.known = known or Places({}, {})
+        self._projector: TemplateProjector | None = None
+        self._populations: dict[frozenset[str], Population] = {}
+
+    @property
+    def members(self) -> frozenset[str]:
+        """Names of the cases that the modes are of, as far as the model keeps them."""
+        about = self.model.about.get("population")
+        return frozenset(about["names"][: about["members"]]) if about else frozenset()
+
+    def population(self, left_out: frozenset[str] = frozenset()) -> Population:
+        """Its modes, made without the images of some cases.
+
+        :raises InputError: hardly any case is left.
+        """
+        left_out = left_out & self.members
+        if left_out not in self._populations:
+            generator = self.model.generator
+            modes = modes_held_by(generator)
+            if left_out:
+                modes = self._modes_without(modes, left_out)
+            self._populations[left_out] = Population.of(modes, generator.template, self.plan.extent)
+        return self._populations[left_out]
+
+    def _modes_without(self, modes: Any, left_out: frozenset[str]) -> Any:
+        if self.model.population is None:
+            raise ValueError("the model was loaded without its population")
+        cases = Cases.of(self.model.population, self.model.about["population"])
+        rest = [index for index in range(cases.members) if cases.names[index] not in left_out]
+        if len(rest) < 2:
+            raise InputError(
+                f"Without {len(left_out)} case(s) to validate on, {len(rest)} are left in {self.model.path}, of which "
+                "no directions can be made.",
+                "Align more scans, segmented or not, or leave --with-real out.",
+            )
+        components = components_of(cases.products, rest)
+        old = cases.scores[rest]
+        device = modes.velocities.device
+        matrix = components.units().T @ old / np.sqrt(len(old) - 1)
+        made = modes.on("cpu").recombined(matrix, old.mean(0))
+        return replace(made, labels=None, weights=torch.from_numpy(components.weights).float()).on(device)
+
+    def place(self, case: Case, progress: Progress = quiet) -> tuple[Place, str]:
+        """Where a scan lies on the template, and the digest of its image; it is aligned where that is not known.
+
+        :raises InputError: other channels than the model's.
+        """
+        if len(case.image) != len(self.plan.channels):
+            raise InputError(
+                f"{case.name} has {len(case.image)} channel(s), the model takes {len(self.plan.channels)}.",
+                "Choose scans like those that were aligned.",
+            )
+        working = to_working(case, self.plan)
+        digest = image_digest(working)
+        if self.known.digests.get(case.name) == digest and case.name in self.known.places:
+            return self.known.places[case.name], digest
+        if self._projector is None:
+            self._projector = TemplateProjector(self.model)
+        moved, *_ = self._projector.aligned(working, progress)
+        return Place(moved, working.affine), digest
+
+    def subject(
+        self, place: Place, affine: np.ndarray, shape: Sequence[int], left_out: frozenset[str] = frozenset(), **hurry
+    ) -> Subject:
+        """A scan on some grid of its patient, to be varied.
+
+        :param affine, shape: of the grid: (4, 4), voxel to mm in RAS, and voxels.
+        :param left_out: cases whose images the modes are made without.
+        :param hurry: of :class:`GEDGANLib.alignment.variations.Subject`.
+        """
+        population = self.population(left_out)
+        device = self.model.generator.template.device
+        moved = Transformations(
+            place.moved.generators.to(device), place.moved.velocities.to(device), place.moved.extent
+        )
+        lattice = Lattice.of(affine, shape, place.box, self.plan.grid.shape)
+        return Subject(population, moved, lattice, **hurry)
+
+    def air(self, case: Case) -> list[float | None]:
+        """Intensity of air in each channel; None where it is on an absolute scale."""
+        return [
+            None if channel.mapping == "window" else float(channel.range_of(voxels)[0])
+            for channel, voxels in zip(self.plan.channels, case.image)
+        ]
+
+
+def key_of(seed: int, name: str, index: int) -> tuple[int, int, int]:
+    """What the random numbers of a variation begin with: they depend on no other case."""
+    return seed, zlib.crc32(name.encode("utf-8")), index
+
+
+def changed(case: Case, subject: Subject, variation: Variation, air: Sequence[float | None], name: str) -> Case:
+    """A variation as a case, on the scan's grid, of its type, with its channels and labels."""
+    image = subject.image_of(variation, case.image, air)
+    if case.kind and np.issubdtype(np.dtype(case.kind), np.integer):
+        limits = np.iinfo(case.kind)
+        image = np.clip(image, limits.min, limits.max)
+    labels = None if case.labels is None else subject.labels_of(variation, case.labels)
+    return replace(case, name=name, image=image, labels=labels, description=description_of(case.name))
+
+
+def description_of(name: str) -> str:
+    """One sentence for people who find a variation later."""
+    return f"variation of {name}, made by GED-GAN {__version__}"
+
+
+def origin_of(
+    model: Model, name: str, digest: str, seed: int, index: int, request: Request, left_out: frozenset[str]
+) -> dict[str, Any]:
+    """What it takes to make a variation again, for a manifest.
+
+    :param name, digest: of the scan.
+    """
+    told = {
+        "variation_of": name, "scan_digest": digest, "seed": seed, "index": index, "strength": request.strength,
+        "look": request.look, "model": model.path.name, "model_digest": model.digest, "library_version": __version__,
+    }  # fmt: skip
+    return told | ({"modes_without": sorted(left_out)} if left_out else {})
+
+
+def told_of(variation: Variation) -> dict[str, Any]:
+    """What came of a draw, for a manifest."""
+    found: dict[str, Any] = {"smallest_jacobian": round(variation.smallest_jacobian, 4), "draws": variation.draws}
+    return found | ({"kept": round(variation.kept, 4)} if variation.kept < 1 else {})
+
+
+def request_of(origin: Mapping[str, Any]) -> Request:
+    """The request that :func:`origin_of` told of."""
+    return Request(float(origin["strength"]), float(origin["look"]))
