@@ -31,7 +31,6 @@ from .template import JUDGED, Quality, Scan, Template, judge, make_template
 from .transformations import Transformations
 from .velocity import jacobian_determinant, smooth
 
-REQUEST, RESULT, STOP = "align.json", "alignment.safetensors", "STOP"
 CHECKPOINT_SECONDS = 20.0
 LARGEST = {"cpu": 64**3, "mps": 96**3, "cuda": 128**3}
 """Voxels of the grid that cases are aligned on at most; the displacement is applied at full resolution."""

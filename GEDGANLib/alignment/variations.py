@@ -209,20 +209,32 @@ class Subject:
 
     @torch.inference_mode()
     def image_of(
-        self, variation: Variation, image: np.ndarray, air: Sequence[float | None], order: int = ORDER
+        self,
+        variation: Variation,
+        image: np.ndarray,
+        air: Sequence[float | None],
+        order: int = ORDER,
+        then: np.ndarray | None = None,
     ) -> np.ndarray:
         """The scan changed, (C, *lattice) float32, in its own units.
 
         :param image: (C, *lattice).
         :param air: intensity of air in each channel; None where the scale is absolute, as of CT, and brightness stays.
+        :param then: an affine change that follows, composed into the same displacement so that nothing is interpolated
+            twice: (D, D + 1), from voxels of the result to voxels before it.
         """
-        displacement = self.nodes.refined(variation.displacement)
+        displacement, turned = self._displaced(variation.displacement, then)
         volume = torch.from_numpy(np.array(image, np.float32))[None].to(displacement)
-        moved = sample_image(volume, self._indices(displacement), self.lattice.shape, order)
+        # Positions in a box of which every voxel is 1 mm.
+        positions = identity(self.lattice.shape, self.lattice.shape, displacement) + displacement
+        moved = sample_image(volume, positions, self.lattice.shape, order)
         # Where nothing moves, nothing is interpolated.
         moved = torch.where((displacement == 0).all(1, keepdim=True), volume, moved)[0]
         if variation.look is not None:
-            shade = self.nodes.refined(variation.look)[0]
+            shade = self.nodes.refined(variation.look)
+            if turned is not None:
+                shade = sample_linear(shade, turned, self.lattice.shape)
+            shade = shade[0]
             for channel, darkest in enumerate(air):
                 if darkest is None:
                     continue
@@ -231,14 +243,23 @@ class Subject:
         return moved.cpu().numpy()
 
     @torch.inference_mode()
-    def labels_of(self, variation: Variation, labels: np.ndarray) -> np.ndarray:
+    def labels_of(self, variation: Variation, labels: np.ndarray, then: np.ndarray | None = None) -> np.ndarray:
         """Its segmentation changed the same way, (*lattice), of the type it has."""
-        displacement = self.nodes.refined(variation.displacement)[0]
+        displacement = self._displaced(variation.displacement, then)[0][0]
         given = torch.from_numpy(np.array(labels)).to(displacement.device)
         axes = [torch.arange(side, device=displacement.device).to(displacement) for side in self.lattice.shape]
         index = torch.stack(torch.meshgrid(*axes, indexing="ij")) + displacement
         return sample_labels(given, index).cpu().numpy()
 
-    def _indices(self, displacement: Tensor) -> Tensor:
-        """Where voxels are read off, as positions in a box of which every voxel is 1 mm."""
-        return identity(self.lattice.shape, self.lattice.shape, displacement) + displacement
+    def _displaced(self, displacement: Tensor, then: np.ndarray | None) -> tuple[Tensor, Tensor | None]:
+        """ψ, and what follows, less the identity, at the voxels; and where what follows leads to, in a box of which
+        every voxel is 1 mm."""
+        displacement = self.nodes.refined(displacement)
+        if then is None:
+            return displacement, None
+        shape, dims = self.lattice.shape, len(self.lattice.shape)
+        here = identity(shape, shape, displacement)
+        matrix = torch.from_numpy(then).to(displacement)
+        middle = displacement.new_tensor([(side - 1) / 2 for side in shape])[:, None]
+        turned = (matrix[:, :dims] @ (here.flatten(2) + middle) + matrix[:, dims:] - middle).reshape(here.shape)
+        return turned - here + sample_linear(displacement, turned, shape), turned

@@ -11,13 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..alignment.runs import MODEL, REQUEST, RESULT, SHARED, STOP, read_request
 from ..errors import InputError, StoppedOnRequest
 from ..jobs.events import Events, JsonEvents, stop_on_signals
 from ..jobs.writing import write_bytes
 from .options import DATA, DEVICE, a_path, above_zero, add_class_column
 
 SHEET, TABLE, COLUMNS, MOST_SHOWN = "aligned.png", "aligned.csv", 8, 200
-MODEL, SHARED = "model.safetensors", "shared.safetensors"
 WORST_TOLD, LETTERS_SHOWN, FEW = 5, 18, 4
 
 
@@ -44,7 +44,6 @@ def add(kinds: argparse._SubParsersAction) -> None:
 
 
 def run_align(arguments: argparse.Namespace, events: Events) -> None:
-    from ..alignment.job import REQUEST
     from ..jobs.writing import sole_owner
     from ..training.request import claim_run_folder
 
@@ -72,7 +71,7 @@ def run_align(arguments: argparse.Namespace, events: Events) -> None:
 
 
 def _align(arguments: argparse.Namespace, events: Events) -> None:
-    from ..alignment.job import REQUEST, RESULT, STOP, Aligned, Job, lacks_an_operation, registration_shape
+    from ..alignment.job import Aligned, Job, lacks_an_operation, registration_shape
     from ..alignment.registration import Settings
     from ..device import choose_device
     from ..planning.plan import Plan
@@ -150,20 +149,6 @@ def _align(arguments: argparse.Namespace, events: Events) -> None:
         bars.close()
         stop.unlink(missing_ok=True)
     _tell(aligned, arguments, events)
-
-
-def read_request(path: Path) -> dict[str, Any]:
-    """What a run was begun with.
-
-    :raises InputError: it is damaged.
-    """
-    try:
-        values = json.loads(path.read_text("utf-8"))
-        if {"data", "onto", "left_out", "class_column", "device", "shape", "cases", "for_sharing"} - values.keys():
-            raise ValueError("parts are missing")
-        return values
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"{path} cannot be read.", "Align in a new folder.") from error
 
 
 class _Bars:

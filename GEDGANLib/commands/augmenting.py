@@ -18,7 +18,7 @@ from ..jobs.events import Events
 from .making import claim_scene
 from .options import DATA, DEVICE, a_path, a_seed, a_shard, a_share, a_truncation, above_zero
 from .scans import find_for, warn_of_other_kind
-from .wanted import NUMBER, Wanted, chosen_scans, label_table, model_and_run, wanted_variations, with_own_values
+from .wanted import NUMBER, Wanted, chosen_scans, label_table, wanted_variations, with_own_values
 
 SHOWN_CASES, SHOWN_VARIATIONS = 3, 6
 TRIES = 10
@@ -66,6 +66,7 @@ def add(kinds: argparse._SubParsersAction) -> None:
 
 
 def run_augment(arguments: argparse.Namespace, events: Events) -> None:
+    from ..alignment.runs import model_and_run
     from ..exchange.shards import PARTS, GrowingDataset, Shard, shard_folder
     from ..synthesis.model_file import load_model
     from ..synthesis.variations import Places, Variations

@@ -28,12 +28,12 @@ def add(kinds: argparse._SubParsersAction) -> None:
 
 
 def run_atlas(arguments: argparse.Namespace, events: Events) -> None:
-    from ..alignment.job import REQUEST, RESULT, Aligned
+    from ..alignment.job import Aligned
+    from ..alignment.runs import REQUEST, RESULT, read_request
     from ..exchange.atlas import write_atlas
     from ..jobs.writing import new_folder
     from ..planning.plan import Plan
     from ..volumes.classes import read_columns
-    from .aligning import read_request
 
     run = arguments.aligned
     with new_folder(arguments.output) as folder:
@@ -96,9 +96,9 @@ def _scores_of(run: Path, cases: Any, aligned: Any, asked: dict[str, Any], event
     import torch
 
     from ..alignment.job import fields_of_view
+    from ..alignment.runs import MODEL
     from ..synthesis.model_file import load_model
     from ..synthesis.onto_template import TemplateProjector
-    from .aligning import MODEL
 
     path = (run if asked["onto"] is None else Path(asked["onto"])) / MODEL
     if not path.exists():

@@ -6,7 +6,6 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
@@ -34,27 +33,6 @@ class Wanted:
     folds: tuple[int, ...] = ()
     attempt: int | None = None
     scan_digest: str | None = None
-
-
-def model_and_run(path: Path) -> tuple[Path, Path | None]:
-    """The model that a path means, and the run of ``gedgan align`` that knows where its cases lie, if there is one.
-
-    :param path: of a model file, or of a run, also of one that was brought onto the template of another.
-    :raises InputError: neither.
-    """
-    from ..alignment.job import REQUEST, RESULT
-    from .aligning import MODEL, read_request
-
-    if not path.is_dir():
-        return path, path.parent if (path.parent / RESULT).exists() else None
-    if (path / MODEL).exists():
-        return path / MODEL, path if (path / RESULT).exists() else None
-    if not (path / RESULT).exists():
-        raise InputError(f"{path} holds no alignment.", "Give a run of gedgan align that is done, or a model file.")
-    onto = read_request(path / REQUEST)["onto"]
-    if onto is None or not (Path(onto) / MODEL).exists():
-        raise InputError(f"The model that the scans of {path} were aligned to is gone.", "Give the model file.")
-    return Path(onto) / MODEL, path
 
 
 def chosen_scans(arguments: argparse.Namespace, dataset: Any) -> list[Any]:
@@ -144,7 +122,8 @@ def _made_before(arguments: argparse.Namespace, variations: Any, scans: Sequence
                 raise InputError(f"{name} was made with another model than {variations.model.path}.", "Give that one.")
             wanted = Wanted(
                 name, request_of(origin), int(origin["seed"]), int(origin["index"]),
-                frozenset(origin.get("modes_without", ())), (), int(origin.get("attempt", 0)), str(origin["scan_digest"]),
+                frozenset(origin.get("modes_without", ())), (), int(origin.get("attempt", 0)),
+                str(origin["scan_digest"]),
             )  # fmt: skip
             found.setdefault(origin["variation_of"], []).append(wanted)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -17,9 +17,10 @@ import numpy as np
 import torch
 
 from .. import __version__
-from ..alignment.job import RESULT, Aligned
+from ..alignment.job import Aligned
 from ..alignment.lattice import Lattice
 from ..alignment.modes import components_of
+from ..alignment.runs import RESULT
 from ..alignment.transformations import Transformations
 from ..alignment.variations import Population, Request, Subject, Variation
 from ..errors import InputError

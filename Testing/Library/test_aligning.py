@@ -20,7 +20,8 @@ from alignment_sets import GO, MEANINGFUL, MEANINGLESS, QUICK, SPACING, quick_re
 from starting import popen
 
 from GEDGANLib.alignment import job, verdict
-from GEDGANLib.alignment.job import RESULT, STOP, Aligned
+from GEDGANLib.alignment.job import Aligned
+from GEDGANLib.alignment.runs import RESULT, STOP
 from GEDGANLib.alignment.verdict import measure
 from GEDGANLib.commands.main import main
 from GEDGANLib.errors import InputError, StoppedOnRequest

@@ -13,8 +13,9 @@ import torch
 from alignment_sets import quick_registration
 
 from GEDGANLib.alignment import velocity as of_velocity
-from GEDGANLib.alignment.job import RESULT, Aligned, fields_of_view
+from GEDGANLib.alignment.job import Aligned, fields_of_view
 from GEDGANLib.alignment.modes import Modes, components_of
+from GEDGANLib.alignment.runs import RESULT
 from GEDGANLib.alignment.template import Quality, Template
 from GEDGANLib.alignment.transformations import Transformations
 from GEDGANLib.commands.main import main

@@ -1,0 +1,46 @@
+"""The folder of an alignment, for who uses it later: what it was begun with, and which model belongs to it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+
+REQUEST, RESULT, STOP = "align.json", "alignment.safetensors", "STOP"
+MODEL, SHARED = "model.safetensors", "shared.safetensors"
+KEPT = frozenset({"data", "onto", "left_out", "class_column", "device", "shape", "cases", "for_sharing"})
+
+
+def read_request(path: Path) -> dict[str, Any]:
+    """What a run was begun with.
+
+    :param path: its ``align.json``.
+    :raises InputError: it is damaged.
+    """
+    try:
+        values = json.loads(path.read_text("utf-8"))
+        if KEPT - values.keys():
+            raise ValueError("parts are missing")
+        return values
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"{path} cannot be read.", "Align in a new folder.") from error
+
+
+def model_and_run(path: Path) -> tuple[Path, Path | None]:
+    """The model that a path means, and the run of ``gedgan align`` that knows where its cases lie, if there is one.
+
+    :param path: of a model file, or of a run, also of one that was brought onto the template of another.
+    :raises InputError: neither.
+    """
+    if not path.is_dir():
+        return path, path.parent if (path.parent / RESULT).exists() else None
+    if (path / MODEL).exists():
+        return path / MODEL, path if (path / RESULT).exists() else None
+    if not (path / RESULT).exists():
+        raise InputError(f"{path} holds no alignment.", "Give a run of gedgan align that is done, or a model file.")
+    onto = read_request(path / REQUEST)["onto"]
+    if onto is None or not (Path(onto) / MODEL).exists():
+        raise InputError(f"The model that the scans of {path} were aligned to is gone.", "Give the model file.")
+    return Path(onto) / MODEL, path

@@ -1,0 +1,1 @@
+"""Where nnU-Net finds its trainer that draws variations: give this folder as ``nnUNet_extTrainer``."""
