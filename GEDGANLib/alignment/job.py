@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,6 +60,29 @@ class Aligned:
     unfolded: tuple[str, ...] = ()
     images: tuple[str, ...] = ()
     boxes: tuple[np.ndarray, ...] = ()
+
+    @classmethod
+    def joined(cls, parts: Sequence[Aligned]) -> Aligned:
+        """Cases that were brought onto one template part by part, in the order of their names."""
+        names = [name for part in parts for name in part.names]
+        order = sorted(range(len(names)), key=lambda index: names[index])
+
+        def every(of: Callable[[Aligned], Sequence[Any]]) -> tuple[Any, ...]:
+            found = [each for part in parts for each in of(part)]
+            return tuple(found[index] for index in order)
+
+        first = parts[0].moved
+        generators, velocities = (torch.cat([getattr(part.moved, name) for part in parts])[order] for name in MOVED)
+        return cls(
+            every(lambda part: part.names),
+            (),
+            Transformations(generators, velocities, first.extent),
+            parts[0].template,
+            every(lambda part: part.qualities),
+            tuple(sorted(name for part in parts for name in part.unfolded)),
+            every(lambda part: part.images),
+            every(lambda part: part.boxes),
+        )
 
     def save(self, path: Path) -> None:
         """Write one safetensors file; the same alignment gives the same bytes.

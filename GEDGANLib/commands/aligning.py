@@ -15,10 +15,10 @@ from ..alignment.runs import MODEL, REQUEST, RESULT, SHARED, STOP, read_request
 from ..errors import InputError, StoppedOnRequest
 from ..jobs.events import Events, JsonEvents, stop_on_signals
 from ..jobs.writing import write_bytes
-from .options import DATA, DEVICE, a_path, above_zero, add_class_column
+from .aligned_output import SHEET, TABLE, join_shards, write_sheet, write_table
+from .options import DATA, DEVICE, a_path, a_shard, above_zero, add_class_column
 
-SHEET, TABLE, COLUMNS, MOST_SHOWN = "aligned.png", "aligned.csv", 8, 200
-WORST_TOLD, LETTERS_SHOWN, FEW = 5, 18, 4
+WORST_TOLD, FEW = 5, 4
 
 
 def add(kinds: argparse._SubParsersAction) -> None:
@@ -40,6 +40,12 @@ def add(kinds: argparse._SubParsersAction) -> None:
     align.add_argument(
         "--for-sharing", action="store_true", help=f"write {SHARED} too, a model that gives little of single cases away"
     )
+    align.add_argument(
+        "--shard",
+        type=a_shard,
+        metavar="I/N",
+        help="--onto: bring the I-th of N parts there; all are one run then",
+    )
     align.set_defaults(run=run_align)
 
 
@@ -47,7 +53,6 @@ def run_align(arguments: argparse.Namespace, events: Events) -> None:
     from ..jobs.writing import sole_owner
     from ..training.request import claim_run_folder
 
-    run, existed = arguments.output, arguments.output.exists()
     begun_with = arguments.grid or arguments.spacing or arguments.exclude or arguments.onto or arguments.for_sharing
     if arguments.resume and begun_with:
         raise InputError("--resume goes on with what the run was begun with.", "Leave the other options out.")
@@ -55,6 +60,10 @@ def run_align(arguments: argparse.Namespace, events: Events) -> None:
         raise InputError("--onto makes no model.", "Leave --for-sharing out.")
     if arguments.onto is not None and (arguments.grid or arguments.spacing):
         raise InputError("--onto takes the grid of its template.", "Leave --grid and --spacing out.")
+    if arguments.shard is not None:
+        whole = arguments.output
+        arguments.output = _shard_folder(arguments)
+    run, existed = arguments.output, arguments.output.exists()
     claim_run_folder(run, arguments.resume, REQUEST)
     with sole_owner(run):
         try:
@@ -68,6 +77,21 @@ def run_align(arguments: argparse.Namespace, events: Events) -> None:
             if not existed and not (run / REQUEST).exists():
                 shutil.rmtree(run, ignore_errors=True)
             raise
+    if arguments.shard is not None:
+        join_shards(whole, arguments.shard[1], events)
+
+
+def _shard_folder(arguments: argparse.Namespace) -> Path:
+    """The folder of a shard, in that of the whole run.
+
+    :raises InputError: scans that make a template cannot be divided, or the run is whole already.
+    """
+    if arguments.onto is None and not arguments.resume:
+        raise InputError("Only scans that are brought onto a template can be divided.", "Give --onto, or no --shard.")
+    if (arguments.output / REQUEST).exists():
+        raise InputError(f"{arguments.output} is aligned already.", "Use it, or align in a new folder.")
+    number, count = arguments.shard
+    return arguments.output / f"shard-{number}-of-{count}"
 
 
 def _align(arguments: argparse.Namespace, events: Events) -> None:
@@ -100,8 +124,11 @@ def _align(arguments: argparse.Namespace, events: Events) -> None:
         dataset = without_cases(find_dataset(arguments.data, column), left_out)
     else:
         dataset, excluded = _excluded(find_dataset(arguments.data, column), arguments.exclude, onto is None)
+        others: list[str] = []
+        if arguments.shard is not None:
+            dataset, others = _part_of(dataset, *arguments.shard)
         dataset, plan, broken = _planned(arguments, dataset, onto, device, events)
-        left_out = [*excluded, *broken]
+        left_out = [*excluded, *others, *broken]
     with events.bar("bringing the cases to one grid") as show:
         cases = prepare_cases(dataset, plan, run / PREPARED, show)
     digests = digests_of(cases)
@@ -134,8 +161,8 @@ def _align(arguments: argparse.Namespace, events: Events) -> None:
             job = Job(run, settings, device, lambda: signalled() or stop.exists(), bars.show, shape)
             aligned = job.align(cases, extent, held_out, len(plan.labels), template)
             bars.close()
-            _write_sheet(run / SHEET, cases, aligned, plan, job.watched("drawing"))
-            _write_table(run / TABLE, aligned)
+            write_sheet(run / SHEET, cases, aligned, plan, job.watched("drawing"))
+            write_table(run / TABLE, aligned)
             if onto is None:
                 with_shared = asked["for_sharing"]
                 words = _write_models(run, aligned, cases, plan, arguments.data, device, with_shared, job.watched)
@@ -191,6 +218,19 @@ def _excluded(dataset: Any, asked: list[str], is_template: bool) -> tuple[Any, l
     return rest, names
 
 
+def _part_of(dataset: Any, number: int, count: int) -> tuple[Any, list[str]]:
+    """The part of a data set that a shard is, and the names of all other cases.
+
+    :raises InputError: nothing is left for it.
+    """
+    names = [case.name for case in dataset.cases]
+    own = set(names[number - 1 :: count])
+    if not own:
+        raise InputError(f"{dataset.folder} has {len(names)} case(s), fewer than shards.", "Make fewer of them.")
+    others = [name for name in names if name not in own]
+    return without_cases(dataset, others), others
+
+
 def without_cases(dataset: Any, names: list[str]) -> Any:
     """A data set without the cases of these names."""
     return replace(dataset, cases=tuple(case for case in dataset.cases if case.name not in set(names)))
@@ -225,65 +265,6 @@ def _planned(
     if plan.reasons[-1].startswith(NOTE):
         events.emit("warning", message=plan.reasons[-1].removeprefix(NOTE))
     return dataset, plan, list(left_out)
-
-
-def _write_sheet(path: Path, cases: Any, aligned: Any, plan: Any, progress: Callable[..., Any]) -> None:
-    """All cases on the template, the worst first, each with its figure; coarsely where they are large, as all of them
-    are in memory here."""
-    import numpy as np
-    import torch
-    from torch.nn import functional
-
-    from ..alignment.job import registration_shape, shrunk
-    from ..alignment.sampling import sample_image
-    from ..volumes.case import Case
-    from ..volumes.pictures import contact_sheet
-
-    template, extent = aligned.template, aligned.moved.extent
-    shape = registration_shape(plan.grid.shape, extent, "cpu")
-    affine = plan.grid.at(shape).affine
-    labels = None
-    if template.labels is not None:
-        labels = functional.interpolate(template.labels[None], shape, mode="area")[0].argmax(0).cpu().numpy()
-        labels = labels.astype(np.uint8)
-
-    def case_of(name: str, image: torch.Tensor) -> Case:
-        return Case(name, image.cpu().numpy()[:1], labels, affine, tuple(plan.labels))
-
-    order = sorted(range(len(cases)), key=lambda index: aligned.qualities[index].similarity)[:MOST_SHOWN]
-    coarse = functional.interpolate(template.image[None], shape, mode="area")[0]
-    shown, headings = [case_of("template", coarse)], ["template"]
-    for number, index in enumerate(order):
-        progress(number, len(order), cases[index].name)
-        positions = aligned.moved.of([index]).positions(shape)
-        image = sample_image(shrunk([cases[index]], shape, str(positions.device)), positions, extent)[0]
-        shown.append(case_of(cases[index].name, image))
-        name = cases[index].name
-        name = name if len(name) <= LETTERS_SHOWN else f"…{name[-LETTERS_SHOWN:]}"
-        headings.append(f"{name} {aligned.qualities[index].similarity:.2f}")
-    progress(len(order), len(order), "")
-    groups = [
-        ("", shown[start : start + COLUMNS], headings[start : start + COLUMNS])
-        for start in range(0, len(shown), COLUMNS)
-    ]
-    title = "On the template, the worst first: mean local correlation with it. Outlines: the template's labels."
-    contact_sheet(path, [(name, group) for name, group, _ in groups], title, [words for *_, words in groups])
-
-
-def _write_table(path: Path, aligned: Any) -> None:
-    """How well each case lies on the template, the worst first."""
-    import csv
-    import io
-
-    held_out, unfolded = set(aligned.held_out), set(aligned.unfolded)
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(["case", "likeness", "dice", "smallest jacobian", "held out", "smoothed"])
-    for name, quality in sorted(zip(aligned.names, aligned.qualities), key=lambda pair: pair[1].similarity):
-        dice = "" if quality.dice is None else f"{quality.dice:.4f}"
-        told = (f"{quality.similarity:.4f}", dice, f"{quality.smallest_jacobian:.4f}")
-        writer.writerow([name, *told, *("yes" if name in group else "no" for group in (held_out, unfolded))])
-    write_bytes(path, text.getvalue().encode("utf-8"))
 
 
 def _write_models(

@@ -29,6 +29,7 @@ from GEDGANLib.exchange.nnunet import write_dataset
 from GEDGANLib.jobs.checkpoint import checkpoints
 from GEDGANLib.planning.plan import Plan
 from GEDGANLib.volumes.cohort import make_case
+from GEDGANLib.volumes.dataset import find_dataset
 from GEDGANLib.volumes.geometry import field_of_view
 
 IN_EARNEST = verdict.TRIAL
@@ -277,6 +278,26 @@ def test_a_scan_that_comes_later_is_brought_onto_the_template(aligned, tmp_path)
     assert found.names == ("late",) and found.held_out == ()
     torch.testing.assert_close(found.template.image, Aligned.load(aligned / RESULT).template.image)
     assert found.qualities[0].dice > 0.75
+
+
+def test_shards_of_scans_that_come_later_are_one_run(aligned, data, tmp_path):
+    run, names = tmp_path / "run", [case.name for case in find_dataset(data).cases]
+    assert finish(start(data, run, "--shard", "1/2"))[0] == 2  # a template takes all of them
+    for number in (2, 1):
+        status, events = finish(
+            start(data, run, "--onto", str(aligned), "--exclude", *names[4:], "--shard", f"{number}/2")
+        )
+        assert status == 0, events
+        assert (run / RESULT).exists() == (number == 1)
+    found, first = Aligned.load(run / RESULT), Aligned.load(run / "shard-1-of-2" / RESULT)
+    assert found.names == tuple(names[:4]) and first.names == (names[0], names[2])
+    assert torch.equal(found.moved.velocities[[0, 2]], first.moved.velocities)
+    assert len(found.boxes) == len(found.images) == len(found.qualities) == 4
+    assert (run / "aligned.png").exists() and len((run / "aligned.csv").read_text().splitlines()) == 5
+    assert main(["atlas", str(run), "-o", str(tmp_path / "atlas"), "--cases", names[3]]) == 0
+    out = tmp_path / "out"
+    assert main(["augment", str(run), str(data), "-n", "1", "-o", str(out), "--case", names[1], "--device", "cpu"]) == 0
+    assert finish(start(data, run, "--onto", str(aligned), "--shard", "1/2"))[0] == 2
 
 
 def test_a_device_that_lacks_an_operation_is_left_aside(data, tmp_path, monkeypatch, capsys):
