@@ -33,7 +33,7 @@ from torch import Tensor
 from . import affine
 from .lattice import Lattice, Nodes
 from .modes import Modes
-from .sampling import identity, sample_image, sample_labels, sample_linear, sample_spline, shrink, spline_coefficients
+from .sampling import identity, sample_image, sample_labels, sample_linear, shrink
 from .transformations import Transformations
 from .velocity import exponential, refine, smooth
 
@@ -136,7 +136,7 @@ class Subject:
         with torch.no_grad():
             back = affine.matrix_of(-moved.generators, self.extent)
             self._before = affine.apply(back, self.nodes.positions(self.velocity))
-            self._forward = spline_coefficients(exponential(self.velocity, self.extent))
+            self._forward = self._finer(exponential(self.velocity, self.extent))
             self._own = self._through(self._on_template(self.velocity))
         modes = population.modes
         self._mean = self._on_control(modes.velocity[None])
@@ -147,11 +147,16 @@ class Subject:
 
     def _on_template(self, velocity: Tensor) -> Tensor:
         r""":math:`\exp(-v)\circ a_i^{-1}` at the nodes, mm."""
-        back = spline_coefficients(exponential(-velocity, self.extent))
-        return self._before + sample_spline(back, self._before, self.extent)
+        back = self._finer(exponential(-velocity, self.extent))
+        return self._before + sample_linear(back, self._before, self.extent)
 
     def _through(self, on_template: Tensor) -> Tensor:
-        return on_template + sample_spline(self._forward, on_template, self.extent)
+        return on_template + sample_linear(self._forward, on_template, self.extent)
+
+    def _finer(self, displacement: Tensor) -> Tensor:
+        """By cubic splines on twice as many voxels along each axis, between which it is linear: at nodes as far apart
+        that is as good as splines at every node, and takes a tenth of the time."""
+        return refine(displacement, [2 * side for side in displacement.shape[2:]])
 
     def _mixed(self, scores: np.ndarray) -> Tensor:
         """Σ of the modes' velocities by scores (K,)."""
@@ -224,12 +229,11 @@ class Subject:
             twice: (D, D + 1), from voxels of the result to voxels before it.
         """
         displacement, turned = self._displaced(variation.displacement, then)
-        volume = torch.from_numpy(np.array(image, np.float32))[None].to(displacement)
-        # Positions in a box of which every voxel is 1 mm.
-        positions = identity(self.lattice.shape, self.lattice.shape, displacement) + displacement
-        moved = sample_image(volume, positions, self.lattice.shape, order)
-        # Where nothing moves, nothing is interpolated.
-        moved = torch.where((displacement == 0).all(1, keepdim=True), volume, moved)[0]
+        moved = torch.from_numpy(np.array(image, np.float32)).to(displacement)
+        if displacement.any():  # where nothing moves, nothing is interpolated
+            # Positions in a box of which every voxel is 1 mm.
+            positions = identity(self.lattice.shape, self.lattice.shape, displacement) + displacement
+            moved = sample_image(moved[None], positions, self.lattice.shape, order)[0]
         if variation.look is not None:
             shade = self.nodes.refined(variation.look)
             if turned is not None:
