@@ -83,10 +83,14 @@ class Nodes:
             rows.append(spline_at(position, count + 2))
         return rows
 
-    def refined(self, field: Tensor) -> Tensor:
-        """A field at the nodes, (N, C, *shape), at the voxels of the lattice."""
+    def refined(self, field: Tensor, slab: slice | None = None) -> Tensor:
+        """A field at the nodes, (N, C, *shape), at the voxels of the lattice.
+
+        :param slab: of these, along the first axis, this part alone.
+        """
         for axis, rows in enumerate(self._rows):
-            field = apply_along(field, rows.to(field), axis)
+            wanted = rows if axis or slab is None else rows[slab]
+            field = apply_along(field, wanted.to(field), axis)
         return field
 
     def smallest_jacobian(self, displacement: Tensor) -> float:

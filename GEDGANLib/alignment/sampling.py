@@ -226,61 +226,83 @@ def _sample_spline_by_scipy(coefficients: Tensor, positions: Tensor, extent: Seq
     return torch.from_numpy(found)
 
 
-def sample_labels(labels: Tensor, indices: Tensor) -> Tensor:
-    """The label with the largest share of a voxel that lies between others, by linear interpolation; of several equal
-    shares the smallest label.
+class LabelImage:
+    """Labels, prepared to be read off between their voxels.
 
     :param labels: (*grid), whole numbers.
-    :param indices: (D, *spatial), voxels of ``labels``; of its edge beyond.
-    :returns: (*spatial), of the type of ``labels``.
     """
-    shape = labels.shape
-    strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
-    inside = [index.clamp(0, count - 1).flatten() for index, count in zip(indices, shape)]
-    base = torch.zeros(inside[0].shape, dtype=torch.int64, device=labels.device)
-    for index, count, stride in zip(inside, shape, strides):
-        base.add_(index.long().clamp_(max=max(count - 2, 0)), alpha=stride)
-    steps = [stride if count > 1 else 0 for stride, count in zip(strides, shape)]
-    flat, corners = labels.flatten(), list(itertools.product((0, 1), repeat=len(shape)))
-    offsets = [sum(bit * step for bit, step in zip(corner, steps)) for corner in corners]
-    # Nearly everywhere all voxels around have one label; where they have not is known of each voxel once for all.
-    found = flat[base]
-    mixed = torch.zeros(flat.shape, dtype=torch.bool, device=flat.device)
-    for offset in offsets[1:]:
-        mixed[: len(flat) - offset] |= flat[offset:] != flat[: len(flat) - offset]
-    where = mixed[base].nonzero()[:, 0]
-    if not len(where):
+
+    def __init__(self, labels: Tensor) -> None:
+        self.shape, self.flat = labels.shape, labels.flatten()
+        strides = [math.prod(self.shape[axis + 1 :]) for axis in range(len(self.shape))]
+        steps = [stride if count > 1 else 0 for stride, count in zip(strides, self.shape)]
+        self.strides, self.corners = strides, list(itertools.product((0, 1), repeat=len(self.shape)))
+        self.offsets = [sum(bit * step for bit, step in zip(corner, steps)) for corner in self.corners]
+        # Nearly everywhere all voxels around have one label; where they have not is known of each voxel once for all.
+        self.mixed = torch.zeros(self.flat.shape, dtype=torch.bool, device=self.flat.device)
+        for offset in self.offsets[1:]:
+            end = len(self.flat) - offset
+            self.mixed[:end] |= self.flat[offset:] != self.flat[:end]
+
+    def at(self, indices: Tensor) -> Tensor:
+        """The label with the largest share of a voxel that lies between others, by linear interpolation; of several
+        equal shares the smallest label.
+
+        :param indices: (D, *spatial), voxels of the labels; of their edge beyond.
+        :returns: (*spatial), of the type of the labels.
+        """
+        inside = [index.clamp(0, count - 1).flatten() for index, count in zip(indices, self.shape)]
+        base = torch.zeros(inside[0].shape, dtype=torch.int64, device=self.flat.device)
+        for index, count, stride in zip(inside, self.shape, self.strides):
+            base.add_(index.long().clamp_(max=max(count - 2, 0)), alpha=stride)
+        found = self.flat[base]
+        where = self.mixed[base].nonzero()[:, 0]
+        if not len(where):
+            return found.reshape(indices.shape[1:])
+        around = torch.stack([self.flat[base[where] + offset] for offset in self.offsets])
+        chosen = [index[where] for index in inside]
+        shares = [index - index.floor().clamp_(max=max(count - 2, 0)) for index, count in zip(chosen, self.shape)]
+        weights = torch.stack(
+            [math.prod(part if bit else 1 - part for part, bit in zip(shares, corner)) for corner in self.corners]
+        )
+        best = torch.full_like(weights[0], -1)
+        for label in torch.unique(around).tolist():
+            total = (weights * (around == label)).sum(0)
+            better = total > best + 1e-6
+            found[where[better]] = label
+            best = torch.where(better, total, best)
         return found.reshape(indices.shape[1:])
-    around = torch.stack([flat[base[where] + offset] for offset in offsets])
-    chosen = [index[where] for index in inside]
-    shares = [index - index.floor().clamp_(max=max(count - 2, 0)) for index, count in zip(chosen, shape)]
-    weights = torch.stack(
-        [math.prod(part if bit else 1 - part for part, bit in zip(shares, corner)) for corner in corners]
-    )
-    best = torch.full_like(weights[0], -1)
-    for label in torch.unique(around).tolist():
-        total = (weights * (around == label)).sum(0)
-        better = total > best + 1e-6
-        found[where[better]] = label
-        best = torch.where(better, total, best)
-    return found.reshape(indices.shape[1:])
 
 
-def sample_image(volume: Tensor, positions: Tensor, extent: Sequence[float], order: int = 3) -> Tensor:
-    """An image as it leaves the program: by B-splines, clipped to each channel's own range, and exactly air (the
-    smallest value of a channel) where all voxels around are air, so that no ripple of an edge runs through it.
+class SmoothImage:
+    """An image as it leaves the program, prepared to be read off by B-splines: clipped to each channel's own range, and
+    exactly air (the smallest value of a channel) where all voxels around are air, so that no ripple of an edge runs
+    through it.
 
     :param volume: (N, C, *grid) over the box.
-    :param positions: (N, D, *spatial), mm.
+    :param extent: of the box, mm.
     :param order: 3, cubic, or 5.
-    :returns: (N, C, *spatial).
     """
-    flat = volume.flatten(2)
-    shape = (*flat.shape[:2], *[1] * (volume.ndim - 2))
-    low, high = flat.amin(2).reshape(shape), flat.amax(2).reshape(shape)
-    value = sample_spline(spline_coefficients(volume, order), positions, extent, order)
-    value = torch.minimum(torch.maximum(value, low), high)
-    tissue = volume > low
-    if not torch.jit.is_tracing() and float(tissue.float().mean()) > 1 - RAREST_AIR:
-        return value
-    return torch.where(sample_linear(tissue.to(volume.dtype), positions, extent) > 0, value, low)
+
+    def __init__(self, volume: Tensor, extent: Sequence[float], order: int = 3) -> None:
+        self.extent, self.order = extent, order
+        flat = volume.flatten(2)
+        shape = (*flat.shape[:2], *[1] * (volume.ndim - 2))
+        self.low, self.high = flat.amin(2).reshape(shape), flat.amax(2).reshape(shape)
+        self.coefficients = spline_coefficients(volume, order)
+        tissue = volume > self.low
+        rare = not torch.jit.is_tracing() and float(tissue.float().mean()) > 1 - RAREST_AIR
+        self.tissue = None if rare else tissue.to(volume.dtype)
+
+    def at(self, positions: Tensor) -> Tensor:
+        """(N, C, *spatial) at positions (N, D, *spatial), mm."""
+        value = sample_spline(self.coefficients, positions, self.extent, self.order)
+        value = torch.minimum(torch.maximum(value, self.low), self.high)
+        if self.tissue is None:
+            return value
+        return torch.where(sample_linear(self.tissue, positions, self.extent) > 0, value, self.low)
+
+
+def sample_image(volume: Tensor, positions: Tensor, extent: Sequence[float]) -> Tensor:
+    """A :class:`SmoothImage`, by cubic splines, that is read off once."""
+    return SmoothImage(volume, extent).at(positions)

@@ -33,7 +33,7 @@ from torch import Tensor
 from . import affine
 from .lattice import Lattice, Nodes
 from .modes import Modes
-from .sampling import identity, sample_image, sample_labels, sample_linear, shrink
+from .sampling import LabelImage, SmoothImage, identity, sample_linear, shrink
 from .transformations import Transformations
 from .velocity import exponential, refine, smooth
 
@@ -47,6 +47,8 @@ ORDER = 5
 ``Testing/Benchmarks/variations.py``; cubic ones leave 0.80 to 0.88 of it."""
 NODES_IN_A_HURRY, ORDER_IN_A_HURRY = 1.0, 3
 """The same while somebody drags a slider."""
+SLAB = 200_000
+"""Voxels that are read off at a time where somebody waits for an answer in between: some tenths of a second."""
 TISSUE = 0.05
 """Of the range of intensities, above which the template is no air."""
 
@@ -212,58 +214,79 @@ class Subject:
         displacement = (self._to_voxels @ moved.flatten(2)).unflatten(2, moved.shape[2:])
         return on_template, displacement, self.nodes.smallest_jacobian(displacement)
 
-    @torch.inference_mode()
-    def image_of(
+
+class Scan:
+    """The voxels of a case, prepared so that variations are read off them.
+
+    :param image: (C, *lattice of the subject), in its own units.
+    :param labels: (*lattice), whole numbers; None without segmentation.
+    :param air: intensity of air in each channel; None where the scale is absolute, as of CT, and brightness stays.
+    :param order: of the splines, 3 or 5.
+    """
+
+    def __init__(
         self,
-        variation: Variation,
+        subject: Subject,
         image: np.ndarray,
+        labels: np.ndarray | None,
         air: Sequence[float | None],
         order: int = ORDER,
-        then: np.ndarray | None = None,
-    ) -> np.ndarray:
-        """The scan changed, (C, *lattice) float32, in its own units.
+    ) -> None:
+        self.subject, self.air = subject, air
+        self.shape = subject.lattice.shape
+        self.volume = torch.from_numpy(np.array(image, np.float32))[None].to(subject.velocity)
+        with torch.inference_mode():
+            # In a box of which every voxel is 1 mm.
+            self._image = SmoothImage(self.volume, self.shape, order)
+            self.labels = None if labels is None else torch.from_numpy(np.array(labels)).to(self.volume.device)
+            self._labels = None if self.labels is None else LabelImage(self.labels)
 
-        :param image: (C, *lattice).
-        :param air: intensity of air in each channel; None where the scale is absolute, as of CT, and brightness stays.
+    def slabs(self) -> list[slice]:
+        """Parts along the first axis of some :data:`SLAB` voxels."""
+        thick = max(SLAB // math.prod(self.shape[1:]), 1)
+        return [slice(start, min(start + thick, self.shape[0])) for start in range(0, self.shape[0], thick)]
+
+    @torch.inference_mode()
+    def varied(
+        self, variation: Variation, slab: slice | None = None, then: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Image (C, *lattice) float32 and labels (*lattice) of a variation.
+
+        :param slab: along the first axis, this part alone.
         :param then: an affine change that follows, composed into the same displacement so that nothing is interpolated
             twice: (D, D + 1), from voxels of the result to voxels before it.
         """
-        displacement, turned = self._displaced(variation.displacement, then)
-        moved = torch.from_numpy(np.array(image, np.float32)).to(displacement)
-        if displacement.any():  # where nothing moves, nothing is interpolated
-            # Positions in a box of which every voxel is 1 mm.
-            positions = identity(self.lattice.shape, self.lattice.shape, displacement) + displacement
-            moved = sample_image(moved[None], positions, self.lattice.shape, order)[0]
+        slab = slab or slice(0, self.shape[0])
+        positions, turned = self._positions(variation.displacement, slab, then)
+        if positions is None:  # nothing moves: nothing is interpolated
+            moved = self.volume[0, :, slab].clone()
+            labels = None if self.labels is None else self.labels[slab]
+        else:
+            moved = self._image.at(positions)[0]
+            middle = positions.new_tensor([(side - 1) / 2 for side in self.shape]).reshape(-1, 1, 1, 1)
+            labels = None if self._labels is None else self._labels.at(positions[0] + middle)
         if variation.look is not None:
-            shade = self.nodes.refined(variation.look)
-            if turned is not None:
-                shade = sample_linear(shade, turned, self.lattice.shape)
-            shade = shade[0]
-            for channel, darkest in enumerate(air):
+            if turned is None:
+                shade = self.subject.nodes.refined(variation.look, slab)[0]
+            else:
+                shade = sample_linear(self.subject.nodes.refined(variation.look), turned, self.shape)[0]
+            for channel, darkest in enumerate(self.air):
                 if darkest is None:
                     continue
                 brightened = darkest + (moved[channel] - darkest) * shade[channel].exp()
                 moved[channel] = torch.where(shade[channel] == 0, moved[channel], brightened)
-        return moved.cpu().numpy()
+        return moved.cpu().numpy(), None if labels is None else labels.cpu().numpy()
 
-    @torch.inference_mode()
-    def labels_of(self, variation: Variation, labels: np.ndarray, then: np.ndarray | None = None) -> np.ndarray:
-        """Its segmentation changed the same way, (*lattice), of the type it has."""
-        displacement = self._displaced(variation.displacement, then)[0][0]
-        given = torch.from_numpy(np.array(labels)).to(displacement.device)
-        axes = [torch.arange(side, device=displacement.device).to(displacement) for side in self.lattice.shape]
-        index = torch.stack(torch.meshgrid(*axes, indexing="ij")) + displacement
-        return sample_labels(given, index).cpu().numpy()
-
-    def _displaced(self, displacement: Tensor, then: np.ndarray | None) -> tuple[Tensor, Tensor | None]:
-        """ψ, and what follows, less the identity, at the voxels; and where what follows leads to, in a box of which
-        every voxel is 1 mm."""
-        displacement = self.nodes.refined(displacement)
+    def _positions(
+        self, displacement: Tensor, slab: slice, then: np.ndarray | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Where voxels are read off, mm from the middle of a box of which every voxel is 1 mm, None for where they are;
+        and where what follows leads to."""
+        still, nodes = not displacement.any(), self.subject.nodes
+        here = identity(self.shape, self.shape, displacement)[:, :, slab]
         if then is None:
-            return displacement, None
-        shape, dims = self.lattice.shape, len(self.lattice.shape)
-        here = identity(shape, shape, displacement)
-        matrix = torch.from_numpy(then).to(displacement)
-        middle = displacement.new_tensor([(side - 1) / 2 for side in shape])[:, None]
+            return None if still else here + nodes.refined(displacement, slab), None
+        matrix, dims = torch.from_numpy(then).to(displacement), len(self.shape)
+        middle = displacement.new_tensor([(side - 1) / 2 for side in self.shape])[:, None]
         turned = (matrix[:, :dims] @ (here.flatten(2) + middle) + matrix[:, dims:] - middle).reshape(here.shape)
-        return turned - here + sample_linear(displacement, turned, shape), turned
+        return turned if still else turned + sample_linear(nodes.refined(displacement), turned, self.shape), turned

@@ -208,13 +208,11 @@ class _Maker:
         form = with_own_values if self.arguments.format == "folder" else lambda each: each
         if self.arguments.with_real:
             yield form(case), ending, True
-        air, subjects, shown = self.variations.air(case), {}, [case]
+        scans, shown = {}, [case]
         for number, each in enumerate(wanted):
-            if each.left_out not in subjects:
-                subjects = {
-                    each.left_out: self.variations.subject(place, case.affine, case.image.shape[1:], each.left_out)
-                }
-            made, told = self._one(case, subjects[each.left_out], each, air)
+            if each.left_out not in scans:
+                scans = {each.left_out: self.variations.scan(place, case, each.left_out)}
+            made, told = self._one(case, scans[each.left_out], each)
             origin = origin_of(
                 self.variations.model, case.name, digest, each.seed, each.index, each.request, each.left_out
             )
@@ -228,15 +226,15 @@ class _Maker:
         if len(self.shown) < SHOWN_CASES:
             self.shown.append((case.name, shown))
 
-    def _one(self, case: Any, subject: Any, wanted: Wanted, air: list[float | None]) -> tuple[Any, dict[str, Any]]:
+    def _one(self, case: Any, scan: Any, wanted: Wanted) -> tuple[Any, dict[str, Any]]:
         """A variation, drawn until it passes the gate where there is one, and what is told of it."""
         from ..synthesis.variations import changed, key_of, told_of
 
         attempts = range(TRIES if self.screen is not None else 1) if wanted.attempt is None else [wanted.attempt]
         for attempt in attempts:
             key = (*key_of(wanted.seed, case.name, wanted.index), *([attempt] if attempt else []))
-            variation = subject.varied(wanted.request, key)
-            made = changed(case, subject, variation, air, wanted.name)
+            variation = scan.subject.varied(wanted.request, key)
+            made = changed(case, scan, variation, wanted.name)
             fault = None if self.screen is None else self._fault(made)
             if fault is None:
                 break

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..alignment.variations import ORDER_IN_A_HURRY, Request, Subject
+from ..alignment.variations import ORDER_IN_A_HURRY, Request, Scan, Subject
 from ..errors import InputError
 from .model_file import load_model
 from .variations import Places, Variations
@@ -108,8 +108,7 @@ class OnTheFly:
         then = None
         if self.turn or self.scale:
             then = affine_change(subject.lattice.shape, affine, self.turn, self.scale, 2 * drawn[3:7] - 1)
-        made = subject.image_of(variation, image, air, self.order, then)
-        return made, None if labels is None else subject.labels_of(variation, labels, then)
+        return Scan(subject, image, labels, air, self.order).varied(variation, then=then)
 
 
 def affine_change(

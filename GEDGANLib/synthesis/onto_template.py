@@ -12,6 +12,8 @@ then is what the population's looks do not hold, and not where an edge was misse
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -31,6 +33,8 @@ from .model_file import Model
 from .output import most_probable
 from .projection import Projection, Projector
 
+Aligned = tuple[Transformations, Tensor, Tensor]
+"""What :meth:`TemplateProjector.aligned` returns."""
 RIDGE = 0.05
 """r, in units of what a mode tells on average."""
 
@@ -78,9 +82,19 @@ class TemplateProjector:
             1 - float(rest.var() / max(float(working.image.var()), 1e-12)),
         )
 
-    @torch.no_grad()
-    def aligned(self, working: WorkingCase, progress: Progress = quiet) -> tuple[Transformations, Tensor, Tensor]:
+    def aligned(self, working: WorkingCase, progress: Progress = quiet) -> Aligned:
         """Its transformation, its image on the grid of the registration, and its field of view."""
+        steps = self.aligning(working)
+        while True:
+            try:
+                progress(*next(steps), working.name)
+            except StopIteration as stop:
+                return stop.value
+
+    def aligning(
+        self, working: WorkingCase
+    ) -> Generator[tuple[int, int], None, tuple[Transformations, Tensor, Tensor]]:
+        """The same in steps: yields iterations done and in all."""
         extent = self.plan.extent
         image = shrunk([working], self.shape, self.device.type)
         template = self.generator.template[None]
@@ -90,10 +104,12 @@ class TemplateProjector:
         else:
             template = sample_linear(template, identity(self.shape, extent, template), extent)
         box = fields_of_view([working], extent)
-        with torch.enable_grad():
-            registration = Registration(image, box, extent, Settings.of(self.plan.alignment), template)
-            while registration.step():
-                progress(registration.done, registration.total, working.name)
+        registration = Registration(image, box, extent, Settings.of(self.plan.alignment), template)
+        going_on = True
+        while going_on:
+            with torch.enable_grad():
+                going_on = registration.step()
+            yield registration.done, registration.total
         moved = registration.state.moved
         unfold(moved, self.generator.shape)
         return moved, image, box.to(image)

@@ -8,7 +8,7 @@ and says so: it is treated like their scan.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from ..alignment.lattice import Lattice
 from ..alignment.modes import components_of
 from ..alignment.runs import RESULT
 from ..alignment.transformations import Transformations
-from ..alignment.variations import Population, Request, Subject, Variation
+from ..alignment.variations import ORDER, Population, Request, Scan, Subject, Variation
 from ..errors import InputError
 from ..jobs.events import Progress, quiet
 from ..training.request import image_digest
@@ -132,6 +132,15 @@ class Variations:
 
         :raises InputError: other channels than the model's.
         """
+        steps = self.placing(case)
+        while True:
+            try:
+                progress(*next(steps), case.name)
+            except StopIteration as stop:
+                return stop.value
+
+    def placing(self, case: Case) -> Generator[tuple[int, int], None, tuple[Place, str]]:
+        """As :meth:`place`, in steps: yields iterations done and in all."""
         if len(case.image) != len(self.plan.channels):
             raise InputError(
                 f"{case.name} has {len(case.image)} channel(s), the model takes {len(self.plan.channels)}.",
@@ -143,7 +152,7 @@ class Variations:
             return self.known.places[case.name], digest
         if self._projector is None:
             self._projector = TemplateProjector(self.model)
-        moved, *_ = self._projector.aligned(working, progress)
+        moved, *_ = yield from self._projector.aligning(working)
         return Place(moved, working.affine), digest
 
     def subject(
@@ -163,6 +172,13 @@ class Variations:
         lattice = Lattice.of(affine, shape, place.box, self.plan.grid.shape)
         return Subject(population, moved, lattice, **hurry)
 
+    def scan(
+        self, place: Place, case: Case, left_out: frozenset[str] = frozenset(), order: int = ORDER, **hurry
+    ) -> Scan:
+        """A scan that variations are read off, see :meth:`subject`."""
+        subject = self.subject(place, case.affine, case.image.shape[1:], left_out, **hurry)
+        return Scan(subject, case.image, case.labels, self.air(case), order)
+
     def air(self, case: Case) -> list[float | None]:
         """Intensity of air in each channel; None where it is on an absolute scale."""
         return [
@@ -176,13 +192,29 @@ def key_of(seed: int, name: str, index: int) -> tuple[int, int, int]:
     return seed, zlib.crc32(name.encode("utf-8")), index
 
 
-def changed(case: Case, subject: Subject, variation: Variation, air: Sequence[float | None], name: str) -> Case:
+def changed(case: Case, scan: Scan, variation: Variation, name: str) -> Case:
     """A variation as a case, on the scan's grid, of its type, with its channels and labels."""
-    image = subject.image_of(variation, case.image, air)
+    steps = changing(case, scan, variation, name)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            return stop.value
+
+
+def changing(case: Case, scan: Scan, variation: Variation, name: str) -> Generator[float, None, Case]:
+    """As :func:`changed`, in steps: yields the share that is done."""
+    image = np.empty(case.image.shape, np.float32)
+    labels = None if case.labels is None else np.empty_like(case.labels)
+    slabs = scan.slabs()
+    for number, slab in enumerate(slabs):
+        image[:, slab], part = scan.varied(variation, slab)
+        if labels is not None:
+            labels[slab] = part
+        yield (number + 1) / len(slabs)
     if case.kind and np.issubdtype(np.dtype(case.kind), np.integer):
         limits = np.iinfo(case.kind)
         image = np.clip(image, limits.min, limits.max)
-    labels = None if case.labels is None else subject.labels_of(variation, case.labels)
     return replace(case, name=name, image=image, labels=labels, description=description_of(case.name))
 
 

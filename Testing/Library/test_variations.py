@@ -23,15 +23,14 @@ from GEDGANLib.alignment.job import Aligned
 from GEDGANLib.alignment.lattice import Lattice
 from GEDGANLib.alignment.modes import Modes, components_of, modes_of, products_of
 from GEDGANLib.alignment.sampling import (
+    LabelImage,
     identity,
-    sample_image,
-    sample_labels,
     sample_linear,
     sample_spline,
     spline_coefficients,
 )
 from GEDGANLib.alignment.transformations import Transformations
-from GEDGANLib.alignment.variations import SMALLEST_JACOBIAN, Population, Request, Subject
+from GEDGANLib.alignment.variations import SMALLEST_JACOBIAN, Population, Request, Scan, Subject
 from GEDGANLib.alignment.velocity import smooth
 from GEDGANLib.commands.main import main
 from GEDGANLib.errors import InputError
@@ -109,9 +108,8 @@ def test_splines_of_the_fifth_order_pass_through_the_voxels_and_are_the_same_on_
     volume = torch.from_numpy(random.standard_normal((2, 1, 7, 9, 2))).float()
     extent = (14.0, 9.0, 5.0)
     here = identity(volume.shape[2:], extent, volume)
-    torch.testing.assert_close(
-        sample_image(volume, here.expand(2, -1, -1, -1, -1), extent, 5), volume, atol=1e-4, rtol=1e-4
-    )
+    found = SmoothImage(volume, extent, 5).at(here.expand(2, -1, -1, -1, -1))
+    torch.testing.assert_close(found, volume, atol=1e-4, rtol=1e-4)
     positions = here + torch.from_numpy(random.standard_normal((2, 3, 7, 9, 2))).float()
     coefficients = spline_coefficients(volume, 5)
     with_gradient = sample_spline(coefficients, positions, extent, 5)
@@ -123,7 +121,7 @@ def test_splines_of_the_fifth_order_pass_through_the_voxels_and_are_the_same_on_
 def test_a_label_between_voxels_is_the_one_with_the_largest_share(random):
     labels = torch.from_numpy(random.integers(0, 4, (6, 7, 5))).to(torch.uint8)
     index = torch.from_numpy(random.uniform(-1, 7, (3, 8, 9, 10))).float()
-    found = sample_labels(labels, index)
+    found = LabelImage(labels).at(index)
     positions = index - torch.tensor([5, 6, 4.0]).reshape(3, 1, 1, 1) / 2
     shares = [
         sample_linear((labels == label).float()[None, None], positions[None], tuple(labels.shape))[0, 0]
@@ -132,9 +130,8 @@ def test_a_label_between_voxels_is_the_one_with_the_largest_share(random):
     shares = torch.stack(shares)
     chosen = shares.gather(0, found.long()[None])[0]
     assert float((shares.amax(0) - chosen).max()) < 1e-4 and found.dtype == torch.uint8
-    assert sample_labels(
-        labels, torch.stack(torch.meshgrid(*map(torch.arange, (6, 7, 5)), indexing="ij")).float()
-    ).equal(labels)
+    here = torch.stack(torch.meshgrid(*map(torch.arange, (6, 7, 5)), indexing="ij")).float()
+    assert LabelImage(labels).at(here).equal(labels)
 
 
 def test_velocities_are_what_the_formula_says():
@@ -189,7 +186,7 @@ def test_a_scan_that_lies_elsewhere_gives_the_variation_that_lies_elsewhere():
     for where in (np.eye(4), rigid):
         lattice = Lattice.of(where @ BOX_AFFINE, GRID, where @ BOX_AFFINE, GRID)
         subject = Subject(there, moved_by(velocity), lattice)
-        found.append(subject.image_of(subject.varied(Request(), (1,)), image, [0.0]))
+        found.append(Scan(subject, image, None, [0.0]).varied(subject.varied(Request(), (1,)))[0])
     np.testing.assert_allclose(*found, atol=1e-4)
     assert np.abs(found[0] - image).mean() > 0.05
 
@@ -223,7 +220,7 @@ def test_brightness_varies_in_tissue_alone_and_air_stays_air_bit_for_bit():
     image = np.full((2, *GRID), 7.0, np.float32)
     image[:, 2:10, 3:13, 2:10] = 100.0
     variation = subject.varied(Request(0, 1), (3,))
-    found = subject.image_of(variation, image, [7.0, None])
+    found, _ = Scan(subject, image, None, [7.0, None]).varied(variation)
     assert (found[0][image[0] == 7] == 7).all() and np.array_equal(found[1], image[1])
     assert found[0][4:8, 6:10, 4:8].std() > 0.1 and 60 < found[0][5, 8, 5] < 160
     outside = found[0].copy()
