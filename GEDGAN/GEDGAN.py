@@ -216,6 +216,7 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         from GEDGANPanel.states import Facts
 
         card, train, align = self.synthesize_section.card, self.train_section, self.align_section
+        augment = self.augment_section
         return Facts(
             ready=self.set_up.ready,
             task=self.tasks.name,
@@ -229,6 +230,11 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             align_resumable=align.resumable(),
             aligned=align.aligned(),
             aligned_case=bool(align.chosen()),
+            varies=augment.model() is not None,
+            scan=self.ui.augmentVolume.currentNode() is not None,
+            scans=bool(augment.scans()),
+            varying=augment.varying,
+            augmented=augment.batches.last is not None,
             resumable=train.resumable(),
             preview=train.preview_there(),
             model=card is not None,
@@ -413,6 +419,27 @@ class GEDGANLogic(ScriptedLoadableModuleLogic):
             self.runWorker(request.command(folder))
             return _result(self.loading(folder, plan))
 
+    def augment(self, volume, segmentation=None, count=8, strength=1.0, seed=0, look=1.0, model=None, device="auto"):
+        """Put variations of a scan of the scene into it, under one folder; returns a
+        ``GEDGANLib.scene.nodes.BatchNodes``.
+
+        :param volume: its volume node; a list of them, one a channel, where it has several.
+        :param segmentation: its segmentation node, which is varied with it.
+        :param strength: 0 is the scan itself, 1 other anatomy with its texture, 2 at most.
+        :param look: how much brightness varies, from 0 to 1.
+        :param model: folder of an alignment, or a model of one; the alignment of the scene when not given.
+        :raises InputError: there is no such model, or the volume cannot be used.
+        """
+        from GEDGANLib.errors import InputError
+        from GEDGANLib.synthesis.wish import Wish
+
+        model = model or self.getParameterNode().GetParameter("alignRun")
+        if not model:
+            raise InputError(_("No scans were aligned in this scene."), _("Give the folder of an alignment as model."))
+        volumes = list(volume) if isinstance(volume, (list, tuple)) else [volume]
+        wish = Wish(float(strength), float(look), int(seed))
+        return _result(self.augmenting([(volumes, segmentation)], int(count), wish, Path(model), device))
+
     # The same in steps: generators of (share done or None, words), for a panel that stays usable
 
     def synthesizing(self, request, begun=lambda batch: None):
@@ -472,6 +499,89 @@ class GEDGANLogic(ScriptedLoadableModuleLogic):
             yield done / total, _("Finding what the sliders can do")
         return Explorer(Synthesizer(self.engine.model), directions, latent, className)
 
+    def varying(self, volumes, segmentation, model, device="auto"):
+        """Load a model and find where a scan lies on its template, in steps; returns a
+        ``GEDGANLib.synthesis.moving.MovingScan``.
+
+        :param model: folder of an alignment, or a model of one.
+        """
+        from GEDGANPanel.engine import explained
+
+        from GEDGANLib.alignment.runs import model_and_run
+
+        path, run = model_and_run(Path(model))
+        for words in self.engine.loading(path, device):
+            yield None, words
+        from GEDGANLib.scene.read import case_from_scene
+        from GEDGANLib.synthesis.directions import finding_directions
+        from GEDGANLib.synthesis.moving import MovingScan
+        from GEDGANLib.synthesis.variations import Places, Variations
+
+        with explained():
+            variations = Variations(self.engine.model, None if run is None else Places.of(run))
+        case = case_from_scene(volumes, segmentation)
+        steps = finding_directions(self.engine.model)
+        directions = yield from _told(steps, _("Finding what the sliders can do"))
+        words = _("Bringing {name} onto the template").format(name=case.name)
+        place, digest = yield from _told(variations.placing(case), words)
+        yield None, words
+        with explained():
+            return MovingScan(variations, case, place, directions, digest)
+
+    def augmenting(self, scans, count, wish, model, device="auto", begun=lambda batch: None):
+        """As :meth:`augment`, in steps; returns the batch.
+
+        :param scans: volumes and segmentation of each.
+        :param wish: a ``GEDGANLib.synthesis.wish.Wish``.
+        :param begun: called with the batch when its first case is in the scene.
+        :raises EngineUnavailable: not in this process; nothing of the batch is in the scene.
+        """
+        from GEDGANPanel.engine import EngineUnavailable, explained
+
+        from GEDGANLib.scene.nodes import GrowingBatch
+
+        growing = None
+        try:
+            for number, (volumes, segmentation) in enumerate(scans):
+                moving = yield from self.varying(volumes, segmentation, model, device)
+                for index in range(count):
+                    name = _("{name} variation {seed}-{index:04d}").format(
+                        name=moving.case.name, seed=wish.seed, index=index
+                    )
+                    steps = moving.fine(wish, index, name)
+                    while True:
+                        try:
+                            with explained():
+                                share = next(steps)
+                        except StopIteration as stop:
+                            case = stop.value
+                            break
+                        yield (number + (index + share) / count) / len(scans), name
+                    first = growing is None
+                    if first:
+                        growing = GrowingBatch(_("Variations, made by GED-GAN"))
+                    growing.add(case)
+                    if first:
+                        begun(growing.batch)
+        except EngineUnavailable:
+            if growing is not None:  # a worker makes all of it anew
+                growing.batch.remove()
+            raise
+        return growing.batch
+
+    def loadingVariations(self, folder, scans, begun=lambda batch: None):
+        """Put what ``gedgan augment`` wrote into the scene, in steps; returns the batch.
+
+        :param scans: volumes and segmentation of each scan that was varied.
+        """
+        from GEDGANPanel.batches import growing_batch
+
+        from GEDGANLib.scene.worker_output import variations_in_folder
+
+        segmentations = [segmentation for _volumes, segmentation in scans if segmentation is not None]
+        cases = variations_in_folder(Path(folder), segmentations)
+        return (yield from growing_batch(cases, None, _("Variations, made by GED-GAN"), begun))
+
     def loadSample(self, count=None):
         """Put variations of one average brain into the scene; returns the volume nodes."""
         return _result(self.loadingSample(count))
@@ -500,6 +610,19 @@ def _wait(job, ends, hint=""):
     state, explanation = ends[0]
     if state != DONE:
         raise InputError(explanation or _("It was stopped."), hint)
+
+
+def _told(steps, words):
+    """Go through steps of (done, total) as steps of (share done, words); returns what they return."""
+    from GEDGANPanel.engine import explained
+
+    while True:
+        try:
+            with explained():
+                done, total = next(steps)
+        except StopIteration as stop:
+            return stop.value
+        yield done / max(total, 1), words
 
 
 def _result(steps):

@@ -33,11 +33,11 @@ SMALL_SHAPE = (16, 24, 16)
 
 LONG_LASTING = """
     test_evaluation test_privacy test_run test_aligning test_panel test_buttons test_team test_steering
-    test_rescue test_reviewed test_journeys test_scene_changes test_statistical test_align test_parts test_workers
-    test_files test_article test_trainer test_variations test_interruption test_atlas test_output test_worker
-    test_alignment test_starting_from_a_model test_quality test_export test_conjugate test_modes test_faults
-    test_explain test_on_the_fly test_agreement test_prepared test_older_files test_gather test_recording test_twice
-    test_set_up test_fused_field test_structure_tensor test_demo
+    test_rescue test_reviewed test_journeys test_scene_changes test_statistical test_align test_augment test_parts
+    test_workers test_files test_article test_trainer test_variations test_interruption test_atlas test_output
+    test_worker test_alignment test_starting_from_a_model test_quality test_export test_conjugate test_modes
+    test_faults test_explain test_on_the_fly test_agreement test_prepared test_older_files test_gather test_recording
+    test_twice test_set_up test_fused_field test_structure_tensor test_demo
 """.split()  # noqa: SIM905
 """Modules of more than two seconds, the longest first: so they are begun, and ``make test-quick`` leaves them out."""
 

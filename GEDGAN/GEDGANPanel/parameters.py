@@ -34,6 +34,10 @@ def _whole(widget: str, default: int) -> Parameter:
     return Parameter(widget, "value", "valueChanged(int)", default)
 
 
+def _real(widget: str) -> Parameter:
+    return Parameter(widget, "value", "valueChanged(double)", 1.0)
+
+
 def _choice(widget: str) -> Parameter:
     return Parameter(widget, "currentIndex", "currentIndexChanged(int)", 0)
 
@@ -52,6 +56,10 @@ PARAMETERS: dict[str, Parameter] = {
     "device": _choice("deviceCombo"),
     "spacing": _text("spacingEdit"),
     "classColumn": _text("classColumnEdit"),
+    "strength": _real("strengthSlider"),
+    "look": _real("lookSlider"),
+    "augmentSeed": _whole("augmentSeedSpin", 0),
+    "augmentCount": _whole("augmentCountSpin", 8),
     "minutes": _whole("minutesSpin", 60),
     "steps": _whole("stepsSpin", 0),
     "trainSeed": _whole("trainSeedSpin", 0),
@@ -60,7 +68,7 @@ PARAMETERS: dict[str, Parameter] = {
     "plot": _yes("plotCheck", True),
     "count": _whole("countSpin", 8),
     "seed": _whole("seedSpin", 0),
-    "truncation": Parameter("truncationSlider", "value", "valueChanged(double)", 1.0),
+    "truncation": _real("truncationSlider"),
     "original": _yes("originalCheck"),
     "screen": _yes("screenCheck"),
     "surfaces": _yes("surfacesCheck"),

@@ -21,6 +21,7 @@ from GEDGANLib.scene.gather import Ticked
 USE, CASE, CLASS, SEGMENTATION = (f"GEDGANPanel.{name}" for name in ("use", "case", "class", "segmentation"))
 """Attributes of volumes; those that begin with ``GEDGAN.`` say where a synthesized case came from."""
 SYNTHETIC, PREVIEW, MAP = "GEDGAN.synthetic", "GEDGANPanel.preview", "GEDGANPanel.map"
+VARIATION = "GEDGAN.variation_of"
 """Attributes of volumes that the panel made; learning from these is not offered."""
 MOST_BYTES = 2_000_000
 """Of an array that are looked at to tell it from another; of a larger one every third, fifth ... byte."""
@@ -188,7 +189,7 @@ def set_case(volume: Any, name: str) -> None:
 
 
 def _ours(node: Any) -> bool:
-    return any(node.GetAttribute(name) for name in (SYNTHETIC, PREVIEW, MAP))
+    return any(node.GetAttribute(name) for name in (SYNTHETIC, VARIATION, PREVIEW, MAP))
 
 
 def _fault(volume: Any) -> str:

@@ -152,6 +152,7 @@ class JobSection(Section):
 def sections_of(panel: Any) -> dict[str, Section]:
     """All sections, newly made, by the names that they have in the panel, in the order in which they stand there."""
     from .align_section import AlignSection
+    from .augment_section import AugmentSection
     from .data_section import DataSection
     from .explore_section import ExploreSection
     from .judge_section import JudgeSection
@@ -163,6 +164,7 @@ def sections_of(panel: Any) -> dict[str, Section]:
         "set_up": SetUpSection,
         "data_section": DataSection,
         "align_section": AlignSection,
+        "augment_section": AugmentSection,
         "train_section": TrainSection,
         "synthesize_section": SynthesizeSection,
         "explore_section": ExploreSection,

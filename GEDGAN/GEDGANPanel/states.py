@@ -27,6 +27,11 @@ class Facts:
     :param align_resumable: an alignment was begun, and not ended.
     :param aligned: there is one that is done.
     :param aligned_case: one of its cases is selected.
+    :param varies: there is a model of an alignment.
+    :param scan: a volume to vary is chosen.
+    :param scans: there is something to make variations of.
+    :param varying: a scan follows the sliders.
+    :param augmented: variations made by this panel are in the scene.
     :param resumable: the run folder holds a run to go on with.
     :param makes_labels: the model makes segmentations.
     :param reporting: a report is being made.
@@ -47,6 +52,11 @@ class Facts:
     align_resumable: bool = False
     aligned: bool = False
     aligned_case: bool = False
+    varies: bool = False
+    scan: bool = False
+    scans: bool = False
+    varying: bool = False
+    augmented: bool = False
     resumable: bool = False
     preview: bool = False
     model: bool = False
@@ -112,6 +122,7 @@ def looks(facts: Facts) -> dict[str, Look]:
             text=_("Check and plan"),
         ),
         **_align(facts, set_up, free),
+        **_augment(facts, set_up, free),
         "trainButton": _train(facts, set_up, free),
         "resumeButton": button(
             _("Go on with the run in the run folder, to the time or steps given above."),
@@ -280,6 +291,57 @@ def _align(facts: Facts, set_up: tuple[bool, str], free: tuple[bool, str]) -> di
         ),
         "templateButton": task or replace(template, text=_("Template into scene")),
         "onTemplateButton": on_template,
+    }
+
+
+def _augment(facts: Facts, set_up: tuple[bool, str], free: tuple[bool, str]) -> dict[str, Look]:
+    """How the widgets of the section Augment look."""
+    model = (facts.varies, _("First align scans like this one, or choose the model of an alignment."))
+
+    def button(task: str, text: str, tip: str, *conditions: tuple[bool, str]) -> Look:
+        if task and facts.task == task:
+            return Look(True, _("Stop what is being done."), _("Stop"))
+        why = _first(*conditions)
+        return Look(not why, why or tip, text)
+
+    vary = button(
+        "vary",
+        _("Back to the scan") if facts.varying else _("Move this scan"),
+        _("Take the variation that follows the sliders out of the scene.")
+        if facts.varying
+        else _("Show a variation of the scan that follows the sliders; aligning it takes some seconds."),
+        set_up,
+        *(() if facts.varying else (model, (facts.scan, _("First choose a volume above.")))),
+        free,
+    )
+    return {
+        "varyButton": vary,
+        "augmentSlidersLabel": Look(True, "", visible=facts.varying),
+        "augmentButton": button(
+            "augment",
+            _("Make variations"),
+            _("Put variations, each with its segmentation, into one folder of the Data module."),
+            set_up,
+            model,
+            (facts.scans, _("First choose a volume above, or tick scans under Data.")),
+            free,
+        ),
+        "augmentUndoButton": button(
+            "",
+            _("Undo"),
+            _("Take the variations made last out of the scene again."),
+            free,
+            (facts.augmented, _("No variations made here are in the scene.")),
+        ),
+        "augmentExportButton": button(
+            "exportVariations",
+            _("Export with the real ones"),
+            _("Write the aligned scans that are segmented, and variations of each, as a data set of nnU-Net."),
+            set_up,
+            (facts.aligned, _("First align the scans.")),
+            (not facts.aligning, _("The scans are being aligned.")),
+            free,
+        ),
     }
 
 

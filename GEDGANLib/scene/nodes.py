@@ -154,12 +154,18 @@ def _describe(case: Case, node: Any) -> None:
         node.SetAttribute(ATTRIBUTE + key, str(value))
 
 
+def _voxels(case: Case, channel: np.ndarray) -> np.ndarray:
+    """As Slicer has them: its arrays run K, J, I; of whole numbers where the case's file has such."""
+    if case.kind and np.issubdtype(np.dtype(case.kind), np.integer):
+        channel = np.round(channel).astype(case.kind)
+    return np.ascontiguousarray(channel.T)
+
+
 def _add_volume(case: Case, name: str, channel: np.ndarray) -> Any:
     import slicer
 
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
-    # Slicer's arrays run K, J, I.
-    slicer.util.updateVolumeFromArray(node, np.ascontiguousarray(channel.T))
+    slicer.util.updateVolumeFromArray(node, _voxels(case, channel))
     node.SetIJKToRASMatrix(_vtk_matrix(case.affine))
     _describe(case, node)
     node.CreateDefaultDisplayNodes()
@@ -217,7 +223,7 @@ def update_case(nodes: CaseNodes, case: Case) -> None:
     import slicer
 
     for node, channel in zip(nodes.volumes, case.image):
-        slicer.util.updateVolumeFromArray(node, np.ascontiguousarray(channel.T))
+        slicer.util.updateVolumeFromArray(node, _voxels(case, channel))
         node.SetIJKToRASMatrix(_vtk_matrix(case.affine))
         _describe(case, node)
     if nodes.segmentation is None or case.labels is None:

@@ -93,6 +93,8 @@ def case_from_scene(volumes: Sequence[Any], segmentation: Any | None = None, cla
             )
         channels.append(array.T.astype(np.float32))
     labels, table = (None, ()) if segmentation is None else _read_segments(segmentation, first)
+    kinds = {slicer.util.arrayFromVolume(node).dtype for node in volumes}
+    kind = kinds.pop() if len(kinds) == 1 else np.dtype(np.float32)
     return Case(
         name=first.GetName(),
         image=np.stack(channels),
@@ -102,6 +104,7 @@ def case_from_scene(volumes: Sequence[Any], segmentation: Any | None = None, cla
         channel_names=tuple(node.GetName() for node in volumes) if len(volumes) > 1 else ("image",),
         description=first.GetDescription() or "",
         class_name=class_name,
+        kind=kind.name if np.issubdtype(kind, np.integer) and kind.itemsize <= 4 else "",
         provenance=origin_of(first),
     )
 

@@ -4,7 +4,7 @@ what was aligned."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ import numpy as np
 from ..errors import InputError
 from ..exchange.atlas import template_files
 from ..planning.plan import Plan
-from ..volumes.case import Case
+from ..volumes.case import Case, description_of_variation
 from ..volumes.dataset import find_dataset
 from ..volumes.files import SEGMENTATION_SUFFIX, read_volume
 from ..volumes.labels import LabelTable
 from ..volumes.pipeline import load_case
+from ..volumes.reading import read_case
 from .nodes import add_map
 
 
@@ -38,6 +39,31 @@ def cases_in_folder(folder: Path, plan: Plan) -> Iterator[Case]:
     for files in dataset.cases:
         case = load_case(files, dataset, tuple(plan.labels), table, known)
         yield replace(case, provenance={"synthetic": True, **origins.get(case.name, {})})
+
+
+def variations_in_folder(folder: Path, segmentations: Sequence[Any]) -> Iterator[Case]:
+    """Yield the variations that ``gedgan augment`` wrote of scans of the scene, one by one.
+
+    :param segmentations: nodes of the scans, for the colours of labels.
+    :raises InputError: the folder was changed meanwhile.
+    """
+    dataset = find_dataset(folder)
+    told = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    origins, known = told.get("cases", told), {}
+    for node in segmentations:
+        segmentation = node.GetSegmentation()
+        for position in range(segmentation.GetNumberOfSegments()):
+            segment = segmentation.GetNthSegment(position)
+            known[segment.GetName()] = tuple(float(part) for part in segment.GetColor())
+    table = LabelTable(dataset)
+    for files in dataset.cases:
+        table.add(read_case(files, dataset), files.label)
+    labels = tuple(replace(label, color=known.get(label.name, label.color)) for label in table.labels())
+    for files in dataset.cases:
+        case = load_case(files, dataset, labels, table, {label.name for label in labels})
+        origin = origins.get(case.name, {})
+        about = description_of_variation(origin["variation_of"]) if "variation_of" in origin else case.description
+        yield replace(case, provenance=origin, description=about)
 
 
 def preview_cases(run: Path) -> list[Case]:

@@ -26,7 +26,7 @@ from ..alignment.variations import ORDER, Population, Request, Scan, Subject, Va
 from ..errors import InputError
 from ..jobs.events import Progress, quiet
 from ..training.request import image_digest
-from ..volumes.case import Case
+from ..volumes.case import Case, description_of_variation
 from ..volumes.pipeline import to_working
 from .model_file import Model
 from .onto_template import TemplateProjector
@@ -215,12 +215,7 @@ def changing(case: Case, scan: Scan, variation: Variation, name: str) -> Generat
     if case.kind and np.issubdtype(np.dtype(case.kind), np.integer):
         limits = np.iinfo(case.kind)
         image = np.clip(image, limits.min, limits.max)
-    return replace(case, name=name, image=image, labels=labels, description=description_of(case.name))
-
-
-def description_of(name: str) -> str:
-    """One sentence for people who find a variation later."""
-    return f"variation of {name}, made by GED-GAN {__version__}"
+    return replace(case, name=name, image=image, labels=labels, description=description_of_variation(case.name))
 
 
 def origin_of(

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from .. import __version__
+
 # Distinct on a grey image and from each other, in the order they are handed out to labels without a colour.
 PALETTE = (
     (0.90, 0.30, 0.24),
@@ -64,3 +66,8 @@ class Case:
     provenance: dict = field(default_factory=dict)
     class_name: str | None = None
     kind: str = ""
+
+
+def description_of_variation(name: str) -> str:
+    """One sentence for people who find a variation of a scan later: it stems from a patient."""
+    return f"variation of {name}, made by GED-GAN {__version__}"

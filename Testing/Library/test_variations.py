@@ -24,6 +24,7 @@ from GEDGANLib.alignment.lattice import Lattice
 from GEDGANLib.alignment.modes import Modes, components_of, modes_of, products_of
 from GEDGANLib.alignment.sampling import (
     LabelImage,
+    SmoothImage,
     identity,
     sample_linear,
     sample_spline,
