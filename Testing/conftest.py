@@ -112,14 +112,48 @@ def each_pair_is_aligned_once():
         yield
 
 
+def _shared(tmp_path_factory) -> Path:
+    """A folder of this session, whichever of its processes asks."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+ALIGNED_CASES = 9
+
+
+@pytest.fixture(scope="session")
+def aligned_folder(tmp_path_factory) -> Path:
+    """Cases of the cohort that ``aligned_run`` has aligned, the last one without a segmentation; only to be read."""
+    folder = _shared(tmp_path_factory) / "aligned" / "data"
+    with made_once(folder) as there:
+        if not there:
+            cases = [make_case(index, 0, SMALL_SHAPE, 9.0) for index in range(ALIGNED_CASES)]
+            cases[-1] = replace(cases[-1], labels=None)
+            write_dataset(folder, iter(cases), "cohort", whole_numbers="int16")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def aligned_run(aligned_folder) -> Path:
+    """Their alignment, in few iterations; only to be read."""
+    from alignment_sets import quick_registration
+
+    from GEDGANLib.commands.main import main
+
+    run = aligned_folder.parent / "run"
+    with made_once(run) as there, quick_registration():
+        if not there:
+            assert main(["align", str(aligned_folder), "-o", str(run), "--device", "cpu"]) == 0
+    return run
+
+
 TRAINED_CASES = 18
 
 
 @pytest.fixture(scope="session")
 def trained_folder(tmp_path_factory) -> Path:
     """Cases of the cohort of which the model of ``trained_model`` learned from the first :data:`TRAINED_CASES`."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "trained" / "all"
+    folder = _shared(tmp_path_factory) / "trained" / "all"
     with made_once(folder) as there:
         if not there:
             cases = (make_case(i, 5, SMALL_SHAPE, 9.0) for i in range(TRAINED_CASES + 10))

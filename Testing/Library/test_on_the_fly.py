@@ -5,41 +5,36 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from alignment_sets import quick_registration
 from monai.data import DataLoader, Dataset, MetaTensor
 from monai.transforms import Compose, LoadImaged, Orientationd, SpatialPadd
 
-from GEDGANLib.commands.main import main
 from GEDGANLib.errors import InputError
 from GEDGANLib.exchange.monai_transform import RandVariationd
-from GEDGANLib.exchange.nnunet import write_dataset
 from GEDGANLib.exchange.preprocessed import affine_of, class_locations
 from GEDGANLib.synthesis.on_the_fly import OnTheFly, affine_change
 from GEDGANLib.volumes.cohort import make_case
 from GEDGANLib.volumes.dataset import find_dataset
 
-CASES, SHAPE, BOX = 8, (16, 24, 16), 9.0
+SHAPE, BOX = (16, 24, 16), 9.0
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("loops") / "data"
-    cases = (make_case(index, 0, SHAPE, BOX) for index in range(CASES))
-    write_dataset(folder, cases, "cohort", whole_numbers="int16")
-    return folder
+def data(aligned_folder):
+    return aligned_folder
 
 
 @pytest.fixture(scope="module")
-def run(data, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("loops_run") / "run"
-    with quick_registration():
-        assert main(["align", str(data), "-o", str(folder), "--device", "cpu"]) == 0
-    return folder
+def run(aligned_run):
+    return aligned_run
 
 
 @pytest.fixture(scope="module")
 def files(data):
-    return [{"image": str(case.images[0]), "label": str(case.label)} for case in find_dataset(data).cases]
+    return [
+        {"image": str(case.images[0]), "label": str(case.label)}
+        for case in find_dataset(data).cases
+        if case.label is not None
+    ]
 
 
 KEYS = ("image", "label")

@@ -35,7 +35,6 @@ from GEDGANLib.alignment.variations import SMALLEST_JACOBIAN, Population, Reques
 from GEDGANLib.alignment.velocity import smooth
 from GEDGANLib.commands.main import main
 from GEDGANLib.errors import InputError
-from GEDGANLib.exchange.nnunet import write_dataset
 from GEDGANLib.synthesis.model_file import load_model
 from GEDGANLib.synthesis.variations import Places, Variations
 from GEDGANLib.volumes.cohort import make_case
@@ -46,21 +45,13 @@ GRID, EXTENT = (12, 16, 12), (48.0, 64.0, 48.0)
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    """Cases of the cohort, the last one without a segmentation."""
-    folder = tmp_path_factory.mktemp("variations") / "data"
-    cases = [make_case(index, 0, SHAPE, BOX) for index in range(CASES)]
-    cases[-1] = replace(cases[-1], labels=None)
-    write_dataset(folder, iter(cases), "cohort", whole_numbers="int16")
-    return folder
+def data(aligned_folder) -> Path:
+    return aligned_folder
 
 
 @pytest.fixture(scope="module")
-def run(data, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("varied") / "run"
-    with quick_registration():
-        assert main(["align", str(data), "-o", str(folder), "--device", "cpu"]) == 0
-    return folder
+def run(aligned_run) -> Path:
+    return aligned_run
 
 
 @pytest.fixture(scope="module")

@@ -16,17 +16,6 @@ from GEDGANLib.errors import InputError
 from GEDGANLib.scene.read import case_from_scene
 
 
-@pytest.fixture(scope="module")
-def aligned_run(cohort_folder, tmp_path_factory) -> Path:
-    """The cohort, aligned."""
-    from GEDGANLib.commands.main import main
-
-    run = tmp_path_factory.mktemp("augmented-in-panel") / "run"
-    with quick_registration():
-        assert main(["align", str(cohort_folder), "-o", str(run), "--device", "cpu"]) == 0
-    return run
-
-
 @pytest.fixture(autouse=True)
 def quickly():
     """Scans are brought onto the template in a few iterations."""
