@@ -368,6 +368,23 @@ def test_plain_folders_keep_label_values_and_scenes_are_written(run, data, tmp_p
     assert (tmp_path / "a.mrb").exists()
 
 
+def test_what_is_there_when_somebody_interrupts_is_a_data_set(run, data, tmp_path, monkeypatch, capsys):
+    original, seen = Variations.scan, []
+
+    def interrupted(self, *arguments, **options):
+        seen.append(1)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return original(self, *arguments, **options)
+
+    monkeypatch.setattr(Variations, "scan", interrupted)
+    out = tmp_path / "out"
+    assert augment(run, data, out, "-n", 2) == 3
+    assert "the first 4 of 16 are complete" in capsys.readouterr().err
+    assert json.loads((out / "dataset.json").read_text())["numTraining"] == 4
+    assert len(find_dataset(out).cases) == len(json.loads((out / "provenance.json").read_text())) == 4
+
+
 def test_the_gate_draws_again_what_is_implausible(run, data, tmp_path, capsys):
     out = tmp_path / "out"
     assert augment(run, data, out, "-n", 2, "--strength", 2, "--screen", "--case", names_of(data)[0]) == 0

@@ -1,5 +1,6 @@
-"""A whole session through the panel's own buttons, with the real worker: sample, plan, training, synthesis, exploring,
-report, export; with a picture of each state and of the views, and how long the panel did not answer.
+"""A whole session through the panel's own buttons, with the real worker: sample, plan, alignment, variations, training,
+synthesis, exploring, report, export; with a picture of each state and of the views, and how long the panel did not
+answer.
 
     .venv/bin/python Testing/Panel/tour.py OUT [--minutes 3] [--quick]
 
@@ -85,6 +86,29 @@ def align(panel, watch: Stopwatch, out: Path) -> None:
     picture(panel, out / "2-aligned.png")
 
 
+def augment(panel, watch: Stopwatch, out: Path) -> None:
+    """The section Augment: a scan of the scene under sliders, four variations of it, and these undone."""
+    ui, section = panel.ui, panel.augment_section
+    ui.augmentSection.collapsed = False
+    ui.augmentVolume.setCurrentNode(panel.data_section.rows[0].volume)
+    watch.enter("bringing a scan onto the template")
+    watch.press(ui.varyButton)
+    watch.pump(lambda: not panel.tasks.name)
+    watch.enter("sliders of the scan")
+    for slider, values in ((next(iter(section.sliders.values())), (-2.0, 2.0)), (ui.strengthSlider, (0.3, 1.0))):
+        for value in values:
+            slider.value = value
+            end = time.monotonic() + 1.0
+            watch.pump(lambda end=end: time.monotonic() > end)
+    picture(panel, out / "3-varying.png")
+    watch.enter("four variations")
+    ui.augmentCountSpin.value = 4
+    watch.press(ui.augmentButton)
+    watch.pump(lambda: not panel.tasks.name)
+    watch.press(ui.augmentUndoButton)
+    watch.press(ui.varyButton)
+
+
 def session(out: Path, minutes: int, quick: bool) -> dict[str, float]:
     """Returns the longest time without an answer, in seconds, of each part."""
     watch = Stopwatch()
@@ -103,6 +127,7 @@ def session(out: Path, minutes: int, quick: bool) -> dict[str, float]:
         watch.press(ui.tryButton)
         watch.pump(lambda: panel.train_section.state == "running")
         align(panel, watch, out)
+        augment(panel, watch, out)
         watch.enter("training")
         watch.pump(lambda: panel.train_section.preview_there() and panel.train_section.curves.present())
         picture(panel, out / "2-training.png")
@@ -115,7 +140,7 @@ def session(out: Path, minutes: int, quick: bool) -> dict[str, float]:
         ui.countSpin.value = 8
         watch.press(ui.synthesizeButton)
         watch.pump(lambda: not panel.tasks.name)
-        picture(panel, out / "3-synthesized.png")
+        picture(panel, out / "4-synthesized.png")
         first = panel.synthesize_section.batches.last.cases[0]
 
         watch.enter("finding directions")
@@ -128,7 +153,7 @@ def session(out: Path, minutes: int, quick: bool) -> dict[str, float]:
                 panel.explore_section.sliders[name].value = value
                 end = time.monotonic() + 0.3
                 watch.pump(lambda end=end: time.monotonic() > end)
-        picture(panel, out / "4-exploring.png")
+        picture(panel, out / "5-exploring.png")
         watch.enter("series of 9 frames")
         watch.press(ui.seriesButton)
         watch.pump(lambda: not panel.tasks.name)
@@ -143,7 +168,7 @@ def session(out: Path, minutes: int, quick: bool) -> dict[str, float]:
         ui.exportCountSpin.value = 20
         watch.press(ui.exportButton)
         watch.pump(lambda: not panel.tasks.name)
-        picture(panel, out / "5-judged.png")
+        picture(panel, out / "6-judged.png")
         print(ui.messageLabel.text)
         # Last, as views that are there are drawn anew at every change.
         from GEDGANPanel.views import show_case
