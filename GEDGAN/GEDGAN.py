@@ -253,10 +253,10 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def paint(self):
         """Bring every widget with a state to what the facts say; nobody else does."""
+        if not self._complete:  # selectors tell of themselves while the panel is still being made, and after its end
+            return
         from GEDGANPanel.states import looks
 
-        if not self._complete:  # selectors tell of themselves while the panel is still being made
-            return
         for name, look in looks(self.facts()).items():
             widget = getattr(self.ui, name)
             widget.enabled = look.enabled
@@ -430,15 +430,45 @@ class GEDGANLogic(ScriptedLoadableModuleLogic):
         :param model: folder of an alignment, or a model of one; the alignment of the scene when not given.
         :raises InputError: there is no such model, or the volume cannot be used.
         """
+        from GEDGANPanel import places
+        from GEDGANPanel.engine import EngineUnavailable
+
         from GEDGANLib.errors import InputError
         from GEDGANLib.synthesis.wish import Wish
 
         model = model or self.getParameterNode().GetParameter("alignRun")
+        if int(count) < 1:
+            raise InputError(_("No variations were asked for."), _("Ask for one or more."))
         if not model:
             raise InputError(_("No scans were aligned in this scene."), _("Give the folder of an alignment as model."))
         volumes = list(volume) if isinstance(volume, (list, tuple)) else [volume]
         wish = Wish(float(strength), float(look), int(seed))
-        return _result(self.augmenting([(volumes, segmentation)], int(count), wish, Path(model), device))
+        scans = [(volumes, segmentation)]
+        try:
+            return _result(self.augmenting(scans, int(count), wish, Path(model), device))
+        except EngineUnavailable:
+            data, folder = places.new_folder("data"), places.new_folder("variations")
+            try:
+                self.runWorker(self.augmentCommand(scans, int(count), wish, Path(model), device, data, folder))
+                return _result(self.loadingVariations(folder, scans))
+            finally:  # copies of patients' scans are not left about
+                shutil.rmtree(data, ignore_errors=True)
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def augmentCommand(self, scans, count, wish, model, device, data, folder):
+        """Write scans of the scene into ``data``; returns the command of the library that varies them into ``folder``.
+
+        :raises InputError: one of them cannot be used.
+        """
+        from GEDGANLib.scene.gather import Ticked, write_scene_cases
+
+        write_scene_cases([Ticked(volumes[0], labels, None, tuple(volumes[1:])) for volumes, labels in scans], data)
+        form = "nnunet" if all(labels is not None for _volumes, labels in scans) else "folder"
+        names = [path.name for path in sorted((data / "imagesTr").iterdir())]
+        cases = sorted({name.rsplit("_", 1)[0] for name in names})
+        arguments = ["augment", model, data, "-o", folder, "-n", count, "--format", form, "--device", device]
+        arguments += ["--strength", wish.strength, "--look", wish.look, "--seed", wish.seed]
+        return [*arguments, "--case", *cases]
 
     # The same in steps: generators of (share done or None, words), for a panel that stays usable
 
@@ -499,11 +529,12 @@ class GEDGANLogic(ScriptedLoadableModuleLogic):
             yield done / total, _("Finding what the sliders can do")
         return Explorer(Synthesizer(self.engine.model), directions, latent, className)
 
-    def varying(self, volumes, segmentation, model, device="auto"):
+    def varying(self, volumes, segmentation, model, device="auto", withSliders=True):
         """Load a model and find where a scan lies on its template, in steps; returns a
         ``GEDGANLib.synthesis.moving.MovingScan``.
 
         :param model: folder of an alignment, or a model of one.
+        :param withSliders: find what sliders can do, too.
         """
         from GEDGANPanel.engine import explained
 
@@ -520,8 +551,10 @@ class GEDGANLogic(ScriptedLoadableModuleLogic):
         with explained():
             variations = Variations(self.engine.model, None if run is None else Places.of(run))
         case = case_from_scene(volumes, segmentation)
-        steps = finding_directions(self.engine.model)
-        directions = yield from _told(steps, _("Finding what the sliders can do"))
+        directions = []
+        if withSliders:
+            steps = finding_directions(self.engine.model)
+            directions = yield from _told(steps, _("Finding what the sliders can do"))
         words = _("Bringing {name} onto the template").format(name=case.name)
         place, digest = yield from _told(variations.placing(case), words)
         yield None, words
@@ -543,7 +576,7 @@ class GEDGANLogic(ScriptedLoadableModuleLogic):
         growing = None
         try:
             for number, (volumes, segmentation) in enumerate(scans):
-                moving = yield from self.varying(volumes, segmentation, model, device)
+                moving = yield from self.varying(volumes, segmentation, model, device, bool(wish.values))
                 for index in range(count):
                     name = _("{name} variation {seed}-{index:04d}").format(
                         name=moving.case.name, seed=wish.seed, index=index

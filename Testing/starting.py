@@ -24,7 +24,7 @@ import threading
 import time
 import traceback
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -219,9 +219,11 @@ def _import_everything() -> None:
     ours = [module.name for module in pkgutil.walk_packages(GEDGANLib.__path__, "GEDGANLib.")]
     for name in (*EVERYTHING, *ours):
         if not name.endswith("__main__"):
-            # What is for other programs imports these, and they need not be here.
-            with suppress(ModuleNotFoundError) if name.startswith("GEDGANLib.exchange.") else nullcontext():
+            try:
                 importlib.import_module(name)
+            except ModuleNotFoundError as error:  # what is for other programs imports these
+                if error.name not in ("torchio", "nnunetv2"):
+                    raise
 
 
 def _nurse(address: str, parent: int) -> dict[str, Any]:

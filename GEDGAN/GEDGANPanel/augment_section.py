@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,8 @@ from .views import show_case
 
 MOVE_MILLISECONDS, REST_MILLISECONDS = 1, 400
 """Between a slider's move and the coarse variation, and from when it rests to the fine one."""
-NNUNET_NAME = "Dataset501_Variations"
+FIRST_NUMBER = 501
+"""Of a data set, as nnU-Net wants its folders named."""
 FOLLOWED = ("strength", "look", "augmentSeed")
 """Parameters that the scan follows."""
 
@@ -40,7 +42,7 @@ class AugmentSection(Section):
         self.sliders: dict[str, Any] = {}
         self.batches = Batches()
         self.slowest = 0.0
-        self._setting = False
+        self._source = ""
         self._fine: Iterator[float] | None = None
         qt.QFormLayout(self.ui.augmentSlidersFrame)
         self.ui.varyButton.connect("clicked()", panel.tasks.stop_or(self.onVary))
@@ -117,8 +119,8 @@ class AugmentSection(Section):
         """The segmentation that is of the volume is chosen with it."""
         volume = self.ui.augmentVolume.currentNode()
         row = next((row for row in scene_cases.rows() if row.volume is volume), None) if volume is not None else None
-        if row is not None and row.segmentation is not None:
-            self.ui.augmentSegmentation.setCurrentNode(row.segmentation)
+        # None, too, or a scan would be varied with the segmentation of another.
+        self.ui.augmentSegmentation.setCurrentNode(None if row is None else row.segmentation)
         self.panel.paint()
 
     # The scan that follows the sliders
@@ -136,6 +138,7 @@ class AugmentSection(Section):
             self.end()
             return
         volumes, segmentation = self.scans_chosen()
+        self._source = volumes[0].GetID()
         steps = self.panel.logic.varying(volumes, segmentation, self.model(), self._device())
         self.panel.tasks.run_steps("vary", steps, self._begun, self._unavailable)
 
@@ -189,7 +192,7 @@ class AugmentSection(Section):
             node.SetAttribute(MAP, "moved by sliders")
 
     def _moved(self, *_unused: Any) -> None:
-        if self.moving is not None and not self._setting:
+        if self.moving is not None:
             self._fine = None
             self._rest.stop()
             self._timer.start()
@@ -222,13 +225,19 @@ class AugmentSection(Section):
                 next(self._fine)
         except StopIteration as stop:
             self._fine = None
-            self._show(stop.value)
+            self._keep_showing(stop.value)
             return
         except Exception as error:
             self._fine = None
             self.panel.say(words_of(error), True)
             return
         self._tick.start()
+
+    def _keep_showing(self, case: Any) -> None:
+        try:
+            self._show(case)
+        except Exception as error:
+            self.panel.say(words_of(error), True)
 
     def end(self) -> None:
         """Take the moving scan out of the scene; the real one is shown again."""
@@ -246,7 +255,9 @@ class AugmentSection(Section):
     def onAugment(self) -> None:
         parameters, scans = self.panel.parameters, self.scans()
         count, wish = parameters["augmentCount"], self.wish()
-        if not self.varying or self.ui.augmentTickedCheck.checked:
+        chosen = self.ui.augmentVolume.currentNode()
+        moved = self.varying and chosen is not None and self._channels(chosen)[0].GetID() == self._source
+        if not moved or self.ui.augmentTickedCheck.checked:
             wish = type(wish)(wish.strength, wish.look, wish.seed)  # sliders are of the scan that follows them
         steps = self.panel.logic.augmenting(scans, count, wish, self.model(), self._device(), self.batches.begun)
         self.panel.tasks.run_steps("augment", steps, self._made, lambda error: self._instead(error, scans, count, wish))
@@ -266,21 +277,23 @@ class AugmentSection(Section):
         """Where PyTorch does not run in Slicer, a process does the same; whether that could be begun."""
         if not isinstance(error, EngineUnavailable):
             return False
-        from GEDGANLib.scene.gather import Ticked, write_scene_cases
-
         data, folder = places.new_folder("data"), places.new_folder("variations")
-        ticked = [Ticked(volumes[0], segmentation, None, tuple(volumes[1:])) for volumes, segmentation in scans]
-        write_scene_cases(ticked, data)
-        form = "nnunet" if all(case.segmentation is not None for case in ticked) else "folder"
-        arguments = ["augment", self.model(), data, "-o", folder, "-n", count, *_options(wish), "--format", form]
-        arguments += ["--device", self._device()]
+        arguments = self.panel.logic.augmentCommand(scans, count, wish, self.model(), self._device(), data, folder)
         words = _("{reason} A separate process does it.").format(reason=error)
-        self.panel.tasks.run_job("augment", arguments, lambda: self._load(folder, scans), words)
+
+        def ended() -> None:
+            shutil.rmtree(data, ignore_errors=True)  # copies of patients' scans are not left about
+
+        self.panel.tasks.run_job("augment", arguments, lambda: self._load(folder, scans), words, ended)
         return True
 
     def _load(self, folder: Path, scans: list[Any]) -> None:
+        def loaded(batch: Any) -> None:
+            shutil.rmtree(folder, ignore_errors=True)
+            self._made(batch)
+
         steps = self.panel.logic.loadingVariations(folder, scans, self.batches.begun)
-        self.panel.tasks.run_steps("augment", steps, self._made)
+        self.panel.tasks.run_steps("augment", steps, loaded)
 
     def onUndo(self) -> None:
         self.batches.remove_last()
@@ -294,9 +307,16 @@ class AugmentSection(Section):
         except (OSError, ValueError, KeyError, TypeError):
             self.panel.say(_("{run} does not say which scans were aligned.").format(run=run), True)
             return
-        folder = (parameters.path("export") or places.new_folder("exports")) / NNUNET_NAME
+        parent = parameters.path("export") or places.new_folder("exports")
+        folder = next(
+            parent / f"Dataset{number}_Variations"
+            for number in range(FIRST_NUMBER, 1000)
+            if not (parent / f"Dataset{number}_Variations").exists()
+        )
         arguments = ["augment", run, data, "-o", folder, "-n", parameters["augmentCount"], "--with-real"]
-        arguments += [*_options(self.wish()), "--device", self._device()]
+        wish = self.wish()
+        arguments += ["--strength", wish.strength, "--look", wish.look, "--seed", wish.seed]
+        arguments += ["--device", self._device()]
         self.panel.tasks.run_job(
             "exportVariations", arguments, lambda: self._exported(folder), _("Making variations"), lasting=True
         )
@@ -304,7 +324,3 @@ class AugmentSection(Section):
     def _exported(self, folder: Path) -> None:
         text = _("Variations, the real scans and a split into folds are in {folder}.")
         self.panel.say(text.format(folder=folder))
-
-
-def _options(wish: Any) -> list[Any]:
-    return ["--strength", wish.strength, "--look", wish.look, "--seed", wish.seed]

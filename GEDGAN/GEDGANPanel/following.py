@@ -152,6 +152,8 @@ def stage_words(event: dict) -> str:
         "writing the atlas": _("writing the atlas"),
         "bringing the cases to one grid": _("bringing the cases to one grid"),
         "synthesizing": _("synthesizing"),
+        "reading segmentations": _("reading segmentations"),
+        "varying": _("varying"),
         "finding directions": _("finding directions"),
         "projecting": _("projecting"),
         "projecting healthy cases": _("projecting healthy cases"),

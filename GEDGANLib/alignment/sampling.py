@@ -276,21 +276,22 @@ class LabelImage:
 
 class SmoothImage:
     """An image as it leaves the program, prepared to be read off by B-splines: clipped to each channel's own range, and
-    exactly air (the smallest value of a channel) where all voxels around are air, so that no ripple of an edge runs
-    through it.
+    exactly air where all voxels around are air, so that no ripple of an edge runs through it.
 
     :param volume: (N, C, *grid) over the box.
     :param extent: of the box, mm.
     :param order: 3, cubic, or 5.
+    :param air: of each channel, (C,), nan where it has none that is flat; the smallest value when not given.
     """
 
-    def __init__(self, volume: Tensor, extent: Sequence[float], order: int = 3) -> None:
+    def __init__(self, volume: Tensor, extent: Sequence[float], order: int = 3, air: Tensor | None = None) -> None:
         self.extent, self.order = extent, order
         flat = volume.flatten(2)
         shape = (*flat.shape[:2], *[1] * (volume.ndim - 2))
         self.low, self.high = flat.amin(2).reshape(shape), flat.amax(2).reshape(shape)
         self.coefficients = spline_coefficients(volume, order)
-        tissue = volume > self.low
+        self.air = self.low if air is None else air.to(volume).reshape(1, -1, *shape[2:])
+        tissue = volume != self.air
         rare = not torch.jit.is_tracing() and float(tissue.float().mean()) > 1 - RAREST_AIR
         self.tissue = None if rare else tissue.to(volume.dtype)
 
@@ -300,7 +301,7 @@ class SmoothImage:
         value = torch.minimum(torch.maximum(value, self.low), self.high)
         if self.tissue is None:
             return value
-        return torch.where(sample_linear(self.tissue, positions, self.extent) > 0, value, self.low)
+        return torch.where(sample_linear(self.tissue, positions, self.extent) > 0, value, self.air)
 
 
 def sample_image(volume: Tensor, positions: Tensor, extent: Sequence[float]) -> Tensor:

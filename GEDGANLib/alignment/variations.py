@@ -49,6 +49,8 @@ NODES_IN_A_HURRY, ORDER_IN_A_HURRY = 1.0, 3
 """The same while somebody drags a slider."""
 SLAB = 200_000
 """Voxels that are read off at a time where somebody waits for an answer in between: some tenths of a second."""
+FLAT = 0.02
+"""Share of a volume from which one value is its background."""
 TISSUE = 0.05
 """Of the range of intensities, above which the template is no air."""
 
@@ -131,7 +133,7 @@ class Subject:
         control = max(side / count for side, count in zip(self.extent, self.velocity.shape[2:]))
         self.nodes: Nodes = lattice.nodes(spacing * control)
         dims = len(lattice.shape)
-        linear = affine.matrix_of(moved.generators, self.extent)[0, :dims, :dims].double().cpu().numpy()
+        linear = affine.matrix_of(moved.generators, self.extent)[0, :dims, :dims].cpu().double().numpy()
         # From mm on the template's side of the affine part to voxels of the scan.
         turned = torch.from_numpy(np.linalg.inv(lattice.matrix[:, :dims]) @ linear)
         self._to_voxels = turned.to(self.velocity)
@@ -215,6 +217,15 @@ class Subject:
         return on_template, displacement, self.nodes.smallest_jacobian(displacement)
 
 
+def background_of(voxels: np.ndarray) -> float | None:
+    """What lies flat around the anatomy, as behind a skull that was stripped or a field of view that was padded: the
+    value of most corners, where it fills much of the volume; None where nothing does."""
+    corners = voxels[np.ix_(*[(0, -1)] * voxels.ndim)].ravel()
+    values, counts = np.unique(corners, return_counts=True)
+    value = values[counts.argmax()]
+    return float(value) if float((voxels == value).mean()) > FLAT else None
+
+
 class Scan:
     """The voxels of a case, prepared so that variations are read off them.
 
@@ -236,8 +247,10 @@ class Scan:
         self.shape = subject.lattice.shape
         self.volume = torch.from_numpy(np.array(image, np.float32))[None].to(subject.velocity)
         with torch.inference_mode():
+            flat = [background_of(channel) for channel in image]
+            flat = torch.tensor([math.nan if value is None else value for value in flat])
             # In a box of which every voxel is 1 mm.
-            self._image = SmoothImage(self.volume, self.shape, order)
+            self._image = SmoothImage(self.volume, self.shape, order, flat)
             self.labels = None if labels is None else torch.from_numpy(np.array(labels)).to(self.volume.device)
             self._labels = None if self.labels is None else LabelImage(self.labels)
 

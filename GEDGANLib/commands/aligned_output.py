@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from ..alignment.runs import REQUEST, RESULT, read_request
+from ..errors import InputError
 from ..jobs.events import Events
 from ..jobs.writing import write_bytes
 
@@ -87,9 +89,22 @@ def join_shards(whole: Path, count: int, events: Events) -> None:
     if missing:
         print(f"The run is whole when the other shards are done: {', '.join(missing)}.")
         return
-    with sole_owner(whole):
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(sole_owner(whole))
+        except InputError:
+            print(f"Another shard makes one run of all of them in {whole}.")
+            return
         aligned = Aligned.joined([Aligned.load(shard / RESULT) for shard in shards])
         asked = [read_request(shard / REQUEST) for shard in shards]
+        other = [
+            name for name in ("data", "onto", "class_column") if any(each[name] != asked[0][name] for each in asked)
+        ]
+        if other:
+            raise InputError(
+                f"The shards in {whole} were asked for something else: {', '.join(other)}.",
+                "Give all shards the same options, in a new folder.",
+            )
         left_out = set.intersection(*(set(each["left_out"]) for each in asked))
         digests = {name: digest for each in asked for name, digest in each["cases"].items()}
         told = {**asked[0], "left_out": sorted(left_out), "cases": {name: digests[name] for name in aligned.names}}
@@ -99,6 +114,6 @@ def join_shards(whole: Path, count: int, events: Events) -> None:
         with events.bar("drawing") as show:
             write_sheet(whole / SHEET, [by_name[name] for name in aligned.names], aligned, plan, show)
         write_table(whole / TABLE, aligned)
-        aligned.save(whole / RESULT)
         write_bytes(whole / REQUEST, json.dumps(told, indent=1).encode("utf-8"))
+        aligned.save(whole / RESULT)  # last: from then on it is one run
     print(f"All shards are done: {whole} is one run of {len(aligned.names)} cases.")

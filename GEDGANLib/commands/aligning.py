@@ -60,9 +60,14 @@ def run_align(arguments: argparse.Namespace, events: Events) -> None:
         raise InputError("--onto makes no model.", "Leave --for-sharing out.")
     if arguments.onto is not None and (arguments.grid or arguments.spacing):
         raise InputError("--onto takes the grid of its template.", "Leave --grid and --spacing out.")
+    again = ["gedgan", "align", str(arguments.data), "-o", str(arguments.output), "--resume"]
+    whole = arguments.output
     if arguments.shard is not None:
-        whole = arguments.output
+        again += ["--shard", "/".join(map(str, arguments.shard))]
         arguments.output = _shard_folder(arguments)
+        if (arguments.output / RESULT).exists():  # it was killed before all of them were one run
+            join_shards(whole, arguments.shard[1], events)
+            return
     run, existed = arguments.output, arguments.output.exists()
     claim_run_folder(run, arguments.resume, REQUEST)
     with sole_owner(run):
@@ -71,8 +76,7 @@ def run_align(arguments: argparse.Namespace, events: Events) -> None:
         except (StoppedOnRequest, KeyboardInterrupt) as stop:
             if isinstance(events, JsonEvents) or not (run / REQUEST).exists():
                 raise
-            again = f"gedgan align {shlex.quote(str(arguments.data))} -o {shlex.quote(str(run))} --resume"
-            raise StoppedOnRequest(f"{str(stop) or 'Stopped.'} Go on: {again}") from stop
+            raise StoppedOnRequest(f"{str(stop) or 'Stopped.'} Go on: {shlex.join(again)}") from stop
         except InputError:
             if not existed and not (run / REQUEST).exists():
                 shutil.rmtree(run, ignore_errors=True)
@@ -88,7 +92,7 @@ def _shard_folder(arguments: argparse.Namespace) -> Path:
     """
     if arguments.onto is None and not arguments.resume:
         raise InputError("Only scans that are brought onto a template can be divided.", "Give --onto, or no --shard.")
-    if (arguments.output / REQUEST).exists():
+    if (arguments.output / RESULT).exists():
         raise InputError(f"{arguments.output} is aligned already.", "Use it, or align in a new folder.")
     number, count = arguments.shard
     return arguments.output / f"shard-{number}-of-{count}"

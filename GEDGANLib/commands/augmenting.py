@@ -9,6 +9,7 @@ import argparse
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,18 @@ from ..jobs.events import Events
 from .making import claim_scene
 from .options import DATA, DEVICE, a_path, a_seed, a_shard, a_share, a_truncation, above_zero
 from .scans import find_for, warn_of_other_kind
-from .wanted import NUMBER, Wanted, chosen_scans, label_table, wanted_variations, with_own_values
+from .wanted import (
+    NUMBER,
+    Wanted,
+    chosen_scans,
+    label_table,
+    readable,
+    scan_of,
+    tell_left_out,
+    values_fit,
+    wanted_variations,
+    with_own_values,
+)
 
 SHOWN_CASES, SHOWN_VARIATIONS = 3, 6
 TRIES = 10
@@ -67,7 +79,7 @@ def add(kinds: argparse._SubParsersAction) -> None:
 
 def run_augment(arguments: argparse.Namespace, events: Events) -> None:
     from ..alignment.runs import model_and_run
-    from ..exchange.shards import PARTS, GrowingDataset, Shard, shard_folder
+    from ..exchange.shards import GrowingDataset, Shard, shard_folder
     from ..synthesis.model_file import load_model
     from ..synthesis.variations import Places, Variations
 
@@ -76,51 +88,65 @@ def run_augment(arguments: argparse.Namespace, events: Events) -> None:
     model = load_model(path, arguments.device, with_population=True)
     variations = Variations(model, None if run is None else Places.of(run))
     dataset = find_for(model, arguments.data)
-    scans = chosen_scans(arguments, dataset)
-    table = label_table(dataset, events)
-    validated, wanted = wanted_variations(arguments, variations, scans)
+    scans = chosen_scans(arguments, dataset, run, events)
+    table = label_table(dataset, scans, events)
+    split = arguments.with_real and arguments.format == "nnunet" and arguments.again is None
+    digests = readable(scans, dataset, table, model.plan, events) if split else None
+    if split and not variations.members:
+        print("The model does not say whom it was made of. If that were these scans, validation will look too good.")
+    validated, wanted = wanted_variations(arguments, variations, scans, digests)
     scans = [files for files in scans if files.name in wanted]
     shard = Shard(*(arguments.shard or (1, 1)))
-    own = shard.of(scans)
     names = {files.name: [each.name for each in wanted[files.name]] for files in scans}
-    asked = {
-        "model": model.digest, "data": str(arguments.data.resolve()), "format": arguments.format,
-        "shards": shard.count, "variations": names,
-        "options": [arguments.strength, arguments.look, arguments.seed, arguments.with_real, arguments.screen],
-    }  # fmt: skip
-    with shard_folder(arguments.output, shard, PARTS[arguments.format], asked):
+    options = ("format", "strength", "look", "seed", "with_real", "screen", "folds")
+    asked = {"model": model.digest, "data": str(arguments.data.resolve()), "shards": shard.count, "variations": names}
+    asked |= {name.replace("_", " "): getattr(arguments, name) for name in options}
+    with shard_folder(arguments.output, arguments.format, shard, asked) as is_written:
         claim_scene(arguments.scene)
-        described = _described(model, dataset, table, arguments)
+        described = _described(dataset, table, arguments)
         growing = GrowingDataset(arguments.output, arguments.format, described)
-        screen = _screen(arguments, model, dataset, events)
-        maker = _Maker(arguments, variations, dataset, table, screen, events)
-        done = 0
-        total = sum(len(wanted[files.name]) for files in own)
-        try:
-            with events.bar("varying") as show:
-                for files in own:
-                    for case, ending, is_real in maker.made(files, wanted[files.name], show, done, total):
-                        growing.add(case, ending)
-                        done += not is_real
-                show(total, total, "")
-        except KeyboardInterrupt as interrupt:
-            if shard.count == 1:
-                growing.describe(growing.provenance)
-            left = f"; the first {done} of {total} are complete in {arguments.output} and can be used" if done else ""
-            raise StoppedOnRequest(f"Stopped{left}.") from interrupt
-        whole = True
-        if shard.count == 1:
-            growing.describe(growing.provenance)
-        else:
-            whole = growing.close_shard(shard)
-        _write_split(arguments, validated, wanted, whole)
-    _tell(arguments, shard, whole, len(own), done, maker, events)
+        maker = _Maker(arguments, variations, dataset, table, events)
+
+        def finish(provenance: dict[str, dict]) -> None:
+            _write_split(arguments, validated, wanted, provenance)
+
+        own = [] if is_written else shard.of(scans)
+        if own:
+            maker.screen = _screen(arguments, model, dataset, events)
+        _make(maker, own, wanted, growing, shard, finish)
+        if own and not growing.provenance:
+            raise InputError(f"None of the scans in {arguments.data} could be read.", "The warnings say why.")
+        whole = growing.close(shard, finish)
+    _tell(arguments, shard, whole, own, maker, events)
     if maker.shown and shard.count == 1:
         _write_sheet(arguments.output / "contact-sheet.png", maker.shown)
         print(f"Contact sheet: {arguments.output / 'contact-sheet.png'}")
     if arguments.scene is not None:
         _write_scene(arguments.scene, maker.kept)
         print(f"Scene: {arguments.scene} (open it in 3D Slicer)")
+
+
+def _make(
+    maker: _Maker, own: Sequence[Any], wanted: dict[str, list[Wanted]], growing: Any, shard: Any, finish: Any
+) -> None:
+    """Make all variations of some scans; what is there when somebody interrupts, or the disk is full, is a data set."""
+    total = sum(len(wanted[files.name]) for files in own)
+    try:
+        with maker.events.bar("varying") as show:
+            for files in own:
+                for case, ending, is_real in maker.made(files, wanted[files.name], show, total):
+                    growing.add(case, ending)
+                    maker.done += not is_real
+            show(total, total, "")
+    except (KeyboardInterrupt, InputError) as error:
+        if shard.count == 1:
+            with suppress(InputError):
+                growing.close(shard, finish)
+        if isinstance(error, InputError):
+            raise
+        done, folder = maker.done, maker.arguments.output
+        left = f"; the first {done} of {total} are complete in {folder} and can be used" if done else ""
+        raise StoppedOnRequest(f"Stopped{left}.") from error
 
 
 def _refuse_what_does_not_fit(arguments: argparse.Namespace) -> None:
@@ -140,14 +166,14 @@ def _refuse_what_does_not_fit(arguments: argparse.Namespace) -> None:
         raise InputError("A shard makes no scene.", "Leave --scene out, or make all variations at once.")
 
 
-def _described(model: Any, dataset: Any, table: Any, arguments: argparse.Namespace) -> Any:
+def _described(dataset: Any, table: Any, arguments: argparse.Namespace) -> Any:
     from ..exchange.shards import Description
 
     source = f"{dataset.folder.resolve().name}{f' ({dataset.description})' if dataset.description else ''}"
     words = f"variations of the scans of {source}, made by GED-GAN; each stems from a patient, as their scan does"
     if arguments.with_real:
         words = f"Scans, and {words}"
-    own = arguments.format == "folder"
+    own = arguments.format == "folder" and values_fit(table.labels())
     labels = {label.name: label.value if own else label.index for label in table.labels()}
     return Description(words, labels, tuple(dataset.channel_names))
 
@@ -169,10 +195,11 @@ class _Maker:
     """Makes the variations of one scan after the other."""
 
     def __init__(
-        self, arguments: argparse.Namespace, variations: Any, dataset: Any, table: Any, screen: Any, events: Events
+        self, arguments: argparse.Namespace, variations: Any, dataset: Any, table: Any, events: Events
     ) -> None:
         self.arguments, self.variations, self.dataset, self.table = arguments, variations, dataset, table
-        self.screen, self.events = screen, events
+        self.events, self.done = events, 0
+        self.screen: Any = None
         self.rejected: Counter[str] = Counter()
         self.shrunk: list[str] = []
         self.implausible: list[str] = []
@@ -180,24 +207,26 @@ class _Maker:
         self.kept: list[Any] = []
 
     def made(
-        self, files: Any, wanted: Sequence[Wanted], show: Callable[[float, int, str], None], done: int, total: int
+        self, files: Any, wanted: Sequence[Wanted], show: Callable[[float, int, str], None], total: int
     ) -> Iterator[tuple[Any, str, bool]]:
         """The scan, where it is wanted beside them, and its variations; with the ending of their files, and whether it
         is the scan."""
         from ..synthesis.variations import origin_of
         from ..volumes.files import NRRD, suffix_of
-        from ..volumes.pipeline import load_case
 
-        labels = self.table.labels()
+        done = self.done
         show(done, total, files.name)
-        case = load_case(files, self.dataset, labels, self.table, {label.name for label in labels})
-        known = files.name in self.variations.known.digests
+        try:
+            case = scan_of(files, self.dataset, self.table)
+        except InputError as error:
+            tell_left_out(files.name, error, self.events)
+            return
 
         def aligning(iteration: float, iterations: int, name: str) -> None:
             show(done + 0.5 * iteration / iterations, total, f"{files.name}: bringing it onto the template")
 
         place, digest = self.variations.place(case, aligning)
-        if not known:
+        if digest not in self.variations.known.places:
             warn_of_other_kind(files.name, case.image.shape[1:], case.affine, self.variations.plan, self.events)
         changed = [each.name for each in wanted if each.scan_digest not in (None, digest)]
         if changed:
@@ -263,30 +292,42 @@ class _Maker:
 
 
 def _write_split(
-    arguments: argparse.Namespace, validated: list[set[str]], wanted: dict[str, list[Wanted]], whole: bool
+    arguments: argparse.Namespace,
+    validated: list[set[str]],
+    wanted: dict[str, list[Wanted]],
+    provenance: dict[str, dict],
 ) -> None:
-    """``splits_final.json``: a variation teaches the folds that its scan teaches."""
-    if not validated or not whole:
-        return
+    """``splits_final.json``: a variation teaches the folds that its scan teaches. Of what is there.
+
+    :param provenance: of all cases that are there, by name.
+    """
     from ..exchange.splits import write_folds
 
     content = []
     for fold, validation in enumerate(validated):
-        real = [name for name in wanted if name not in validation]
-        made = [each.name for name in real for each in wanted[name] if fold in each.folds]
-        content.append({"train": real + made, "val": sorted(validation)})
+        real = [name for name in wanted if name not in validation and name in provenance]
+        made = [each.name for name in real for each in wanted[name] if fold in each.folds and each.name in provenance]
+        there = sorted(name for name in validation if name in provenance)
+        if there and made:
+            content.append({"train": real + made, "val": there})
+    if not content:
+        return
     path = write_folds(arguments.output, content)
-    folds = f"{len(validated)} folds" if len(validated) != 1 else "1 fold"
+    folds = f"{len(content)} folds" if len(content) != 1 else "1 fold"
     print(
         f"{path} has {folds}. Each validates on real scans of which no variation is trained on, and whose images are "
-        "in no mode of its variations. Copy it into nnUNet_preprocessed/DATASET before nnUNetv2_train."
+        "in no direction that its variations were made by, as far as the model tells. Copy it into "
+        "nnUNet_preprocessed/DATASET before nnUNetv2_train."
     )
 
 
 def _tell(
-    arguments: argparse.Namespace, shard: Any, whole: bool, scans: int, made: int, maker: _Maker, events: Events
+    arguments: argparse.Namespace, shard: Any, whole: bool, own: Sequence[Any], maker: _Maker, events: Events
 ) -> None:
-    words = f"{made} variation(s) of {scans} scan(s) are in {arguments.output}"
+    if not own:
+        print(f"Shard {shard.number} of {shard.count} was there already.")
+        return
+    words = f"{maker.done} variation(s) of {len(own)} scan(s) are in {arguments.output}"
     print(f"{words}, each treated as the scan of a patient that it stems from.")
     if not whole:
         print(f"That was shard {shard.number} of {shard.count}; the data set is whole when all of them are done.")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
@@ -35,42 +37,105 @@ class Wanted:
     scan_digest: str | None = None
 
 
-def chosen_scans(arguments: argparse.Namespace, dataset: Any) -> list[Any]:
-    """The scans that are varied: those asked for, or those that are segmented; all where none is."""
+def chosen_scans(arguments: argparse.Namespace, dataset: Any, run: Path | None, events: Events) -> list[Any]:
+    """The scans that are varied: those asked for; or those that are segmented, all where none is, without those that
+    the alignment left out.
+
+    :param run: of the alignment, where there is one.
+    """
     known = {files.name: files for files in dataset.cases}
     for name in arguments.case or ():
         if name not in known:
             raise InputError(f"{dataset.folder} has no case {name}.", "Name cases as their files are named.")
-    chosen = [known[name] for name in dict.fromkeys(arguments.case)] if arguments.case else list(dataset.cases)
+    if arguments.case:
+        chosen = [known[name] for name in dict.fromkeys(arguments.case)]
+    else:
+        left_out = _left_out_of(run, dataset.folder)
+        chosen = [files for files in dataset.cases if files.name not in left_out]
+        if len(chosen) < len(dataset.cases):
+            words = ", ".join(sorted(left_out & known.keys()))
+            events.emit("warning", message=f"Left out, as in the alignment: {words}. Ask for them by --case.")
     segmented = [files for files in chosen if files.label is not None]
     if arguments.format == "nnunet" and not segmented:
         raise InputError(
             f"None of these cases of {dataset.folder} is segmented, which nnU-Net needs.",
             "Segment one, or use --format folder.",
         )
+    if arguments.case and arguments.format == "folder":
+        return chosen
+    if arguments.case and len(segmented) < len(chosen):
+        words = ", ".join(files.name for files in chosen if files.label is None)
+        events.emit("warning", message=f"Left out, as they are not segmented: {words}.")
     return segmented or chosen
 
 
-def label_table(dataset: Any, events: Events) -> Any:
-    """Labels of all cases, numbered consecutively; read where no ``dataset.json`` names them."""
+def _left_out_of(run: Path | None, data: Path) -> set[str]:
+    """Names of the cases of a folder that an alignment of it was made without."""
+    from ..alignment.runs import REQUEST, read_request
+
+    if run is None:
+        return set()
+    asked = read_request(run / REQUEST)
+    return set(asked["left_out"]) if Path(asked["data"]) == data.resolve() else set()
+
+
+def label_table(dataset: Any, scans: Sequence[Any], events: Events) -> Any:
+    """Labels of all cases, numbered consecutively; read where no ``dataset.json`` names them. Of a scan that cannot be
+    read it is told when its turn comes."""
     from ..volumes.labels import LabelTable
     from ..volumes.reading import read_case
 
     table = LabelTable(dataset)
-    segmented = [files for files in dataset.cases if files.label is not None]
+    segmented = [files for files in scans if files.label is not None]
     if not dataset.names_are_complete and segmented:
         with events.bar("reading segmentations") as show:
             for number, files in enumerate(segmented):
                 show(number, len(segmented), files.name)
-                table.add(read_case(files, dataset), files.label)
+                with suppress(InputError):
+                    table.add(read_case(files, dataset), files.label)
             show(len(segmented), len(segmented), "")
     return table
 
 
+def scan_of(files: Any, dataset: Any, table: Any) -> Any:
+    """Read one of them.
+
+    :raises InputError: it cannot be used.
+    """
+    from ..volumes.pipeline import load_case
+
+    labels = table.labels()
+    return load_case(files, dataset, labels, table, {label.name for label in labels})
+
+
+def readable(scans: Sequence[Any], dataset: Any, table: Any, plan: Any, events: Events) -> dict[str, str]:
+    """Digest of the image of each scan on the working grid, by its name; of those that can be used, others are told."""
+    from ..training.request import image_digest
+    from ..volumes.pipeline import to_working
+
+    found = {}
+    with events.bar("reading real cases") as show:
+        for number, files in enumerate(scans):
+            show(number, len(scans), files.name)
+            try:
+                found[files.name] = image_digest(to_working(scan_of(files, dataset, table), plan))
+            except InputError as error:
+                tell_left_out(files.name, error, events)
+        show(len(scans), len(scans), "")
+    return found
+
+
+def tell_left_out(name: str, error: InputError, events: Events) -> None:
+    events.emit("warning", message=f"{name} is left out: {error.message} {error.hint}")
+
+
 def wanted_variations(
-    arguments: argparse.Namespace, variations: Any, scans: Sequence[Any]
+    arguments: argparse.Namespace, variations: Any, scans: Sequence[Any], digests: Mapping[str, str] | None
 ) -> tuple[list[set[str]], dict[str, list[Wanted]]]:
-    """What each fold validates on, and the variations that are to be made of each scan, by its name."""
+    """What each fold validates on, and the variations that are to be made of each scan, by its name.
+
+    :param digests: of the scans' images, where there is to be a split, see :func:`readable`.
+    """
     from ..alignment.variations import Request
     from ..exchange.splits import folds_of
 
@@ -79,16 +144,17 @@ def wanted_variations(
     number, seed = arguments.number or NUMBER, SEED if arguments.seed is None else arguments.seed
     strength = STRENGTH if arguments.strength is None else arguments.strength
     request = Request(strength, LOOK if arguments.look is None else arguments.look)
-    names = [files.name for files in scans]
-    split = arguments.with_real and arguments.format == "nnunet"
-    validated = folds_of(names, arguments.folds) if split else []
+    names = [files.name for files in scans if digests is None or files.name in digests]
+    validated = [] if digests is None else folds_of(names, arguments.folds)
+    # Known by their images: the same scan may have another name in the alignment.
+    apart = [variations.among_modes(digests[name] for name in validation) for validation in validated]
     found: dict[str, list[Wanted]] = {}
     for name in names:
         # Folds that leave the same images out of the modes share their variations.
         groups: dict[frozenset[str], list[int]] = {}
         for fold, validation in enumerate(validated):
             if name not in validation:
-                groups.setdefault(frozenset(validation) & variations.members, []).append(fold)
+                groups.setdefault(apart[fold], []).append(fold)
         if not validated:
             groups[frozenset()] = []
         found[name] = [
@@ -129,6 +195,8 @@ def _made_before(arguments: argparse.Namespace, variations: Any, scans: Sequence
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{manifest} cannot be read as variations that were made.", "Give their folder.") from error
     there = {files.name for files in scans}
+    if arguments.case:
+        found = {name: wanted for name, wanted in found.items() if name in there}
     gone = [name for name in found if name not in there]
     if gone or not found:
         words = f"{arguments.data} has no case {gone[0]}" if gone else f"{manifest} knows no variations"
@@ -140,11 +208,16 @@ def with_own_values(case: Any) -> Any:
     """A case whose labels have the numbers that they have in its files, as far as these are below 256."""
     import numpy as np
 
-    values = [label.value for label in case.label_table]
-    if case.labels is None or max(values, default=0) > 255 or len(set(values)) < len(values):
+    if case.labels is None or not values_fit(case.label_table):
         return case
     numbers = np.zeros(256, np.uint8)
     for label in case.label_table:
         numbers[label.index] = label.value
     table = tuple(replace(label, index=label.value) for label in case.label_table)
     return replace(case, labels=numbers[case.labels], label_table=table)
+
+
+def values_fit(labels: Sequence[Any]) -> bool:
+    """Whether a segmentation of bytes can hold the numbers that labels have in their files."""
+    values = [label.value for label in labels]
+    return max(values, default=0) < 256 and len(set(values)) == len(values)

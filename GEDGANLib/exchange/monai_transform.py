@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,7 @@ from monai.data.meta_tensor import MetaTensor
 from monai.transforms import MapTransform, RandomizableTransform
 
 from ..synthesis.on_the_fly import OnTheFly
-from ..volumes.dataset import CHANNEL
-from ..volumes.files import stem_of
+from ..volumes.case import as_kind
 
 
 class RandVariationd(RandomizableTransform, MapTransform):
@@ -63,30 +62,24 @@ class RandVariationd(RandomizableTransform, MapTransform):
             return found
         image_key, *label_keys = self.key_iterator(found)
         image = found[image_key]
-        name = case_of(image) if self.name_of is None else self.name_of(found)
-        labels = [found[key] for key in label_keys]
-        state = self.R.get_state()
-        for key, given in zip(label_keys or [None], labels or [None]):
+        path = str(image.meta.get("filename_or_obj", ""))
+        name = self.draw.case_of(path) if self.name_of is None else self.name_of(found)
+        voxels, affine = image.detach().cpu().numpy(), image.affine.cpu().numpy()
+        labels = {key: found[key].detach().cpu().numpy() for key in label_keys}
+        state, made = self.R.get_state(), None
+        for key, channel in [(key, number) for key, each in labels.items() for number in range(len(each))]:
             self.R.set_state(state)  # the same variation for all of them
-            array = None if given is None else np.asarray(given)[0]
-            made, changed = self.draw(name, np.asarray(image), array, np.asarray(image.affine), self.R)
-            if key is not None:
-                found[key] = _like(given, changed[None])
+            made, labels[key][channel] = self.draw(name, voxels, labels[key][channel].copy(), affine, self.R)
+        if made is None:
+            made, _ = self.draw(name, voxels, None, affine, self.R)
+        for key, array in labels.items():
+            found[key] = _like(found[key], array)
         found[image_key] = _like(image, made)
         return found
 
 
-def case_of(image: MetaTensor) -> str:
-    """The name of a case, from that of its image's file."""
-    stem = stem_of(Path(str(image.meta["filename_or_obj"])))
-    match = CHANNEL.match(stem)
-    return match.group(1) if match else stem
-
-
 def _like(given: Any, array: np.ndarray) -> Any:
-    """Voxels with the type, the affine and whatever else is known of others."""
-    made = torch.from_numpy(array).to(given.dtype)
+    """Voxels with the type, the device, the affine and whatever else is known of others."""
+    kind = torch.empty(0, dtype=given.dtype).numpy().dtype
+    made = torch.from_numpy(as_kind(array, kind)).to(given.device)
     return MetaTensor(made, meta=given.meta, applied_operations=given.applied_operations)
-
-
-__all__: Sequence[str] = ("RandVariationd", "case_of")

@@ -134,9 +134,10 @@ def describe(
         "file_ending": ".nii.gz",
         "description": description,
     }
-    write_bytes(folder / "dataset.json", json.dumps(dataset, indent=1).encode("utf-8"))
     if any(provenance.values()):
         write_bytes(folder / "provenance.json", json.dumps(provenance, indent=1).encode("utf-8"))
+    # Last: it is what makes a data set of them.
+    write_bytes(folder / "dataset.json", json.dumps(dataset, indent=1).encode("utf-8"))
 
 
 LARGER_WHOLE_NUMBERS = ("int16", "uint16", "int32")

@@ -8,20 +8,23 @@ them were asked for stands in ``.shards/about.json``, and who was asked for some
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..jobs.writing import claim_empty_folder, explain_unwritable, growing_folder, sole_owner, write_bytes
+from ..jobs.writing import PARTIAL, claim_empty_folder, explain_unwritable, growing_folder, sole_owner, write_bytes
 from ..volumes.case import Case
 from . import folder as plain
 from . import nnunet
 
 SHARDS, ABOUT, RECORD = ".shards", "about.json", "written.json"
+DESCRIBED = {"nnunet": "dataset.json", "folder": "provenance.json"}
+"""What makes a data set of files, and is written last."""
 PARTS = {"nnunet": ("imagesTr", "labelsTr"), "folder": ("images", "labels")}
 
 
@@ -104,34 +107,54 @@ class GrowingDataset:
         except OSError as error:
             raise explain_unwritable(self.folder, error) from error
 
-    def close_shard(self, shard: Shard) -> bool:
-        """Keep what was written; returns whether all shards are done, and the data set is described then."""
+    def close(self, shard: Shard, finish: Callable[[dict[str, dict]], Any]) -> bool:
+        """Keep what was written; where all shards are done, describe the data set.
+
+        :param finish: writes what else belongs to it, from the provenance of all cases, before it is described.
+        :returns: whether all shards are done.
+        :raises InputError: the disk is full.
+        """
+        if shard.count == 1:
+            finish(self.provenance)
+            self.describe(self.provenance)
+            return True
         place = self.folder / SHARDS
-        write_bytes(place / str(shard) / RECORD, json.dumps(self.provenance).encode("utf-8"))
+        own = place / str(shard) / RECORD
+        if not own.exists():
+            write_bytes(own, json.dumps(self.provenance).encode("utf-8"))
         records = [place / str(Shard(number + 1, shard.count)) / RECORD for number in range(shard.count)]
         if not all(record.exists() for record in records):
             return False
-        with suppress(InputError), sole_owner(place):  # where another one does it, it need not be done
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(sole_owner(place))
+            except InputError:  # another one does it
+                return True
             provenance: dict[str, dict] = {}
             for record in records:
                 provenance |= json.loads(record.read_text("utf-8"))
+            for part in PARTS[self.kind]:
+                for half in (self.folder / part).glob(f"{PARTIAL}*"):  # of a process that was killed
+                    half.unlink(missing_ok=True)
+            finish(provenance)
             self.describe(provenance)
-            self.provenance = provenance
         return True
 
 
 @contextmanager
-def shard_folder(folder: Path, shard: Shard, parts: Sequence[str], asked: dict[str, Any]) -> Iterator[None]:
+def shard_folder(folder: Path, kind: str, shard: Shard, asked: dict[str, Any]) -> Iterator[bool]:
     """Claim a folder for a process that writes a shard into it; what it wrote stays, whatever happens.
 
-    :param parts: names of the folders that are made in it; where nothing came, empty ones are removed.
+    :param kind: see :class:`GrowingDataset`; where nothing came, the empty folders of its parts are removed.
     :param asked: what all shards are asked for alike, as JSON has it.
+    :returns: whether the shard was written before, and only the data set is not described yet.
     :raises InputError: it holds other files or the shard already, another process writes that, or the others were asked
         for something else.
     """
+    parts = PARTS[kind]
     if shard.count == 1:
         with growing_folder(folder, parts):
-            yield
+            yield False
         return
     place = folder / SHARDS
     if not (place / ABOUT).exists():
@@ -139,8 +162,7 @@ def shard_folder(folder: Path, shard: Shard, parts: Sequence[str], asked: dict[s
     own = place / str(shard)
     try:
         own.mkdir(parents=True, exist_ok=True)
-        if not (place / ABOUT).exists():
-            write_bytes(place / ABOUT, json.dumps(asked, sort_keys=True).encode("utf-8"))
+        _agree(place, asked)
     except OSError as error:
         raise explain_unwritable(folder, error) from error
     before = json.loads((place / ABOUT).read_text("utf-8"))
@@ -150,12 +172,27 @@ def shard_folder(folder: Path, shard: Shard, parts: Sequence[str], asked: dict[s
             f"The other shards in {folder} were asked for something else: {', '.join(other) or 'other options'}.",
             "Give all shards the same options, and n the same number.",
         )
-    if (own / RECORD).exists():
+    written = (own / RECORD).exists()
+    if written and (folder / DESCRIBED[kind]).exists():
         raise InputError(f"Shard {shard.number} of {shard.count} is in {folder} already.", "Leave it as it is.")
     with sole_owner(own):
-        yield
+        yield written
 
 
-def forget_shards(folder: Path) -> None:
-    """Remove what the shards kept, once all of it is in one place."""
-    shutil.rmtree(folder / SHARDS, ignore_errors=True)
+def _agree(place: Path, asked: dict[str, Any]) -> None:
+    """Write down what all shards are asked for, unless one that began earlier has; of several that begin at once, one.
+
+    :raises OSError: it cannot be written.
+    """
+    with tempfile.NamedTemporaryFile("w", dir=place, prefix=PARTIAL, delete=False, encoding="utf-8") as file:
+        json.dump(asked, file, sort_keys=True)
+    try:
+        if not (place / ABOUT).exists():
+            os.link(file.name, place / ABOUT)  # fails where it is there by now, other than a renaming
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without links
+        if not (place / ABOUT).exists():
+            os.replace(file.name, place / ABOUT)
+    finally:
+        Path(file.name).unlink(missing_ok=True)

@@ -10,8 +10,7 @@ import torch
 import torchio
 
 from ..synthesis.on_the_fly import OnTheFly
-from ..volumes.dataset import CHANNEL
-from ..volumes.files import stem_of
+from ..volumes.case import as_kind
 
 
 class RandomVariation(torchio.transforms.augmentation.RandomTransform):
@@ -43,25 +42,21 @@ class RandomVariation(torchio.transforms.augmentation.RandomTransform):
     def apply_transform(self, subject: torchio.Subject) -> torchio.Subject:
         images = subject.get_images(intensity_only=True)
         labels = [image for image in subject.get_images(intensity_only=False) if isinstance(image, torchio.LabelMap)]
-        name = subject.get(self.name_key) or case_of(images[0])
+        name = subject.get(self.name_key) or self.draw.case_of(str(images[0].path))
         stacked = np.concatenate([image.numpy() for image in images])
         seed = int(torch.randint(2**31, (1,)))
-        for label in labels or [None]:
-            given = None if label is None else label.numpy()[0]
-            random = np.random.default_rng(seed)  # the same variation for all of them
-            made, changed = self.draw(name, stacked, given, images[0].affine, random)
-            if label is not None:
-                label.set_data(torch.from_numpy(changed[None]).to(label.data.dtype))
+        made = None
+        for label in labels:
+            changed = label.numpy().copy()
+            for channel in range(len(changed)):
+                random = np.random.default_rng(seed)  # the same variation for all of them
+                made, changed[channel] = self.draw(name, stacked, changed[channel].copy(), images[0].affine, random)
+            label.set_data(torch.from_numpy(changed))
+        if made is None:
+            made, _ = self.draw(name, stacked, None, images[0].affine, np.random.default_rng(seed))
         first = 0
         for image in images:
-            channels = image.data.shape[0]
-            image.set_data(torch.from_numpy(made[first : first + channels]).to(image.data.dtype))
+            channels, kind = image.data.shape[0], image.numpy().dtype
+            image.set_data(torch.from_numpy(as_kind(made[first : first + channels], kind)))
             first += channels
         return subject
-
-
-def case_of(image: torchio.Image) -> str:
-    """The name of a case, from that of its image's file."""
-    stem = stem_of(Path(str(image.path)))
-    match = CHANNEL.match(stem)
-    return match.group(1) if match else stem

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..volumes.case import Case
+from ..volumes.case import Case, as_kind
 
 WINDOW_PERCENTILES = (1.0, 99.5)
 ATTRIBUTE = "GEDGAN."
@@ -154,10 +154,18 @@ def _describe(case: Case, node: Any) -> None:
         node.SetAttribute(ATTRIBUTE + key, str(value))
 
 
+def _describe_anew(case: Case, node: Any) -> None:
+    """As :func:`_describe`, and nothing is left of what it said before."""
+    for name in list(node.GetAttributeNames() or ()):
+        if name.startswith(ATTRIBUTE) and name[len(ATTRIBUTE) :] not in case.provenance:
+            node.RemoveAttribute(name)
+    _describe(case, node)
+
+
 def _voxels(case: Case, channel: np.ndarray) -> np.ndarray:
     """As Slicer has them: its arrays run K, J, I; of whole numbers where the case's file has such."""
     if case.kind and np.issubdtype(np.dtype(case.kind), np.integer):
-        channel = np.round(channel).astype(case.kind)
+        channel = as_kind(channel, case.kind)
     return np.ascontiguousarray(channel.T)
 
 
@@ -225,7 +233,7 @@ def update_case(nodes: CaseNodes, case: Case) -> None:
     for node, channel in zip(nodes.volumes, case.image):
         slicer.util.updateVolumeFromArray(node, _voxels(case, channel))
         node.SetIJKToRASMatrix(_vtk_matrix(case.affine))
-        _describe(case, node)
+        _describe_anew(case, node)
     if nodes.segmentation is None or case.labels is None:
         return
     node, labelmap = nodes.segmentation, _labelmap(case)
@@ -238,7 +246,8 @@ def update_case(nodes: CaseNodes, case: Case) -> None:
     if shown_in_3d:
         segmentation.RemoveRepresentation(surface)
         node.CreateClosedSurfaceRepresentation()
-    _describe(case, node)
+    node.SetReferenceImageGeometryParameterFromVolumeNode(nodes.volumes[0])
+    _describe_anew(case, node)
     node.Modified()
 
 

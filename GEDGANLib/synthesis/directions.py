@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
+from ..jobs.steps import through
 from ..jobs.writing import write_bytes
 from ..volumes.fingerprint import Progress, quiet
 from ..volumes.measures import measure
@@ -87,16 +88,7 @@ def find_directions(model: Model, samples: int = SAMPLES, progress: Progress = q
 
     :param samples: synthesized cases to find them on, at least 20.
     """
-    return _through(_finding(model, samples), progress)
-
-
-def _through(search: Iterator[tuple[int, int]], progress: Progress) -> list[Direction]:
-    """Go through a search, telling of it, and return what it returns."""
-    while True:
-        try:
-            progress(*next(search), "")
-        except StopIteration as stop:
-            return stop.value
+    return through(_finding(model, samples), lambda said: progress(*said, ""))
 
 
 def finding_directions(model: Model) -> Iterator[tuple[int, int]]:
@@ -377,4 +369,4 @@ def load_directions(path: Path, model_digest: str, latent_size: int) -> list[Dir
 
 def directions_of(model: Model, progress: Progress = quiet) -> list[Direction]:
     """The directions kept beside the model, or newly found ones, which are then kept there if that is possible."""
-    return _through(finding_directions(model), progress)
+    return through(finding_directions(model), lambda said: progress(*said, ""))

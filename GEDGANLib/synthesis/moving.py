@@ -45,7 +45,8 @@ class MovingScan:
         request = wish.request(self.directions, self.modes)
         variation = self._quick.subject.varied(request, key_of(wish.seed, self.case.name, index))
         image, labels = self._quick.varied(variation)
-        return replace(self._small, image=image, labels=labels, description=description_of_variation(self.case.name))
+        about = description_of_variation(self.case.name)
+        return replace(self._small, image=image, labels=labels, description=about)
 
     def fine(self, wish: Wish, index: int = 0, name: str = "") -> Generator[float, None, Case]:
         """The variation on the scan's own voxels, in steps: yields the share that is done."""

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..alignment.variations import ORDER_IN_A_HURRY, Request, Scan, Subject
+from ..alignment.variations import ORDER_IN_A_HURRY, Request, Scan, Subject, background_of
 from ..errors import InputError
+from ..volumes.dataset import CHANNEL
+from ..volumes.files import stem_of
 from .model_file import load_model
 from .variations import Places, Variations
 
@@ -27,11 +29,12 @@ class OnTheFly:
     :param run: folder of ``gedgan align``; or a model file beside such a run.
     :param strength: of the variations, from 0 (the scan itself) to 2; a pair for one drawn evenly between them.
     :param look: how much brightness varies, in [0, 1].
-    :param left_out: names of cases that are validated on: the modes are made without their images.
+    :param left_out: names, in the run, of cases that are validated on: the modes are made without their images.
     :param turn: degrees that a scan is turned by about each axis at most, beside.
     :param scale: share that it is made larger or smaller by at most.
     :param order: of the splines that images are interpolated by: 3, or 5 for sharper ones in three times the time.
-    :raises InputError: the run is not done, or was made before alignments said where their cases lie.
+    :raises InputError: the run is not done, or was made before alignments said where their cases lie; or its model is
+        for sharing and cannot leave anything out.
     """
 
     def __init__(
@@ -53,15 +56,23 @@ class OnTheFly:
         if not places.places:
             raise InputError(f"The run {folder} was made by an older GED-GAN.", "Align the scans again.")
         self.variations = Variations(load_model(path, "cpu", with_population=True), places)
-        self.strength = strength if isinstance(strength, tuple) else (strength, strength)
+        low, high = (strength, strength) if isinstance(strength, (int, float)) else strength
+        self.strength = float(low), float(high)
         self.look, self.turn, self.scale, self.order = look, turn, scale, order
-        self.left_out = frozenset(left_out)
+        digests = places.digests
+        self.left_out = self.variations.among_modes(digests[name] for name in left_out if name in digests)
         self._subjects: dict[tuple, Subject] = {}
 
     @property
     def names(self) -> frozenset[str]:
         """Of the cases that can be varied."""
-        return frozenset(self.variations.known.places)
+        return frozenset(self.variations.known.digests)
+
+    def case_of(self, path: str | Path) -> str:
+        """The name of a case in the run, from the path of its image."""
+        stem = stem_of(Path(path))
+        match = CHANNEL.match(stem)
+        return stem if stem in self.names or match is None else match.group(1)
 
     def __call__(
         self,
@@ -78,11 +89,12 @@ class OnTheFly:
         :param image: (C, I, J, K).
         :param labels: (I, J, K), whole numbers.
         :param affine: of these voxels, (4, 4), to mm in RAS.
-        :param air: intensity of air in each channel; the smallest of each, where its scale is not absolute, when not
-            given.
+        :param air: intensity of air in each channel, None for no change of brightness; when not given, what lies flat
+            around the anatomy, or the smallest value, and None where the scale is absolute, as of CT.
         :raises InputError: no such case in the run, or other channels.
         """
-        place = self.variations.known.places.get(name)
+        known = self.variations.known
+        place = known.places.get(known.digests.get(name, ""))
         if place is None:
             raise InputError(
                 f"The run knows no case {name}.", f"It knows {', '.join(sorted(self.names)[:3])} and others like these."
@@ -103,12 +115,18 @@ class OnTheFly:
         variation = subject.varied(Request(strength, self.look), [int(share * 2**31) for share in drawn[1:3]])
         if air is None:
             air = [
-                None if channel.mapping == "window" else float(voxels.min()) for channel, voxels in zip(channels, image)
+                None if channel.mapping == "window" else darkest_of(voxels) for channel, voxels in zip(channels, image)
             ]
         then = None
         if self.turn or self.scale:
             then = affine_change(subject.lattice.shape, affine, self.turn, self.scale, 2 * drawn[3:7] - 1)
         return Scan(subject, image, labels, air, self.order).varied(variation, then=then)
+
+
+def darkest_of(voxels: np.ndarray) -> float:
+    """Intensity of air."""
+    flat = background_of(voxels)
+    return float(voxels.min()) if flat is None else flat
 
 
 def affine_change(

@@ -25,6 +25,7 @@ from ..alignment.sampling import identity, sample_image, sample_linear, shrink, 
 from ..alignment.transformations import Transformations
 from ..alignment.velocity import smooth
 from ..errors import InputError
+from ..jobs.steps import through
 from ..networks.statistical import StatisticalGenerator
 from ..volumes.case import Case
 from ..volumes.fingerprint import Progress, quiet
@@ -84,12 +85,7 @@ class TemplateProjector:
 
     def aligned(self, working: WorkingCase, progress: Progress = quiet) -> Aligned:
         """Its transformation, its image on the grid of the registration, and its field of view."""
-        steps = self.aligning(working)
-        while True:
-            try:
-                progress(*next(steps), working.name)
-            except StopIteration as stop:
-                return stop.value
+        return through(self.aligning(working), lambda said: progress(*said, working.name))
 
     def aligning(
         self, working: WorkingCase

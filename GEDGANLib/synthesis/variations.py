@@ -8,7 +8,7 @@ and says so: it is treated like their scan.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,12 @@ from ..alignment.lattice import Lattice
 from ..alignment.modes import components_of
 from ..alignment.runs import RESULT
 from ..alignment.transformations import Transformations
-from ..alignment.variations import ORDER, Population, Request, Scan, Subject, Variation
+from ..alignment.variations import ORDER, Population, Request, Scan, Subject, Variation, background_of
 from ..errors import InputError
 from ..jobs.events import Progress, quiet
+from ..jobs.steps import through
 from ..training.request import image_digest
-from ..volumes.case import Case, description_of_variation
+from ..volumes.case import Case, as_kind, description_of_variation
 from ..volumes.pipeline import to_working
 from .model_file import Model
 from .onto_template import TemplateProjector
@@ -50,7 +51,8 @@ class Place:
 class Places:
     """Of the cases of an alignment.
 
-    :param digests: of their images on the working grid.
+    :param places: by the digest of their image on the working grid: a scan is known whatever it is called.
+    :param digests: by the names that they have there.
     """
 
     places: dict[str, Place]
@@ -64,8 +66,8 @@ class Places:
         """
         aligned = Aligned.load(run / RESULT)
         places = {
-            name: Place(aligned.moved.of([index]), box)
-            for index, (name, box) in enumerate(zip(aligned.names, aligned.boxes))
+            digest: Place(aligned.moved.of([index]), box)
+            for index, (digest, box) in enumerate(zip(aligned.images, aligned.boxes))
         }
         return cls(places, dict(zip(aligned.names, aligned.images)))
 
@@ -90,17 +92,34 @@ class Variations:
         self._populations: dict[frozenset[str], Population] = {}
 
     @property
-    def members(self) -> frozenset[str]:
-        """Names of the cases that the modes are of, as far as the model keeps them."""
+    def members(self) -> dict[str, str]:
+        """Names of the cases that the modes are of, by the digests of their images; none where the model does not keep
+        them, as one for sharing."""
         about = self.model.about.get("population")
-        return frozenset(about["names"][: about["members"]]) if about else frozenset()
+        names = about["names"][: about["members"]] if about else []
+        return dict(zip(self.model.about.get("trained_images", ()), names))
+
+    def among_modes(self, digests: Iterable[str]) -> frozenset[str]:
+        """Which cases of the modes have these images, by their names in the model.
+
+        :raises InputError: the model does not keep its cases, and was made of these scans.
+        """
+        digests = set(digests)
+        members = self.members
+        if not members and digests & set(self.known.places):
+            raise InputError(
+                f"{self.model.path} is for sharing and does not know which of its directions are of which scan: it can "
+                "leave none of them out.",
+                "Take the model.safetensors of the alignment, or leave --with-real out.",
+            )
+        return frozenset(members[digest] for digest in digests if digest in members)
 
     def population(self, left_out: frozenset[str] = frozenset()) -> Population:
         """Its modes, made without the images of some cases.
 
         :raises InputError: hardly any case is left.
         """
-        left_out = left_out & self.members
+        left_out = left_out & frozenset(self.members.values())
         if left_out not in self._populations:
             generator = self.model.generator
             modes = modes_held_by(generator)
@@ -132,12 +151,7 @@ class Variations:
 
         :raises InputError: other channels than the model's.
         """
-        steps = self.placing(case)
-        while True:
-            try:
-                progress(*next(steps), case.name)
-            except StopIteration as stop:
-                return stop.value
+        return through(self.placing(case), lambda said: progress(*said, case.name))
 
     def placing(self, case: Case) -> Generator[tuple[int, int], None, tuple[Place, str]]:
         """As :meth:`place`, in steps: yields iterations done and in all."""
@@ -147,9 +161,9 @@ class Variations:
                 "Choose scans like those that were aligned.",
             )
         working = to_working(case, self.plan)
-        digest = image_digest(working)
-        if self.known.digests.get(case.name) == digest and case.name in self.known.places:
-            return self.known.places[case.name], digest
+        digest = image_digest(working)  # as the alignment has it
+        if digest in self.known.places:
+            return self.known.places[digest], digest
         if self._projector is None:
             self._projector = TemplateProjector(self.model)
         moved, *_ = yield from self._projector.aligning(working)
@@ -181,10 +195,12 @@ class Variations:
 
     def air(self, case: Case) -> list[float | None]:
         """Intensity of air in each channel; None where it is on an absolute scale."""
-        return [
-            None if channel.mapping == "window" else float(channel.range_of(voxels)[0])
-            for channel, voxels in zip(self.plan.channels, case.image)
-        ]
+        found: list[float | None] = []
+        for channel, voxels in zip(self.plan.channels, case.image):
+            flat = background_of(voxels)
+            darkest = float(channel.range_of(voxels)[0]) if flat is None else flat
+            found.append(None if channel.mapping == "window" else darkest)
+        return found
 
 
 def key_of(seed: int, name: str, index: int) -> tuple[int, int, int]:
@@ -194,12 +210,7 @@ def key_of(seed: int, name: str, index: int) -> tuple[int, int, int]:
 
 def changed(case: Case, scan: Scan, variation: Variation, name: str) -> Case:
     """A variation as a case, on the scan's grid, of its type, with its channels and labels."""
-    steps = changing(case, scan, variation, name)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as stop:
-            return stop.value
+    return through(changing(case, scan, variation, name))
 
 
 def changing(case: Case, scan: Scan, variation: Variation, name: str) -> Generator[float, None, Case]:
@@ -212,9 +223,8 @@ def changing(case: Case, scan: Scan, variation: Variation, name: str) -> Generat
         if labels is not None:
             labels[slab] = part
         yield (number + 1) / len(slabs)
-    if case.kind and np.issubdtype(np.dtype(case.kind), np.integer):
-        limits = np.iinfo(case.kind)
-        image = np.clip(image, limits.min, limits.max)
+    if case.kind:
+        image = as_kind(image, case.kind).astype(np.float32)
     return replace(case, name=name, image=image, labels=labels, description=description_of_variation(case.name))
 
 
@@ -227,8 +237,11 @@ def origin_of(
     """
     told = {
         "variation_of": name, "scan_digest": digest, "seed": seed, "index": index, "strength": request.strength,
-        "look": request.look, "model": model.path.name, "model_digest": model.digest, "library_version": __version__,
+        "look": request.look, "model": model.path.name, "model_digest": model.digest,
+        "device": model.generator.template.device.type, "library_version": __version__,
     }  # fmt: skip
+    if request.sliders is not None:
+        told["along_modes"] = [round(float(value), 5) for value in request.sliders]
     return told | ({"modes_without": sorted(left_out)} if left_out else {})
 
 
@@ -240,4 +253,5 @@ def told_of(variation: Variation) -> dict[str, Any]:
 
 def request_of(origin: Mapping[str, Any]) -> Request:
     """The request that :func:`origin_of` told of."""
-    return Request(float(origin["strength"]), float(origin["look"]))
+    along = origin.get("along_modes")
+    return Request(float(origin["strength"]), float(origin["look"]), None if along is None else np.array(along))

@@ -70,4 +70,18 @@ class Case:
 
 def description_of_variation(name: str) -> str:
     """One sentence for people who find a variation of a scan later: it stems from a patient."""
+    if len(name) > LONGEST_NAME:  # NIfTI has room for 79 letters, and who made it must be among them
+        name = f"{name[:LONGEST_NAME]}..."
     return f"variation of {name}, made by GED-GAN {__version__}"
+
+
+LONGEST_NAME = 36
+
+
+def as_kind(values: np.ndarray, kind: str | np.dtype) -> np.ndarray:
+    """Values in a type of numbers: rounded and cut to what it holds, where it is of whole ones."""
+    kind = np.dtype(kind)
+    if not np.issubdtype(kind, np.integer):
+        return values.astype(kind)
+    limits = np.iinfo(kind)
+    return np.round(values).clip(limits.min, limits.max).astype(kind)

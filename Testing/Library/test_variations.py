@@ -31,11 +31,12 @@ from GEDGANLib.alignment.sampling import (
     spline_coefficients,
 )
 from GEDGANLib.alignment.transformations import Transformations
-from GEDGANLib.alignment.variations import SMALLEST_JACOBIAN, Population, Request, Scan, Subject
+from GEDGANLib.alignment.variations import SMALLEST_JACOBIAN, Population, Request, Scan, Subject, background_of
 from GEDGANLib.alignment.velocity import smooth
 from GEDGANLib.commands.main import main
 from GEDGANLib.errors import InputError
 from GEDGANLib.synthesis.model_file import load_model
+from GEDGANLib.synthesis.moving import coarser
 from GEDGANLib.synthesis.variations import Places, Variations
 from GEDGANLib.volumes.cohort import make_case
 from GEDGANLib.volumes.dataset import find_dataset
@@ -175,8 +176,10 @@ def test_a_scan_that_lies_elsewhere_gives_the_variation_that_lies_elsewhere():
     rigid[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
     rigid[:3, 3] = 20, -7, 3
     found = []
+    own = BOX_AFFINE[:, [1, 2, 0, 3]] @ np.diag([-1.0, 1, 1, 1])  # its voxels run another way than those of the box
+    own[:3, 3] = (3, -2, 5)
     for where in (np.eye(4), rigid):
-        lattice = Lattice.of(where @ BOX_AFFINE, GRID, where @ BOX_AFFINE, GRID)
+        lattice = Lattice.of(where @ own, GRID, where @ BOX_AFFINE, GRID)
         subject = Subject(there, moved_by(velocity), lattice)
         found.append(Scan(subject, image, None, [0.0]).varied(subject.varied(Request(), (1,)))[0])
     np.testing.assert_allclose(*found, atol=1e-4)
@@ -308,12 +311,84 @@ def test_no_variation_of_a_validation_case_teaches_its_fold_and_no_mode_knows_it
         assert len(made) == 2 * sum(not told[name] for name in split["train"])
         for origin in made:
             assert origin["variation_of"] not in split["val"]
-            assert set(split["val"]) & members <= set(origin.get("modes_without", ()))
+            assert set(split["val"]) & set(members.values()) <= set(origin.get("modes_without", ()))
     assert (
         len(list((out / "labelsTr").iterdir()))
         == len(told)
         == json.loads((out / "dataset.json").read_text())["numTraining"]
     )
+
+
+def test_scans_are_known_by_their_images_whatever_they_are_called(run, data, tmp_path, capsys):
+    renamed, out, names = tmp_path / "renamed", tmp_path / "out", names_of(data)[:3]
+    for part in ("imagesTr", "labelsTr"):
+        (renamed / part).mkdir(parents=True)
+    shutil.copy(data / "dataset.json", renamed)
+    for number, name in enumerate(names):
+        shutil.copy(data / "imagesTr" / f"{name}_0000.nii.gz", renamed / "imagesTr" / f"patient{number}_0000.nii.gz")
+        shutil.copy(data / "labelsTr" / f"{name}.nii.gz", renamed / "labelsTr" / f"patient{number}.nii.gz")
+    assert augment(run, renamed, out, "-n", 1, "--with-real", "--folds", 3) == 0
+    assert "bringing it onto the template" not in capsys.readouterr().err
+    told, splits = (json.loads((out / name).read_text()) for name in ("provenance.json", "splits_final.json"))
+    members = set(Variations(load_model(run / "model.safetensors")).members.values())
+    for split in splits:
+        apart = {names[int(name[-1])] for name in split["val"]} & members
+        assert all(apart <= set(told[name].get("modes_without", ())) for name in split["train"] if told[name])
+    assert members & set(names)
+
+
+def test_a_model_for_sharing_cannot_leave_its_own_scans_out(run, data):
+    model = load_model(run / "model.safetensors")
+    about = {name: value for name, value in model.about.items() if name not in ("population", "trained_images")}
+    shared, digests = Variations(replace(model, about=about), Places.of(run)), Places.of(run).digests
+    with pytest.raises(InputError, match="for sharing"):
+        shared.among_modes([digests[names_of(data)[0]]])
+    assert shared.among_modes(["of somebody else"]) == frozenset()
+
+
+def test_what_the_alignment_left_out_and_what_cannot_be_read_is_left_out(run, data, tmp_path, capsys):
+    copied, names = tmp_path / "data", names_of(data)
+    shutil.copytree(data, copied)
+    aligned = tmp_path / "run"
+    shutil.copytree(run, aligned)
+    asked = json.loads((aligned / "align.json").read_text())
+    (aligned / "align.json").write_text(json.dumps(asked | {"data": str(copied.resolve()), "left_out": names[:1]}))
+    broken = copied / "imagesTr" / f"{names[1]}_0000.nii.gz"
+    broken.write_bytes(broken.read_bytes()[:200])
+    for options in (("-n", 1), ("-n", 1, "--with-real", "--folds", 2)):
+        out = tmp_path / f"out{len(options)}"
+        assert augment(aligned, copied, out, *options) == 0
+        said = " ".join(capsys.readouterr().err.split())
+        assert f"Left out, as in the alignment: {names[0]}" in said and f"{names[1]} is left out" in said
+        made = [each["variation_of"] for each in json.loads((out / "provenance.json").read_text()).values() if each]
+        assert set(made) == set(names[2:8])
+    for split in json.loads((out / "splits_final.json").read_text()):
+        assert not {names[0], names[1]} & {*split["train"], *split["val"]}
+    assert augment(aligned, copied, tmp_path / "asked", "-n", 1, "--case", names[0]) == 0
+
+
+def test_brightness_of_an_absolute_scale_stays(run):
+    model = load_model(run / "model.safetensors")
+    absolute = replace(model.plan.channels[0], mapping="window", typical=(-1000.0, 1000.0))
+    case = make_case(0, 0, SHAPE, BOX)
+    assert Variations(model).air(case)[0] == 0.0  # what lies flat around the brain
+    assert Variations(replace(model, plan=replace(model.plan, channels=(absolute,)))).air(case) == [None]
+    ringing = case.image[0].copy()
+    ringing[4:8, 4:8, 4:8] -= 300.0
+    assert background_of(ringing) == 0.0
+    assert background_of(np.random.default_rng(0).random((8, 8, 8))) is None
+
+
+def test_a_coarser_scan_lies_where_the_scan_lies():
+    case = make_case(0, 0, (32, 48, 32), 4.5)
+    small = coarser(case, 5000)
+    assert np.prod(small.image.shape[1:]) <= 5000 and coarser(case, 10**6) is case
+    for mask, other in ((case.image[0] > 200, small.image[0] > 200), (case.labels == 1, small.labels == 1)):
+        where = [
+            (affine @ [*np.argwhere(each).mean(0), 1])[:3]
+            for affine, each in ((case.affine, mask), (small.affine, other))
+        ]
+        assert np.linalg.norm(where[0] - where[1]) < 2.0  # mm
 
 
 def test_modes_without_some_cases_are_those_of_the_others():

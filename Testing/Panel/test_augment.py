@@ -81,10 +81,36 @@ def test_a_scan_follows_the_sliders_and_comes_back(with_scan):
     whole = labels_of(section.nodes)
     assert not np.array_equal(whole, labels_of(brain)) and (voxels(moving).T[whole > 0] > 0).mean() > 0.97
     assert np.array_equal(voxels(brain.volumes[0]), before)  # the scan itself stays as it is
-    assert section.slowest < 2.0
     ui.varyButton.click()
     assert not section.varying and ui.varyButton.text == "Move this scan" and not section.sliders
     assert not slicer.mrmlScene.IsNodePresent(moving)
+
+
+def test_large_scans_follow_on_larger_voxels_and_rest_on_their_own(with_scan, monkeypatch):
+    from GEDGANLib.synthesis import moving
+
+    monkeypatch.setattr(moving, "QUICK", 1000)
+    panel, ui = with_scan, with_scan.ui
+    section = panel.augment_section
+    shown = []
+    original = section._show
+    monkeypatch.setattr(section, "_show", lambda case: (shown.append(case.image.shape[1:]), original(case)))
+    ui.varyButton.click()
+    idle(panel)
+    rested(panel)
+    assert np.prod(shown[0]) <= 1000 and shown[-1] == SMALL
+    segmentation = section.nodes.segmentation
+    assert labels_of(section.nodes).shape == SMALL
+    reference = segmentation.GetSegmentation().GetConversionParameter("Reference image geometry")
+    assert "0;15;0;23;0;15" in reference.replace(" ", ""), reference
+
+
+def test_a_scan_without_a_segmentation_is_not_varied_with_that_of_another(with_scan):
+    panel, ui = with_scan, with_scan.ui
+    assert ui.augmentSegmentation.currentNode() is panel.brains[0].segmentation
+    slicer.mrmlScene.RemoveNode(panel.brains[1].segmentation)
+    ui.augmentVolume.setCurrentNode(panel.brains[1].volumes[0])
+    assert ui.augmentSegmentation.currentNode() is None
 
 
 def test_variations_come_into_one_folder_and_are_undone(with_scan):
@@ -142,6 +168,10 @@ def test_where_pytorch_does_not_run_in_slicer_a_process_does_it(with_scan, monke
     assert batch is not None and len(batch.cases) == 1, ui.messageLabel.text
     case = batch.cases[0]
     assert case.volumes[0].GetDescription().startswith("variation of")
+    from GEDGANPanel import places
+
+    for kind in ("data", "variations"):  # no copies of a patient's scan are left about
+        assert not list((places.base_folder() / kind).glob("*"))
     first = case.segmentation.GetSegmentation().GetNthSegment(0)
     own = (
         panel.brains[0]

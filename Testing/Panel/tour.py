@@ -134,6 +134,10 @@ def session(out: Path, minutes: int, quick: bool) -> dict[str, float]:
         watch.press(ui.previewButton)
         watch.pump(lambda: not panel.train_section.state, 60.0 * minutes + 600)
         watch.enter("synthesis, PyTorch started")
+        trained = panel.train_section.run / "model.safetensors"
+        if panel.synthesize_section.card.path != trained:  # a case of the alignment follows the sliders still
+            panel.synthesize_section.take_model(trained)
+            watch.press(ui.synthesizeButton)
         watch.pump(lambda: panel.synthesize_section.batches.last is not None and not panel.tasks.name)
         watch.enter("synthesis of 8 cases")
         watch.press(ui.undoButton)
