@@ -1,6 +1,6 @@
 #!/bin/sh
-# Do the examples in the docstrings run that draw variations on the fly: MONAI's, TorchIO's, nnU-Net's? Needs a network
-# for the first set-up (TorchIO, nnU-Net), so it is not among the tests.
+# Do the examples in the docstrings run that draw variations on the fly: MONAI's, TorchIO's, nnU-Net's; and does nnU-Net
+# take a data set of variations? Needs a network for the first set-up (TorchIO, nnU-Net), so it is not among the tests.
 #
 #   sh Testing/Tools/check_training_loops.sh RUN DATA    (RUN of gedgan align, of the nnU-Net or Decathlon folder DATA)
 set -eu
@@ -21,4 +21,7 @@ $check examples "$run" "$data" "$work"
 "$tools/bin/nnUNetv2_plan_and_preprocess" -d 501 -c 3d_fullres -np 2 > "$work/nnunet.log" 2>&1
 $check nnunet "$run" "$data" "$work" >> "$work/nnunet.log" 2>&1 || { tail -30 "$work/nnunet.log"; exit 1; }
 tail -2 "$work/nnunet.log"
-echo "All three run."
+"$tools/bin/gedgan" augment "$run" "$data" -n 1 --with-real -o "$work/raw/Dataset502_Varied" >> "$work/nnunet.log" 2>&1
+"$tools/bin/nnUNetv2_plan_and_preprocess" -d 502 --verify_dataset_integrity -c 3d_fullres -npfp 1 --no_pp > "$work/502.log" 2>&1
+grep "most likely OK" "$work/502.log"
+echo "All three run, and nnU-Net takes what gedgan augment writes."
