@@ -35,7 +35,7 @@ from .lattice import Lattice, Nodes
 from .modes import Modes
 from .sampling import LabelImage, SmoothImage, identity, sample_linear, shrink
 from .transformations import Transformations
-from .velocity import exponential, refine, smooth
+from .velocity import finer_exponential, refine, smooth
 
 SMALLEST_JACOBIAN, DRAWS, SHRINKS = 0.1, 10, 20
 """Where a scan would be stretched more than tenfold, or folded, it is drawn again so often, and then varied less."""
@@ -140,7 +140,7 @@ class Subject:
         with torch.no_grad():
             back = affine.matrix_of(-moved.generators, self.extent)
             self._before = affine.apply(back, self.nodes.positions(self.velocity))
-            self._forward = self._finer(exponential(self.velocity, self.extent))
+            self._forward = finer_exponential(self.velocity, self.extent)
             self._own = self._through(self._on_template(self.velocity))
         modes = population.modes
         self._mean = self._on_control(modes.velocity[None])
@@ -151,16 +151,11 @@ class Subject:
 
     def _on_template(self, velocity: Tensor) -> Tensor:
         r""":math:`\exp(-v)\circ a_i^{-1}` at the nodes, mm."""
-        back = self._finer(exponential(-velocity, self.extent))
+        back = finer_exponential(-velocity, self.extent)
         return self._before + sample_linear(back, self._before, self.extent)
 
     def _through(self, on_template: Tensor) -> Tensor:
         return on_template + sample_linear(self._forward, on_template, self.extent)
-
-    def _finer(self, displacement: Tensor) -> Tensor:
-        """By cubic splines on twice as many voxels along each axis, between which it is linear: at nodes as far apart
-        that is as good as splines at every node, and takes a tenth of the time."""
-        return refine(displacement, [2 * side for side in displacement.shape[2:]])
 
     def _mixed(self, scores: np.ndarray) -> Tensor:
         """Σ of the modes' velocities by scores (K,)."""
