@@ -42,5 +42,9 @@ def model_and_run(path: Path) -> tuple[Path, Path | None]:
         raise InputError(f"{path} holds no alignment.", "Give a run of gedgan align that is done, or a model file.")
     onto = read_request(path / REQUEST)["onto"]
     if onto is None or not (Path(onto) / MODEL).exists():
-        raise InputError(f"The model that the scans of {path} were aligned to is gone.", "Give the model file.")
+        where = "" if onto is None else f" (it was in {onto})"
+        raise InputError(
+            f"The model that the scans of {path} were brought onto is gone{where}.",
+            "Bring that run back to where it was, or bring the scans onto it again (gedgan align --onto).",
+        )
     return Path(onto) / MODEL, path

@@ -282,6 +282,7 @@ class Scan:
                 if darkest is None:
                     continue
                 brightened = darkest + (moved[channel] - darkest) * shade[channel].exp()
+                brightened = brightened.clamp_min(float(self._image.low[0, channel]))  # nothing is darker than it was
                 moved[channel] = torch.where(shade[channel] == 0, moved[channel], brightened)
         return moved.cpu().numpy(), None if labels is None else labels.cpu().numpy()
 

@@ -17,6 +17,7 @@ from ..jobs.events import Events, JsonEvents, stop_on_signals
 from ..jobs.writing import write_bytes
 from .aligned_output import SHEET, TABLE, join_shards, write_sheet, write_table
 from .options import DATA, DEVICE, a_path, a_shard, above_zero, add_class_column
+from .scans import names_in
 
 WORST_TOLD, FEW = 5, 4
 
@@ -179,7 +180,7 @@ def _align(arguments: argparse.Namespace, events: Events) -> None:
     finally:
         bars.close()
         stop.unlink(missing_ok=True)
-    _tell(aligned, arguments, events)
+    _tell(aligned, arguments, onto is not None, events)
 
 
 class _Bars:
@@ -206,16 +207,7 @@ def _excluded(dataset: Any, asked: list[str], is_template: bool) -> tuple[Any, l
     :param is_template: a template is made of what is left, which takes two cases.
     :raises InputError: one of them is not there, or too few are left.
     """
-    names = []
-    for word in asked:
-        found = [case.name for case in dataset.cases if case.name == word]
-        found = found or [case.name for case in dataset.cases if case.name.endswith(word)]
-        if len(found) != 1:
-            many = f"more than one case whose name ends in {word}: {', '.join(found)}" if found else f"no case {word}"
-            raise InputError(
-                f"{dataset.folder} has {many}.", "Name cases as their files are named, without the ending."
-            )
-        names += found
+    names = names_in(dataset, asked)
     rest = without_cases(dataset, names)
     if len(rest.cases) < 1 + is_template and names:
         raise InputError(f"Hardly any case of {dataset.folder} is left.", "Exclude fewer of them.")
@@ -314,15 +306,19 @@ def _write_models(
     return ""
 
 
-def _tell(aligned: Any, arguments: argparse.Namespace, events: Events) -> None:
-    """What came of it, in words."""
+def _tell(aligned: Any, arguments: argparse.Namespace, onto: bool, events: Events) -> None:
+    """What came of it, in words.
+
+    :param onto: they were brought onto a template of before.
+    """
     import numpy as np
 
     by_likeness = sorted(zip(aligned.names, aligned.qualities), key=lambda pair: pair[1].similarity)
     worst = [f"{name} ({quality.similarity:.2f})" for name, quality in by_likeness[:WORST_TOLD]]
     mean = np.mean([quality.similarity for quality in aligned.qualities])
     dice = [quality.dice for quality in aligned.qualities if quality.dice is not None]
-    carried = f" Segmentations that the others carry to them have a Dice of {np.mean(dice):.3f}." if dice else ""
+    who = "the template carries" if onto else "the others carry"
+    carried = f" Segmentations that {who} to them have a Dice of {np.mean(dice):.3f}." if dice else ""
     count = len(aligned.names)
     cases = "1 case lies" if count == 1 else f"{count} cases lie"
     print(f"{cases} on the template, as like it as {mean:.2f} (1: the same but for brightness).{carried}")

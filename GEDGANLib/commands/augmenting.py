@@ -23,6 +23,7 @@ from .wanted import (
     NUMBER,
     Wanted,
     chosen_scans,
+    format_of,
     label_table,
     readable,
     scan_of,
@@ -42,21 +43,31 @@ def add(kinds: argparse._SubParsersAction) -> None:
     augment = kinds.add_parser("augment", help="make variations of segmented scans, on their own voxels")
     augment.add_argument("model", type=a_path, metavar="MODEL", help="run of gedgan align, or a model of one")
     augment.add_argument("data", type=a_path, metavar="DATA", help=DATA)
-    augment.add_argument("-n", "--number", type=above_zero(int), help=f"variations of each scan (default: {NUMBER})")
+    augment.add_argument(
+        "-n",
+        "--number",
+        type=above_zero(int),
+        help=f"variations of each scan; with a split, for each fold that it teaches (default: {NUMBER})",
+    )
     augment.add_argument("-o", "--output", type=a_path, required=True, metavar="OUT", help="new folder")
     augment.add_argument(
         "--strength",
         type=a_truncation,
         metavar="S",
-        help="0 for the scan itself, 1 for other anatomy with its texture (default), up to 2 for more extreme",
+        help="0 for the scan's own anatomy, 1 for other anatomy with its texture (default), up to 2 for more extreme",
     )
     augment.add_argument(
         "--look", type=a_share, metavar="L", help="how much brightness varies, 0 for not at all (default: 1)"
     )
     augment.add_argument("--seed", type=a_seed, help="same seed, same variations (default: 0)")
-    augment.add_argument("--case", nargs="+", metavar="NAME", help="vary these scans alone (default: all segmented)")
     augment.add_argument(
-        "--format", choices=("nnunet", "folder"), default="nnunet", help="data set of nnU-Net (default), or plain files"
+        "--case",
+        nargs="+",
+        metavar="NAME",
+        help="vary these scans alone, by name or by how it ends (default: all segmented)",
+    )
+    augment.add_argument(
+        "--format", choices=("nnunet", "folder"), help="data set of nnU-Net (default), or plain files like the scans'"
     )
     augment.add_argument(
         "--with-real", action="store_true", help="put the real scans beside them; nnunet: with a split into folds"
@@ -84,6 +95,7 @@ def run_augment(arguments: argparse.Namespace, events: Events) -> None:
     from ..synthesis.variations import Places, Variations
 
     _refuse_what_does_not_fit(arguments)
+    arguments.format = format_of(arguments)
     path, run = model_and_run(arguments.model)
     model = load_model(path, arguments.device, with_population=True)
     variations = Variations(model, None if run is None else Places.of(run))
@@ -106,6 +118,7 @@ def run_augment(arguments: argparse.Namespace, events: Events) -> None:
         described = _described(dataset, table, arguments)
         growing = GrowingDataset(arguments.output, arguments.format, described)
         maker = _Maker(arguments, variations, dataset, table, events)
+        maker.folds = any(len({each.left_out for each in group}) > 1 for group in wanted.values())
 
         def finish(provenance: dict[str, dict]) -> None:
             _write_split(arguments, validated, wanted, provenance)
@@ -115,11 +128,11 @@ def run_augment(arguments: argparse.Namespace, events: Events) -> None:
             maker.screen = _screen(arguments, model, dataset, events)
         _make(maker, own, wanted, growing, shard, finish)
         if own and not growing.provenance:
-            raise InputError(f"None of the scans in {arguments.data} could be read.", "The warnings say why.")
+            raise InputError("None of the scans that were asked for could be read.", "The warnings say why.")
         whole = growing.close(shard, finish)
     _tell(arguments, shard, whole, own, maker, events)
     if maker.shown and shard.count == 1:
-        _write_sheet(arguments.output / "contact-sheet.png", maker.shown)
+        _write_sheet(arguments.output / "contact-sheet.png", maker.shown, len(own))
         print(f"Contact sheet: {arguments.output / 'contact-sheet.png'}")
     if arguments.scene is not None:
         _write_scene(arguments.scene, maker.kept)
@@ -170,7 +183,7 @@ def _described(dataset: Any, table: Any, arguments: argparse.Namespace) -> Any:
     from ..exchange.shards import Description
 
     source = f"{dataset.folder.resolve().name}{f' ({dataset.description})' if dataset.description else ''}"
-    words = f"variations of the scans of {source}, made by GED-GAN; each stems from a patient, as their scan does"
+    words = f"variations of the scans in {source}, made by GED-GAN; each stems from a patient, as their scan does"
     if arguments.with_real:
         words = f"Scans, and {words}"
     own = arguments.format == "folder" and values_fit(table.labels())
@@ -198,7 +211,7 @@ class _Maker:
         self, arguments: argparse.Namespace, variations: Any, dataset: Any, table: Any, events: Events
     ) -> None:
         self.arguments, self.variations, self.dataset, self.table = arguments, variations, dataset, table
-        self.events, self.done = events, 0
+        self.events, self.done, self.folds = events, 0, False
         self.screen: Any = None
         self.rejected: Counter[str] = Counter()
         self.shrunk: list[str] = []
@@ -233,6 +246,12 @@ class _Maker:
             raise InputError(
                 f"The scan {case.name} is not the one any more that {changed[0]} was made of.", "Bring it back."
             )
+        elsewhere = [each.name for each in wanted if each.alignment_digest not in (None, place.digest)]
+        if elsewhere:
+            raise InputError(
+                f"{elsewhere[0]} was made by another alignment of {case.name}.",
+                "Give the run that it was made by, on the same kind of device.",
+            )
         ending = ".nrrd" if suffix_of(files.images[0]) in NRRD else ".nii.gz"
         form = with_own_values if self.arguments.format == "folder" else lambda each: each
         if self.arguments.with_real:
@@ -242,11 +261,10 @@ class _Maker:
             if each.left_out not in scans:
                 scans = {each.left_out: self.variations.scan(place, case, each.left_out)}
             made, told = self._one(case, scans[each.left_out], each)
-            origin = origin_of(
-                self.variations.model, case.name, digest, each.seed, each.index, each.request, each.left_out
-            )
+            scan = (case.name, digest, place)
+            origin = origin_of(self.variations.model, *scan, each.seed, each.index, each.request, each.left_out)
             made = replace(made, provenance=origin | told)
-            if len(shown) <= SHOWN_VARIATIONS:
+            if len(shown) <= SHOWN_VARIATIONS and each.left_out == wanted[0].left_out:
                 shown.append(made)
             if self.arguments.scene is not None:
                 self.kept.append(made)
@@ -328,6 +346,8 @@ def _tell(
         print(f"Shard {shard.number} of {shard.count} was there already.")
         return
     words = f"{maker.done} variation(s) of {len(own)} scan(s) are in {arguments.output}"
+    if maker.folds:
+        words += ", as many as were asked for of each scan and fold that it teaches"
     print(f"{words}, each treated as the scan of a patient that it stems from.")
     if not whole:
         print(f"That was shard {shard.number} of {shard.count}; the data set is whole when all of them are done.")
@@ -345,16 +365,19 @@ def _tell(
             "example); provenance.json says by how much."
         )
         events.emit("warning", message=message)
+    if not whole:
+        return
     again = f"gedgan augment {shlex.quote(str(arguments.model))} {shlex.quote(str(arguments.data))}"
     print(f"Any of them again: {again} --again {shlex.quote(str(arguments.output))} --only NAME -o NEW")
 
 
-def _write_sheet(path: Path, shown: list[tuple[str, list[Any]]]) -> None:
+def _write_sheet(path: Path, shown: list[tuple[str, list[Any]]], scans: int) -> None:
     from ..volumes.pictures import contact_sheet
 
     count = max(len(cases) for _, cases in shown) - 1
     headings = [["scan", *(f"variation {number + 1}" for number in range(count))]]
-    contact_sheet(path, shown, "Scans and variations of them, made by GED-GAN.", headings)
+    few = "Scans" if len(shown) == scans else f"The first {len(shown)} of {scans} scans"
+    contact_sheet(path, shown, f"{few}, and the first variations of each, made by GED-GAN.", headings)
 
 
 def _write_scene(path: Path, cases: list[Any]) -> None:

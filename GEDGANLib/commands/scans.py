@@ -24,6 +24,25 @@ def find_for(model: Any, folder: Path) -> Any:
         return find_dataset(folder)
 
 
+def names_in(dataset: Any, asked: Sequence[str]) -> list[str]:
+    """Names of cases of a data set in full.
+
+    :param asked: names, or ends of names that no other case has.
+    :raises InputError: one of them is not there.
+    """
+    names = []
+    for word in asked:
+        found = [case.name for case in dataset.cases if case.name == word]
+        found = found or [case.name for case in dataset.cases if case.name.endswith(word)]
+        if len(found) != 1:
+            many = f"more than one case whose name ends in {word}: {', '.join(found)}" if found else f"no case {word}"
+            raise InputError(
+                f"{dataset.folder} has {many}.", "Name cases as their files are named, without the ending."
+            )
+        names += found
+    return names
+
+
 def read_scan(path: Path, channel_names: Sequence[str], events: Events):
     """A volume, or a folder of DICOM slices, as a case of these channels without labels.
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..jobs.events import Events
+from .scans import names_in
 
 NUMBER, STRENGTH, LOOK, SEED = 8, 1.0, 1.0, 0
 """Of each scan, where nothing else is asked for."""
@@ -24,7 +25,8 @@ class Wanted:
     :param left_out: cases whose images the modes are made without.
     :param folds: numbers of the folds that it teaches; none where there is no split.
     :param attempt: how often it was drawn again before; None where that is to be found out.
-    :param scan_digest: of the scan that it was made of before; None where it was not.
+    :param scan_digest, alignment_digest: of the scan that it was made of before, and of how that was aligned; None
+        where it was not made before, or does not say.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Wanted:
     folds: tuple[int, ...] = ()
     attempt: int | None = None
     scan_digest: str | None = None
+    alignment_digest: str | None = None
 
 
 def chosen_scans(arguments: argparse.Namespace, dataset: Any, run: Path | None, events: Events) -> list[Any]:
@@ -44,11 +47,8 @@ def chosen_scans(arguments: argparse.Namespace, dataset: Any, run: Path | None, 
     :param run: of the alignment, where there is one.
     """
     known = {files.name: files for files in dataset.cases}
-    for name in arguments.case or ():
-        if name not in known:
-            raise InputError(f"{dataset.folder} has no case {name}.", "Name cases as their files are named.")
     if arguments.case:
-        chosen = [known[name] for name in dict.fromkeys(arguments.case)]
+        chosen = [known[name] for name in dict.fromkeys(names_in(dataset, arguments.case))]
     else:
         left_out = _left_out_of(run, dataset.folder)
         chosen = [files for files in dataset.cases if files.name not in left_out]
@@ -172,7 +172,7 @@ def _made_before(arguments: argparse.Namespace, variations: Any, scans: Sequence
     """Variations that were made before."""
     from ..synthesis.variations import request_of
 
-    manifest = arguments.again / "provenance.json" if arguments.again.is_dir() else arguments.again
+    manifest = manifest_of(arguments)
     try:
         told = json.loads(manifest.read_text("utf-8"))
         told = told.get("cases", told)
@@ -189,7 +189,7 @@ def _made_before(arguments: argparse.Namespace, variations: Any, scans: Sequence
             wanted = Wanted(
                 name, request_of(origin), int(origin["seed"]), int(origin["index"]),
                 frozenset(origin.get("modes_without", ())), (), int(origin.get("attempt", 0)),
-                str(origin["scan_digest"]),
+                str(origin["scan_digest"]), origin.get("alignment_digest"),
             )  # fmt: skip
             found.setdefault(origin["variation_of"], []).append(wanted)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -202,6 +202,20 @@ def _made_before(arguments: argparse.Namespace, variations: Any, scans: Sequence
         words = f"{arguments.data} has no case {gone[0]}" if gone else f"{manifest} knows no variations"
         raise InputError(f"{words}.", "Give the data that they were made of.")
     return found
+
+
+def manifest_of(arguments: argparse.Namespace) -> Path:
+    """The file that says what was made before."""
+    return arguments.again / "provenance.json" if arguments.again.is_dir() else arguments.again
+
+
+def format_of(arguments: argparse.Namespace) -> str:
+    """The form that is asked for; that of before where variations are made again and nothing is asked for."""
+    if arguments.format is not None or arguments.again is None:
+        return arguments.format or "nnunet"
+    with suppress(OSError, ValueError, AttributeError):
+        return "folder" if "cases" in json.loads(manifest_of(arguments).read_text("utf-8")) else "nnunet"
+    return "nnunet"
 
 
 def with_own_values(case: Any) -> Any:

@@ -57,7 +57,8 @@ class MovingScan:
         yield 0.0
         made = yield from changing(self.case, self._whole, variation, name or self.case.name)
         model = self.variations.model
-        origin = origin_of(model, self.case.name, self.digest, wish.seed, index, request, frozenset())
+        scan = (self.case.name, self.digest, self.place)
+        origin = origin_of(model, *scan, wish.seed, index, request, frozenset())
         values = {"sliders": dict(wish.values)} if wish.values else {}
         return replace(made, provenance=origin | values | told_of(variation))
 

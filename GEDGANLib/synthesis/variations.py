@@ -7,6 +7,7 @@ and says so: it is treated like their scan.
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -45,6 +46,14 @@ class Place:
 
     moved: Transformations
     box: np.ndarray
+
+    @property
+    def digest(self) -> str:
+        """A short text that changes with the transformation: the same scan lies elsewhere by another alignment."""
+        found = hashlib.sha256()
+        for tensor in (self.moved.generators, self.moved.velocities):
+            found.update(np.ascontiguousarray(tensor.detach().cpu().numpy()))
+        return found.hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -229,15 +238,16 @@ def changing(case: Case, scan: Scan, variation: Variation, name: str) -> Generat
 
 
 def origin_of(
-    model: Model, name: str, digest: str, seed: int, index: int, request: Request, left_out: frozenset[str]
-) -> dict[str, Any]:
+    model: Model, name: str, digest: str, place: Place, seed: int, index: int, request: Request,
+    left_out: frozenset[str],
+) -> dict[str, Any]:  # fmt: skip
     """What it takes to make a variation again, for a manifest.
 
     :param name, digest: of the scan.
     """
     told = {
-        "variation_of": name, "scan_digest": digest, "seed": seed, "index": index, "strength": request.strength,
-        "look": request.look, "model": model.path.name, "model_digest": model.digest,
+        "variation_of": name, "scan_digest": digest, "alignment_digest": place.digest, "seed": seed, "index": index,
+        "strength": request.strength, "look": request.look, "model": model.path.name, "model_digest": model.digest,
         "device": model.generator.template.device.type, "library_version": __version__,
     }  # fmt: skip
     if request.sliders is not None:

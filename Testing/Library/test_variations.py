@@ -261,6 +261,13 @@ def test_a_variation_is_made_again_from_the_manifest(made, run, data, tmp_path, 
     assert again[f"imagesTr/{wanted}_0000.nii.gz"] == files_in(made)[f"imagesTr/{wanted}_0000.nii.gz"]
     assert again[f"labelsTr/{wanted}.nii.gz"] == files_in(made)[f"labelsTr/{wanted}.nii.gz"]
     assert len(again) == 4
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(run, elsewhere)
+    aligned = Aligned.load(run / "alignment.safetensors")
+    aligned.moved.velocities.mul_(0.9)
+    aligned.save(elsewhere / "alignment.safetensors")
+    assert augment(elsewhere, data, tmp_path / "five", "--again", made, "--only", wanted) == 2
+    assert "was made by another alignment of" in capsys.readouterr().err
     other = tmp_path / "other"
     shutil.copytree(data, other)
     path = other / "imagesTr" / f"{names_of(data)[1]}_0000.nii.gz"
@@ -439,6 +446,8 @@ def test_plain_folders_keep_label_values_and_scenes_are_written(run, data, tmp_p
     )
     made = nibabel.load(out / "labels" / "scan_variation_0-0000.nii.gz")
     assert set(np.unique(made.dataobj)) <= set(np.unique(values)) and len(np.unique(made.dataobj)) > 2
+    assert augment(run / "model.safetensors", plain, tmp_path / "again", "--again", out) == 0
+    assert files_in(tmp_path / "again") == files_in(out)  # plain files again, and aligned on the way again
     assert [case.name for case in find_dataset(out).cases] == ["scan_variation_0-0000"]
     assert (tmp_path / "a.mrb").exists()
 
