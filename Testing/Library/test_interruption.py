@@ -35,7 +35,7 @@ def signal_at(monkeypatch):
 def test_synthesis_keeps_the_cases_that_are_complete(trained_model, tmp_path, capsys, signal_at):
     from GEDGANLib.exchange import nnunet
 
-    signal_at(signal.SIGINT, nnunet, "_write_case", 3)
+    signal_at(signal.SIGINT, nnunet, "write_case", 3)
     out = tmp_path / "out"
     assert main(["synthesize", str(trained_model), "-n", "4", "-o", str(out)]) == 3
     assert f"the first 2 of 4 cases are complete in {out} and can be used" in capsys.readouterr().err
@@ -112,7 +112,7 @@ def test_nothing_of_somebody_else_is_removed(tmp_path):
 def test_a_folder_without_a_single_case_does_not_stand_in_the_way(tmp_path, signal_at):
     from GEDGANLib.exchange import nnunet
 
-    signal_at(signal.SIGINT, nnunet, "_write_case", 1)
+    signal_at(signal.SIGINT, nnunet, "write_case", 1)
     command = ["cohort", "-n", "2", "-o", str(tmp_path / "a"), "--shape", "12", "12", "12", "--spacing", "12"]
     assert main(command) == 3 and not (tmp_path / "a").exists()
     assert main(command) == 0
