@@ -1,0 +1,223 @@
+"""What the commands ``carry`` and ``next`` do, from parsed arguments to files and words.
+
+Heavy packages are imported by the command that needs them, so that help and mistyped options answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError, StoppedOnRequest
+from ..jobs.events import Events
+from ..jobs.writing import write_bytes
+from .options import DATA, DEVICE, a_path, a_shard, above_zero
+from .scans import find_for, names_in, warn_of_other_kind
+from .wanted import label_table, scan_of, tell_left_out
+
+TABLE, SHEET, SHOWN, COLUMNS = "carried.csv", "carried.png", 24, 6
+SUGGESTED = 3
+
+
+def add(kinds: argparse._SubParsersAction) -> None:
+    """Add the commands of this group to the parser."""
+    carry = kinds.add_parser("carry", help="carry segmentations of some scans to others, and say how far to trust each")
+    carry.add_argument("model", type=a_path, metavar="MODEL", help="run of gedgan align, or a model of one")
+    carry.add_argument("labelled", type=a_path, metavar="LABELLED", help="folder with the scans that are segmented")
+    carry.add_argument("data", type=a_path, metavar="DATA", help=f"scans to carry to; {DATA}")
+    carry.add_argument("-o", "--output", type=a_path, required=True, metavar="OUT", help="new folder")
+    carry.add_argument(
+        "--source", nargs="+", metavar="NAME", help="carry from these scans alone (default: all segmented)"
+    )
+    carry.add_argument("--case", nargs="+", metavar="NAME", help="carry to these alone (default: all not segmented)")
+    carry.add_argument(
+        "--format", choices=("nnunet", "folder"), default="folder", help="plain files (default), or nnU-Net's"
+    )
+    carry.add_argument("--soft", action="store_true", help="write the share of votes that each label has, too")
+    carry.add_argument(
+        "--shard", type=a_shard, metavar="I/N", help="the I-th of N parts; all parts are one data set in the end"
+    )
+    carry.add_argument("--device", **DEVICE)
+    carry.set_defaults(run=run_carry)
+
+    following = kinds.add_parser("next", help="say which scan to segment next, and why")
+    following.add_argument("model", type=a_path, metavar="MODEL", help="run of gedgan align")
+    following.add_argument(
+        "data", type=a_path, metavar="DATA", help="the scans that were aligned, some of them segmented"
+    )
+    following.add_argument("-n", "--number", type=above_zero(int), default=SUGGESTED, help=f"default: {SUGGESTED}")
+    following.set_defaults(run=run_next)
+
+
+def run_carry(arguments: argparse.Namespace, events: Events) -> None:
+    from ..alignment.runs import model_and_run
+    from ..exchange.shards import Description, GrowingDataset, Shard, shard_folder
+    from ..synthesis.carried import Carrier
+    from ..synthesis.model_file import load_model
+    from ..synthesis.variations import Places, Variations
+    from ..volumes.files import NRRD, suffix_of
+
+    path, run = model_and_run(arguments.model)
+    model = load_model(path, arguments.device)
+    variations = Variations(model, None if run is None else Places.of(run))
+    labelled, dataset = find_for(model, arguments.labelled), find_for(model, arguments.data)
+    sources = _sources(arguments, labelled)
+    targets = _targets(arguments, labelled, dataset, sources, events)
+    table = label_table(labelled, sources, events)
+    carrier = Carrier(variations, table.labels())
+    shard = Shard(*(arguments.shard or (1, 1)))
+    asked = {
+        "model": model.digest, "labelled": str(arguments.labelled.resolve()), "data": str(arguments.data.resolve()),
+        "sources": [files.name for files in sources], "cases": [files.name for files in targets],
+        "format": arguments.format, "soft": arguments.soft, "shards": shard.count,
+    }  # fmt: skip
+    names = ", ".join(files.name for files in sources[:3]) + (" and others" if len(sources) > 3 else "")
+    words = f"segmentations carried from {names} by GED-GAN, not drawn by anybody"
+    labels = {label.name: label.index for label in table.labels()}
+    described = Description(words, labels, tuple(dataset.channel_names))
+    shown: list[tuple[float, Any]] = []
+    with shard_folder(arguments.output, arguments.format, shard, asked) as is_written:
+        growing = GrowingDataset(arguments.output, arguments.format, described)
+
+        def finish(provenance: dict[str, dict]) -> None:
+            _write_table(arguments.output / TABLE, provenance, table.labels())
+
+        own = [] if is_written else shard.of(targets)
+        if own:
+            with events.bar("bringing the segmented scans onto the template") as show:
+                laid = []
+                for number, files in enumerate(sources):
+                    show(number, len(sources), files.name)
+                    laid.append(carrier.laid(scan_of(files, labelled, table)))
+                show(len(sources), len(sources), "")
+            with events.bar("learning how to weigh them") as show:
+                carrier.take(laid, show)
+        try:
+            with events.bar("carrying") as show:
+                for number, files in enumerate(own):
+                    show(number, len(own), files.name)
+                    try:
+                        case = scan_of(replace(files, label=None), dataset, table)
+                    except InputError as error:
+                        tell_left_out(files.name, error, events)
+                        continue
+                    place = carrier.laid(case)
+                    warn_of_other_kind(files.name, case.image.shape[1:], case.affine, model.plan, events)
+                    made = carrier.carried(case, place)
+                    growing.add(made.case, ".nrrd" if suffix_of(files.images[0]) in NRRD else ".nii.gz")
+                    if arguments.soft:
+                        _write_shares(arguments.output, made)
+                    shown.append((made.trust, made.case))
+                    shown = sorted(shown, key=lambda pair: pair[0])[:SHOWN]
+                show(len(own), len(own), "")
+        except KeyboardInterrupt as interrupt:
+            if shard.count == 1:
+                growing.close(shard, finish)
+            raise StoppedOnRequest(f"Stopped; what is complete is in {arguments.output}.") from interrupt
+        whole = growing.close(shard, finish)
+    print(f"Segmentations were carried to {len(growing.provenance)} scan(s); they are in {arguments.output}.")
+    if not whole:
+        print(f"That was shard {shard.number} of {shard.count}; the data set is whole when all of them are done.")
+    elif shown and shard.count == 1:
+        _write_sheet(arguments.output / SHEET, [case for _, case in shown])
+        least = ", ".join(f"{case.name} ({trust:.2f})" for trust, case in shown[:5])
+        print(f"The least to be trusted: {least}. All of them: {arguments.output / TABLE}; {arguments.output / SHEET}")
+
+
+def _sources(arguments: argparse.Namespace, labelled: Any) -> list[Any]:
+    asked = set(names_in(labelled, arguments.source)) if arguments.source else None
+    found = [files for files in labelled.cases if files.label is not None and (asked is None or files.name in asked)]
+    if not found:
+        raise InputError(f"None of these scans of {labelled.folder} is segmented.", "Segment one of them.")
+    return found
+
+
+def _targets(
+    arguments: argparse.Namespace, labelled: Any, dataset: Any, sources: Sequence[Any], events: Events
+) -> list[Any]:
+    """Scans that nobody has segmented; and those that were asked for by name, whose drawn segmentation stays where it
+    is."""
+    same = labelled.folder.resolve() == dataset.folder.resolve()
+    taken = {files.name for files in sources} if same else set()
+    if arguments.case:
+        wanted = [name for name in names_in(dataset, arguments.case) if name not in taken]
+        chosen = [files for files in dataset.cases if files.name in set(wanted)]
+    else:
+        chosen = [files for files in dataset.cases if files.label is None]
+        drawn = len(dataset.cases) - len(chosen) - len(taken)
+        if drawn > 0:
+            words = f"{drawn} scan(s) of {dataset.folder} are segmented, and nothing is carried to them."
+            events.emit("warning", message=f"{words} Ask for them by --case; what was drawn stays where it is.")
+    if not chosen:
+        raise InputError(
+            f"{dataset.folder} has no scan that a segmentation could be carried to.",
+            "Give scans that are not segmented, or name some by --case.",
+        )
+    return chosen
+
+
+def _write_shares(folder: Path, made: Any) -> None:
+    from ..volumes.files import write_volume
+
+    (folder / "shares").mkdir(exist_ok=True)
+    about = f"share of the votes, {made.case.description}"
+    write_volume(folder / "shares" / f"{made.case.name}.nii.gz", made.share, made.case.affine, about)
+
+
+def _write_table(path: Path, provenance: dict[str, dict], labels: Sequence[Any]) -> None:
+    """How far each can be trusted, the least first."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    names = [label.name for label in labels]
+    writer.writerow(["case", "trust", *(f"trust of {name}" for name in names), "carried from"])
+    for name, origin in sorted(provenance.items(), key=lambda item: item[1]["trust"]):
+        figures = [origin["trust"], *(origin[f"trust of {label}"] for label in names)]
+        writer.writerow([name, *figures, " ".join(origin["segmentation_carried_from"])])
+    write_bytes(path, text.getvalue().encode("utf-8"))
+
+
+def _write_sheet(path: Path, cases: Sequence[Any]) -> None:
+    from ..volumes.pictures import contact_sheet
+
+    groups = [list(cases[start : start + COLUMNS]) for start in range(0, len(cases), COLUMNS)]
+    headings = [[f"{case.name[-18:]} {case.provenance['trust']:.2f}" for case in group] for group in groups]
+    title = "Carried segmentations, the least to be trusted first, made by GED-GAN; nobody drew them."
+    contact_sheet(path, [("", group) for group in groups], title, headings)
+
+
+def run_next(arguments: argparse.Namespace, events: Events) -> None:
+    from ..alignment.modes import components_of
+    from ..alignment.runs import model_and_run
+    from ..synthesis.carried import next_to_segment
+    from ..synthesis.model_file import load_model
+    from ..synthesis.statistical import Population
+
+    path, _ = model_and_run(arguments.model)
+    model = load_model(path, "cpu", with_population=True)
+    if model.population is None:
+        raise InputError(
+            f"{path} does not keep how its scans lie to each other.", "Take the run of gedgan align of your scans."
+        )
+    population = Population.of(model.population, model.about["population"])
+    dataset = find_for(model, arguments.data)
+    segmented = {files.name for files in dataset.cases if files.label is not None}
+    there = {files.name for files in dataset.cases}
+    unknown = sorted(there - set(population.names))
+    if unknown:
+        message = f"{len(unknown)} scan(s) are not in the alignment and are not looked at, {unknown[0]} for example."
+        events.emit("warning", message=message)
+    components = components_of(population.products, range(population.members))
+    rows = [index for index, name in enumerate(population.names) if name in there]
+    if not rows:
+        raise InputError(f"None of the scans in {arguments.data} is in the alignment.", "Give those that were aligned.")
+    names = [population.names[index] for index in rows]
+    found = next_to_segment(names, components.coefficients[rows], segmented, arguments.number)
+    if not found:
+        print("All of them are segmented.")
+    for number, each in enumerate(found, 1):
+        print(f"{number}. {each.name}: {each.reason}.")

@@ -1,0 +1,217 @@
+"""Segmentations carried from some scans to others, how far to trust them, and which scan to segment next."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from alignment_sets import quick_registration
+
+from GEDGANLib.alignment.carrying import (
+    Carried,
+    Laid,
+    agreement,
+    carried_back,
+    carry,
+    dice,
+    fused,
+    source_indices,
+    way,
+)
+from GEDGANLib.alignment.lattice import Lattice
+from GEDGANLib.alignment.registration import Level, Settings
+from GEDGANLib.alignment.sampling import identity, sample_image
+from GEDGANLib.alignment.transformations import Transformations
+from GEDGANLib.alignment.velocity import smooth
+from GEDGANLib.commands.main import main
+from GEDGANLib.synthesis.carried import next_to_segment
+from GEDGANLib.volumes.dataset import find_dataset
+
+GRID, EXTENT = (20, 24, 20), (80.0, 96.0, 80.0)
+AFFINE = np.diag([4.0, 4.0, 4.0, 1.0])
+QUICK = Settings(levels=(Level(4, 15, 0.25, False), Level(2, 15, 0.25), Level(1, 15, 0.25)))
+
+
+def transformations(seed: int, size: float = 6.0) -> Transformations:
+    random = torch.Generator().manual_seed(seed)
+    velocities = smooth(torch.randn(1, 3, 10, 12, 10, generator=random), 16.0, EXTENT)
+    generators = torch.randn(1, 3, 4, generator=random)
+    return Transformations(generators, velocities * size / velocities.abs().max(), EXTENT)
+
+
+def anatomy() -> tuple[torch.Tensor, torch.Tensor]:
+    """A template of blobs, some of them labelled."""
+    random = torch.Generator().manual_seed(3)
+    image = smooth(torch.randn(1, 1, *GRID, generator=random), 6.0, EXTENT)
+    image = (image / image.abs().max() * 1.5).clamp(-1, 1)
+    return image, (image > 0.3).float() + (image < -0.5).float() * 2
+
+
+def laid(moved: Transformations, name: str) -> Laid:
+    """The anatomy as a case of such a transformation has it."""
+    image, labels = anatomy()
+    back = moved.positions(GRID, inverse=True)
+    image = sample_image(image, back, EXTENT)
+    nearest = torch.nn.functional.grid_sample(
+        labels, (back.flip(1).movedim(1, -1) * torch.tensor([2 / side for side in EXTENT]).flip(0)), mode="nearest",
+        align_corners=False,
+    )  # fmt: skip
+    boxes = torch.tensor([[[-side / 2, side / 2] for side in EXTENT]])
+    lattice = Lattice.of(AFFINE, GRID, AFFINE, GRID)
+    return Laid(name, moved, lattice, image, boxes, nearest[0, 0].numpy().astype(np.uint8))
+
+
+def mean_dice(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.mean([dice(one, other, label) for label in (1, 2)]))
+
+
+def test_the_way_leads_where_the_same_anatomy_is():
+    first, second = transformations(1), transformations(2)
+    template = identity((6, 6, 6), tuple(0.6 * side for side in EXTENT), torch.zeros(1))
+    there = way(first, second)(first.at(template))
+    assert float((there - second.at(template)).norm(dim=1).max()) < 0.4  # mm
+    target, source = laid(first, "one"), laid(second, "two")
+    index = source_indices(target, source, None)
+    middle = (np.array(GRID) - 1) / 2
+    here = torch.from_numpy(target.lattice.matrix[:, :3] @ middle + target.lattice.matrix[:, 3]).float()
+    expected = way(first, second)(here.reshape(1, 3, 1, 1, 1)).reshape(3)
+    voxel = np.linalg.inv(source.lattice.matrix[:, :3]) @ (expected.numpy() - source.lattice.matrix[:, 3])
+    between = index[:, 9:11, 11:13, 9:11].flatten(1).mean(1).numpy()
+    np.testing.assert_allclose(between, voxel, atol=0.1)
+
+
+def test_what_the_template_leaves_undone_is_made_up_for_by_registering_directly():
+    """The target is said to lie a little beside where it lies."""
+    target, source = laid(transformations(1), "one"), laid(transformations(2), "two")
+    wrong = Transformations(target.moved.generators, target.moved.velocities + 3.0, EXTENT)
+    beside = Laid("one", wrong, target.lattice, target.image, target.box, target.labels)
+    plain, refined = (carry(beside, [source], QUICK, refine).labels[0] for refine in (False, True))
+    exact = carry(target, [source], QUICK, False).labels[0]
+    assert mean_dice(exact, target.labels) > 0.75  # of blobs some voxels large, read off twice
+    assert mean_dice(refined, target.labels) > mean_dice(plain, target.labels) + 0.05
+
+
+def test_votes_go_by_likeness_and_trust_by_agreement():
+    labels = np.zeros((3, 4, 4, 4), np.uint8)
+    labels[0, :2], labels[1, 1:3], labels[2, 1:3] = 1, 1, 1
+    likeness = np.full((3, 4, 4, 4), 0.2)
+    likeness[0] = 0.9
+    carried = Carried(labels, likeness, (0.9, 0.2, 0.2))
+    assert np.array_equal(fused(carried, 0.0, 1)[0], labels[1])  # two against one
+    found, share = fused(carried, 4.0, 1)
+    assert np.array_equal(found, labels[0]) and share.min() > 0.5 and share.max() <= 1
+    assert agreement(carried, 1)[0] == pytest.approx((0.5 + 0.5 + 1) / 3)
+    assert np.isnan(agreement(carried, 2)[1])
+
+
+def test_there_and_back_by_another_way_tells_good_from_bad():
+    target, source = laid(transformations(1), "one"), laid(transformations(2), "two")
+    good = carry(target, [source], QUICK).labels[0]
+    bad = np.roll(good, 3, axis=0)
+    back = [carried_back(target, labels, source, QUICK, 2).mean() for labels in (good, bad)]
+    assert back[0] > 0.7 and back[1] < back[0] - 0.15
+
+
+def test_the_middle_comes_first_and_then_the_least_alike():
+    places = np.array([[0.0, 0], [1, 0], [-1, 0], [0, 5], [0.1, 0.1]])
+    names = [f"scan{number}" for number in range(5)]
+    found = next_to_segment(names, places, set(), 3)
+    assert [each.name for each in found[1:]] == ["scan3", "scan2"] and found[0].name in ("scan0", "scan4")
+    assert "middle of all 5" in found[0].reason and "least like any" in found[1].reason
+    assert next_to_segment(names, places, {"scan3"}, 9)[0].name in ("scan1", "scan2")
+    assert next_to_segment(names, places, set(names), 3) == []
+
+
+@pytest.fixture
+def apart(aligned_folder, tmp_path) -> tuple[Path, Path]:
+    """Three segmented cases of the aligned ones, and three without their segmentations."""
+    folders = tmp_path / "labelled", tmp_path / "others"
+    names = [case.name for case in find_dataset(aligned_folder).cases]
+    for folder, chosen in zip(folders, (names[:3], names[3:6])):
+        (folder / "imagesTr").mkdir(parents=True)
+        shutil.copy(aligned_folder / "dataset.json", folder)
+        for name in chosen:
+            shutil.copy(aligned_folder / "imagesTr" / f"{name}_0000.nii.gz", folder / "imagesTr")
+    (folders[0] / "labelsTr").mkdir()
+    for name in names[:3]:
+        shutil.copy(aligned_folder / "labelsTr" / f"{name}.nii.gz", folders[0] / "labelsTr")
+    return folders
+
+
+def carried(run: Path, *arguments: object) -> int:
+    with quick_registration():
+        return main(["carry", str(run), *map(str, arguments), "--device", "cpu"])
+
+
+@pytest.mark.parametrize("sources", [1, 3])
+def test_segmentations_are_carried_and_say_how_far_to_trust_them(
+    aligned_run, aligned_folder, apart, tmp_path, capsys, sources
+):
+    labelled, others = apart
+    first = find_dataset(labelled).cases[0].name
+    options = ["--source", first] if sources == 1 else []
+    out = tmp_path / "out"
+    assert carried(aligned_run, labelled, others, "-o", out, "--soft", *options) == 0
+    assert "The least to be trusted" in capsys.readouterr().out
+    rows = list(csv.DictReader((out / "carried.csv").read_text("utf-8").splitlines()))
+    assert len(rows) == 3 and [float(row["trust"]) for row in rows] == sorted(float(row["trust"]) for row in rows)
+    assert all(len(row["carried from"].split()) == sources for row in rows)
+    for row in rows:
+        name = row["case"]
+        image, scan = (nibabel.load(path) for path in (
+            out / "images" / f"{name}.nii.gz", aligned_folder / "imagesTr" / f"{name}_0000.nii.gz"))  # fmt: skip
+        assert np.array_equal(image.dataobj, scan.dataobj) and np.array_equal(image.affine, scan.affine)
+        made = nibabel.load(out / "labels" / f"{name}.nii.gz")
+        truth = nibabel.load(aligned_folder / "labelsTr" / f"{name}.nii.gz")
+        assert mean_dice(np.asarray(made.dataobj), np.asarray(truth.dataobj)) > 0.6
+        assert "its segmentation carried from" in made.header["descrip"].item().decode()
+        share = np.asarray(nibabel.load(out / "shares" / f"{name}.nii.gz").dataobj)
+        assert share.min() > 0.3 and share.max() <= 1.0001
+    assert (out / "carried.png").stat().st_size > 10_000
+
+
+def test_what_somebody_drew_stays_and_shards_are_one_run(aligned_run, aligned_folder, apart, tmp_path, capsys):
+    labelled, others = apart
+    names = [case.name for case in find_dataset(aligned_folder).cases]
+    before = {path: path.read_bytes() for path in (aligned_folder / "labelsTr").iterdir()}
+    options = ("--source", names[0], "--format", "nnunet")
+    assert carried(aligned_run, labelled, aligned_folder, "-o", tmp_path / "one", *options) == 0
+    assert "8 scan(s)" in " ".join(capsys.readouterr().err.split())
+    assert list(json.loads((tmp_path / "one" / "provenance.json").read_text())) == [names[8]]
+    assert {path: path.read_bytes() for path in (aligned_folder / "labelsTr").iterdir()} == before
+    for number in (2, 1):
+        assert carried(aligned_run, labelled, others, "-o", tmp_path / "two", *options, "--shard", f"{number}/2") == 0
+    assert carried(aligned_run, labelled, others, "-o", tmp_path / "whole", *options) == 0
+    for part in ("imagesTr", "labelsTr", "carried.csv", "dataset.json", "provenance.json"):
+        paths = [path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").glob(f"{part}*/*")] or [part]
+        for path in paths:
+            assert (tmp_path / "two" / path).read_bytes() == (tmp_path / "whole" / path).read_bytes(), path
+
+
+def test_what_cannot_be_carried_is_said(aligned_run, aligned_folder, apart, tmp_path, capsys):
+    labelled, others = apart
+    for arguments, words in (
+        ((others, others), "is segmented"),
+        ((labelled, labelled), "no scan that a segmentation could be carried to"),
+        ((labelled, others, "--case", "nobody"), "no case nobody"),
+        ((labelled, others, "--source", "nobody"), "no case nobody"),
+    ):
+        assert carried(aligned_run, *arguments, "-o", tmp_path / "out") == 2
+        assert words in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_the_next_scan_is_named_with_a_reason(aligned_run, aligned_folder, apart, capsys):
+    labelled, others = apart
+    assert main(["next", str(aligned_run), str(others), "-n", "2"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 2 and "middle of all 3 scans" in said[0] and "least like any" in said[1]
+    assert main(["next", str(aligned_run), str(aligned_folder)]) == 0
+    assert find_dataset(aligned_folder).cases[-1].name in capsys.readouterr().out  # the only one without
+    assert main(["next", str(aligned_run), str(labelled)]) == 0
+    assert "All of them are segmented" in capsys.readouterr().out
