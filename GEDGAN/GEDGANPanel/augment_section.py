@@ -42,7 +42,7 @@ class AugmentSection(Section):
         self.sliders: dict[str, Any] = {}
         self.batches = Batches()
         self.slowest = 0.0
-        self._source = ""
+        self._source, self._of = "", 0
         self._fine: Iterator[float] | None = None
         qt.QFormLayout(self.ui.augmentSlidersFrame)
         self.ui.varyButton.connect("clicked()", panel.tasks.stop_or(self.onVary))
