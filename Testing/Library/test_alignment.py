@@ -115,9 +115,11 @@ def test_half_of_it_twice_is_the_whole():
 def test_as_many_steps_as_the_longest_velocity_asks_for():
     spacing = spacing_of((10, 12, 8), EXTENT[3])
     velocity = torch.zeros(1, 3, 10, 12, 8)
-    assert steps_for(velocity, EXTENT[3]) == 0
+    assert steps_for(velocity, EXTENT[3]) == 6  # as beside others that need them
     velocity[0, 1, 3, 3, 3] = 8 * spacing[1]
     assert steps_for(velocity, EXTENT[3]) == 6  # an eighth of a voxel in the shortest
+    velocity[0, 1, 3, 3, 3] *= 4
+    assert steps_for(velocity, EXTENT[3]) == 8
 
 
 def test_jacobian_and_roughness_know_the_voxels_sizes():
@@ -244,6 +246,17 @@ def brains(count: int) -> tuple[torch.Tensor, torch.Tensor, tuple[float, ...]]:
     images = torch.from_numpy(images / images.max() * 2 - 1).float()
     extent = (160.0, 192.0, 160.0)
     return images, torch.tensor([[-side / 2, side / 2] for side in extent]).expand(count, 3, 2), extent
+
+
+def test_a_scan_comes_to_lie_where_it_does_whatever_is_registered_beside_it():
+    """Beside a second one that has farther to go, its deformation is composed as often as alone."""
+    images, boxes, extent = brains(3)
+    template, quick = images[2:], replace(QUICK, levels=(Level(4, 15, 0.25, False), Level(2, 20, 0.5)))
+    bent = torch.roll(images[1:2], (3, -3), (2, 3))
+    alone = Registration(images[:1], boxes[:1], extent, quick, template).run().positions(images.shape[2:])
+    beside = Registration(torch.cat([images[:1], bent]), boxes[:2], extent, quick, template).run()
+    apart = (beside.of([0]).positions(images.shape[2:]) - alone).norm(dim=1)
+    assert float(apart.mean()) < 0.005 * 8.0  # mm, voxels of 8
 
 
 def test_all_cases_are_brought_to_their_mean_which_lies_in_their_middle():
