@@ -123,7 +123,13 @@ def write_table() -> None:
              f"{np.mean([worst_found(each['found']) for each in found.values()]):.0%}",
              f"{np.mean([each['seconds'] for each in found.values()]):.1f}"]
         )  # fmt: skip
-    text = f"# Carried segmentations\n\n{machine()}\n\n{table(heading, rows)}\n"
+    words = (
+        "Mean Dice on the targets' own voxels, as a mean over random choices of the segmented scans (deviation over "
+        "these). Refined: registered directly, too; weighted: as the command does it; `next`: from the scans that "
+        "`gedgan next` names. Trust: as a mean over choices (smallest to largest). hippocampus60: 60 hippocampi of 1 mm, "
+        "aligned at 2 mm, 20 targets."
+    )
+    text = f"# Carried segmentations\n\n{machine()}\n\n{words}\n\n{table(heading, rows)}\n"
     (RESULTS / "carrying.md").write_text(text)
     print(text)
 
