@@ -126,8 +126,8 @@ def write_table() -> None:
     words = (
         "Mean Dice on the targets' own voxels, as a mean over random choices of the segmented scans (deviation over "
         "these). Refined: registered directly, too; weighted: as the command does it; `next`: from the scans that "
-        "`gedgan next` names. Trust: as a mean over choices (smallest to largest). hippocampus60: 60 hippocampi of 1 mm, "
-        "aligned at 2 mm, 20 targets."
+        "`gedgan next` names. Trust: as a mean over choices (smallest to largest). hippocampus60: 60 hippocampi of "
+        "1 mm, aligned at 2 mm, 20 targets."
     )
     text = f"# Carried segmentations\n\n{machine()}\n\n{words}\n\n{table(heading, rows)}\n"
     (RESULTS / "carrying.md").write_text(text)
