@@ -31,6 +31,10 @@ class Transformations:
     def of(self, chosen: slice | Sequence[int]) -> Transformations:
         return Transformations(self.generators[chosen], self.velocities[chosen], self.extent)
 
+    def to(self, device: torch.device) -> Transformations:
+        """The same on a device."""
+        return Transformations(self.generators.to(device), self.velocities.to(device), self.extent)
+
     def positions(self, shape: Sequence[int], inverse: bool = False) -> Tensor:
         """Where the voxels of a grid over the box come to lie, mm, (N, D, *shape).
 

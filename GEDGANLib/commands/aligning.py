@@ -17,7 +17,7 @@ from ..jobs.events import Events, JsonEvents, stop_on_signals
 from ..jobs.writing import write_bytes
 from .aligned_output import SHEET, TABLE, join_shards, write_sheet, write_table
 from .options import DATA, DEVICE, a_path, a_shard, above_zero, add_class_column
-from .scans import names_in
+from .scans import names_in, tell_left_out
 
 WORST_TOLD, FEW = 5, 4
 
@@ -219,8 +219,10 @@ def _part_of(dataset: Any, number: int, count: int) -> tuple[Any, list[str]]:
 
     :raises InputError: nothing is left for it.
     """
+    from ..exchange.shards import Shard
+
     names = [case.name for case in dataset.cases]
-    own = set(names[number - 1 :: count])
+    own = set(Shard(number, count).of(names))
     if not own:
         raise InputError(f"{dataset.folder} has {len(names)} case(s), fewer than shards.", "Make fewer of them.")
     others = [name for name in names if name not in own]
@@ -249,7 +251,7 @@ def _planned(
     with events.bar("reading") as show:
         fingerprint = check_dataset(dataset, show, left_out)
     for name, error in left_out.items():
-        events.emit("warning", message=f"{name} is left out: {error.message} {error.hint}")
+        tell_left_out(name, error, events)
     for warning in fingerprint.warnings:
         events.emit("warning", message=warning)
     dataset = without_cases(dataset, list(left_out))

@@ -18,7 +18,7 @@ from ..errors import InputError, StoppedOnRequest
 from ..jobs.events import Events
 from .making import claim_scene
 from .options import DATA, DEVICE, a_path, a_seed, a_shard, a_share, a_truncation, above_zero
-from .scans import find_for, warn_of_other_kind
+from .scans import find_for, tell_left_out, warn_of_other_kind
 from .wanted import (
     NUMBER,
     Wanted,
@@ -27,7 +27,6 @@ from .wanted import (
     label_table,
     readable,
     scan_of,
-    tell_left_out,
     values_fit,
     wanted_variations,
     with_own_values,

@@ -17,8 +17,8 @@ from ..errors import InputError, StoppedOnRequest
 from ..jobs.events import Events
 from ..jobs.writing import write_bytes
 from .options import DATA, DEVICE, a_path, a_shard, above_zero
-from .scans import find_for, names_in, warn_of_other_kind
-from .wanted import label_table, scan_of, tell_left_out
+from .scans import find_for, names_in, tell_left_out, warn_of_other_kind
+from .wanted import label_table, scan_of
 
 TABLE, SHEET, SHOWN, COLUMNS = "carried.csv", "carried.png", 24, 6
 SUGGESTED = 3

@@ -43,6 +43,11 @@ def names_in(dataset: Any, asked: Sequence[str]) -> list[str]:
     return names
 
 
+def tell_left_out(name: str, error: InputError, events: Events) -> None:
+    """Warn of a case that a command goes on without."""
+    events.emit("warning", message=f"{name} is left out: {error.message} {error.hint}")
+
+
 def read_scan(path: Path, channel_names: Sequence[str], events: Events):
     """A volume, or a folder of DICOM slices, as a case of these channels without labels.
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..jobs.events import Events
-from .scans import names_in
+from .scans import names_in, tell_left_out
 
 NUMBER, STRENGTH, LOOK, SEED = 8, 1.0, 1.0, 0
 """Of each scan, where nothing else is asked for."""
@@ -123,10 +123,6 @@ def readable(scans: Sequence[Any], dataset: Any, table: Any, plan: Any, events: 
                 tell_left_out(files.name, error, events)
         show(len(scans), len(scans), "")
     return found
-
-
-def tell_left_out(name: str, error: InputError, events: Events) -> None:
-    events.emit("warning", message=f"{name} is left out: {error.message} {error.hint}")
 
 
 def wanted_variations(

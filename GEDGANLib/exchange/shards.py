@@ -165,9 +165,9 @@ def shard_folder(folder: Path, kind: str, shard: Shard, asked: dict[str, Any]) -
         _agree(place, asked)
     except OSError as error:
         raise explain_unwritable(folder, error) from error
-    before = json.loads((place / ABOUT).read_text("utf-8"))
-    if before != json.loads(json.dumps(asked)):
-        other = [name for name in asked if before.get(name) != json.loads(json.dumps(asked[name]))]
+    before, now = json.loads((place / ABOUT).read_text("utf-8")), json.loads(json.dumps(asked))
+    if before != now:
+        other = [name for name in now if before.get(name) != now[name]]
         raise InputError(
             f"The other shards in {folder} were asked for something else: {', '.join(other) or 'other options'}.",
             "Give all shards the same options, and n the same number.",

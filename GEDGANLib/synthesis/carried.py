@@ -17,7 +17,6 @@ from ..alignment.registration import Settings
 from ..errors import InputError
 from ..jobs.events import Progress, quiet
 from ..volumes.case import Case
-from ..volumes.pipeline import to_working
 from .variations import Variations
 
 FEWEST_FOR_POWER = 3
@@ -61,17 +60,12 @@ class Carrier:
 
         :raises InputError: other channels than the model's.
         """
-        place, _ = self.variations.place(case, progress)
-        working = to_working(case, self.plan)
-        moved = replace(
-            place.moved,
-            generators=place.moved.generators.to(self.device),
-            velocities=place.moved.velocities.to(self.device),
-        )
+        working = self.variations.working(case)
+        place, _ = self.variations.place(case, progress, working)
         lattice = Lattice.of(case.affine, case.image.shape[1:], place.box, self.plan.grid.shape)
         box = fields_of_view([working], self.plan.extent).to(self.device)
         image = shrunk([working], self.shape, self.device.type)
-        return Laid(case.name, moved, lattice, image, box, case.labels)
+        return Laid(case.name, place.moved.to(self.device), lattice, image, box, case.labels)
 
     def take(self, sources: Sequence[Laid], progress: Progress = quiet) -> None:
         """Take sources; of three and more, each is carried to from the others to learn how to weigh them.

@@ -39,10 +39,11 @@ class MovingScan:
         self._small = small
         self._quick = variations.scan(place, small, order=ORDER_IN_A_HURRY, spacing=NODES_IN_A_HURRY)
         self._whole: Scan | None = None
+        self._modes = self._quick.subject.population.modes.count
 
     def coarse(self, wish: Wish, index: int = 0) -> Case:
         """The variation while sliders move: at once, on voxels that may be larger."""
-        request = wish.request(self.directions, self.modes)
+        request = wish.request(self.directions, self._modes)
         variation = self._quick.subject.varied(request, key_of(wish.seed, self.case.name, index))
         image, labels = self._quick.varied(variation)
         about = description_of_variation(self.case.name)
@@ -52,7 +53,7 @@ class MovingScan:
         """The variation on the scan's own voxels, in steps: yields the share that is done."""
         if self._whole is None:
             self._whole = self.variations.scan(self.place, self.case)
-        request = wish.request(self.directions, self.modes)
+        request = wish.request(self.directions, self._modes)
         variation = self._whole.subject.varied(request, key_of(wish.seed, self.case.name, index))
         yield 0.0
         made = yield from changing(self.case, self._whole, variation, name or self.case.name)
@@ -61,10 +62,6 @@ class MovingScan:
         origin = origin_of(model, *scan, wish.seed, index, request, frozenset())
         values = {"sliders": dict(wish.values)} if wish.values else {}
         return replace(made, provenance=origin | values | told_of(variation))
-
-    @property
-    def modes(self) -> int:
-        return self.variations.population().modes.count
 
 
 def coarser(case: Case, voxels: int) -> Case:

@@ -155,21 +155,30 @@ class Variations:
         made = modes.on("cpu").recombined(matrix, old.mean(0))
         return replace(made, labels=None, weights=torch.from_numpy(components.weights).float()).on(device)
 
-    def place(self, case: Case, progress: Progress = quiet) -> tuple[Place, str]:
-        """Where a scan lies on the template, and the digest of its image; it is aligned where that is not known.
+    def working(self, case: Case) -> Case:
+        """A scan on the model's working grid.
 
         :raises InputError: other channels than the model's.
         """
-        return through(self.placing(case), lambda said: progress(*said, case.name))
-
-    def placing(self, case: Case) -> Generator[tuple[int, int], None, tuple[Place, str]]:
-        """As :meth:`place`, in steps: yields iterations done and in all."""
         if len(case.image) != len(self.plan.channels):
             raise InputError(
                 f"{case.name} has {len(case.image)} channel(s), the model takes {len(self.plan.channels)}.",
                 "Choose scans like those that were aligned.",
             )
-        working = to_working(case, self.plan)
+        return to_working(case, self.plan)
+
+    def place(self, case: Case, progress: Progress = quiet, working: Case | None = None) -> tuple[Place, str]:
+        """Where a scan lies on the template, and the digest of its image; it is aligned where that is not known.
+
+        :param working: see :meth:`working`; made where it is not given.
+        :raises InputError: other channels than the model's.
+        """
+        return through(self.placing(case, working), lambda said: progress(*said, case.name))
+
+    def placing(self, case: Case, working: Case | None = None) -> Generator[tuple[int, int], None, tuple[Place, str]]:
+        """As :meth:`place`, in steps: yields iterations done and in all."""
+        if working is None:
+            working = self.working(case)
         digest = image_digest(working)  # as the alignment has it
         if digest in self.known.places:
             return self.known.places[digest], digest
@@ -189,11 +198,8 @@ class Variations:
         """
         population = self.population(left_out)
         device = self.model.generator.template.device
-        moved = Transformations(
-            place.moved.generators.to(device), place.moved.velocities.to(device), place.moved.extent
-        )
         lattice = Lattice.of(affine, shape, place.box, self.plan.grid.shape)
-        return Subject(population, moved, lattice, **hurry)
+        return Subject(population, place.moved.to(device), lattice, **hurry)
 
     def scan(
         self, place: Place, case: Case, left_out: frozenset[str] = frozenset(), order: int = ORDER, **hurry
