@@ -27,7 +27,7 @@ from . import affine
 from .lattice import Lattice
 from .registration import Level, Registration, Settings
 from .sampling import LabelImage, identity, sample_image, sample_linear
-from .similarity import LocalCorrelation, weighted_mean
+from .similarity import LocalCorrelation
 from .transformations import Transformations
 from .velocity import finer_exponential
 
@@ -123,12 +123,10 @@ class Carried:
 
     :param labels: (N, *own voxels) uint8, one of each source.
     :param likeness: local correlation of target and source there, (N, *own voxels), in [0, 1].
-    :param similarity: its mean over the target, (N,).
     """
 
     labels: np.ndarray
     likeness: np.ndarray
-    similarity: tuple[float, ...]
 
 
 @torch.no_grad()
@@ -147,9 +145,7 @@ def carry(target: Laid, sources: Sequence[Laid], settings: Settings, refine: boo
         labels.append(LabelImage(given).at(index).cpu().numpy().astype(np.uint8))
         near = sample_linear(compared[number : number + 1].mean(1, keepdim=True), positions, target.moved.extent)
         likeness.append(near[0, 0].clamp(0, 1).cpu().numpy())
-    seen = torch.ones_like(compared[:, :1])
-    similarity = tuple(float(value) for value in weighted_mean(compared, seen))
-    return Carried(np.stack(labels), np.stack(likeness), similarity)
+    return Carried(np.stack(labels), np.stack(likeness))
 
 
 def _positions(target: Laid) -> Tensor:

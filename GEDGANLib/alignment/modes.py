@@ -183,6 +183,17 @@ class Modes:
             labels=None if self.labels is None else mixed(self.labels),
         )
 
+    def of_components(self, components: Components, scores: np.ndarray) -> Modes:
+        """The modes of other components, made of these; without labels, and on the device of these.
+
+        :param components: of some of the cases that these are of, or all.
+        :param scores: along these modes, of all cases, (N, K).
+        """
+        old = scores[list(components.members)]
+        matrix = components.units().T @ old / np.sqrt(len(old) - 1)
+        made = replace(self.on("cpu"), labels=None).recombined(matrix, old.mean(0))
+        return replace(made, weights=torch.from_numpy(components.weights).float()).on(self.velocities.device)
+
 
 def modes_of(blocks: Blocks, components: Components, extent: Sequence[float]) -> Modes:
     """The modes of :class:`Components`, without labels.

@@ -201,10 +201,7 @@ def model_for_sharing(
             f"At least {FEWEST_CASES} cases are needed, and as a rule some dozen.",
         )
     components, exposure = found
-    old = population.scores[list(components.members)]
-    modes = replace(modes_held_by(generator), labels=None)
-    modes = modes.recombined(components.units().T @ old / np.sqrt(len(old) - 1), old.mean(0))
-    modes = _coarser(replace(modes, weights=torch.from_numpy(components.weights).float()), plan.extent)
+    modes = _coarser(modes_held_by(generator).of_components(components, population.scores), plan.extent)
     scores = components.scores()[list(components.members)]
     kinds = [population.classes[index] for index in components.members]
     classes = _class_statistics(plan, scores, kinds, FEWEST_CASES)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from .. import __version__
 from ..alignment.job import Aligned
@@ -148,12 +147,7 @@ class Variations:
                 "no directions can be made.",
                 "Align more scans, segmented or not, or leave --with-real out.",
             )
-        components = components_of(cases.products, rest)
-        old = cases.scores[rest]
-        device = modes.velocities.device
-        matrix = components.units().T @ old / np.sqrt(len(old) - 1)
-        made = modes.on("cpu").recombined(matrix, old.mean(0))
-        return replace(made, labels=None, weights=torch.from_numpy(components.weights).float()).on(device)
+        return modes.of_components(components_of(cases.products, rest), cases.scores)
 
     def working(self, case: Case) -> Case:
         """A scan on the model's working grid.

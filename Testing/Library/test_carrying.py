@@ -102,7 +102,7 @@ def test_votes_go_by_likeness_and_trust_by_agreement():
     labels[0, :2], labels[1, 1:3], labels[2, 1:3] = 1, 1, 1
     likeness = np.full((3, 4, 4, 4), 0.2)
     likeness[0] = 0.9
-    carried = Carried(labels, likeness, (0.9, 0.2, 0.2))
+    carried = Carried(labels, likeness)
     assert np.array_equal(fused(carried, 0.0, 1)[0], labels[1])  # two against one
     found, share = fused(carried, 4.0, 1)
     assert np.array_equal(found, labels[0]) and share.min() > 0.5 and share.max() <= 1
