@@ -24,7 +24,7 @@ LETTERS, LEGEND_LETTERS, LINE = 15, 19, 0.16
 """Letters of a title and of a label's name an inch, and inches of a line."""
 
 
-def _middle(case: Case, labels: np.ndarray | None, shape: Sequence[int]) -> list[int]:
+def _middle(labels: np.ndarray | None, shape: Sequence[int]) -> list[int]:
     """Voxel through which the three planes go: the middle of the labels, else of the volume."""
     if labels is None or not labels.any():
         return [side // 2 for side in shape]
@@ -32,8 +32,9 @@ def _middle(case: Case, labels: np.ndarray | None, shape: Sequence[int]) -> list
 
 
 def contact_sheet(
-    path: Path, rows: Sequence[tuple[str, Sequence[Case]]], title: str = "", headings: Sequence[Sequence[str]] = ()
-) -> None:
+    path: Path, rows: Sequence[tuple[str, Sequence[Case]]], title: str = "", headings: Sequence[Sequence[str]] = (),
+    around: np.ndarray | None = None,
+) -> None:  # fmt: skip
     """Draw groups of cases below each other, each case a column of an axial, a coronal and a sagittal slice.
 
     Right of the patient is on the left of axial and coronal slices and front on the left of sagittal ones, as
@@ -41,6 +42,8 @@ def contact_sheet(
 
     :param rows: name and cases of each group; "real" above "synthesized", say.
     :param headings: over the columns of each group; of the first ones where there are fewer than groups.
+    :param around: voxels, on the grid of all cases, through whose middle the slices go; when not given, through that
+        of each case's labels.
     :raises InputError: the picture cannot be written.
     """
     from matplotlib.figure import Figure
@@ -68,7 +71,7 @@ def contact_sheet(
                 top = height - above - headed - sum(heights[: 3 * block + row])
                 left = MARGIN + COLUMN_WIDTH * column
                 space = (left, left + COLUMN_WIDTH - GAP, top - heights[3 * block + row] + GAP, top)
-                shown = _draw_slice(axis, case, row, space)
+                shown = _draw_slice(axis, case, row, space, around)
                 if column == 0:
                     words = f"{name}\n{plane}" if row == 0 else plane
                     _name_plane(axis, plane, words, shown, in_inches=True)
@@ -83,9 +86,14 @@ def contact_sheet(
     save_figure(figure, path)
 
 
-def _draw_slice(axis, case: Case, plane: int, space: tuple[float, float, float, float]) -> tuple[float, ...]:
+def _draw_slice(
+    axis, case: Case, plane: int, space: tuple[float, float, float, float], around: np.ndarray | None
+) -> tuple[float, ...]:
     """Draw a plane of :data:`PLANES` of a case into a rectangle (left, right, bottom, top), as large as it fits; the
-    rectangle that it fills."""
+    rectangle that it fills.
+
+    :param around: see :func:`contact_sheet`.
+    """
     from contourpy import contour_generator
     from matplotlib.collections import LineCollection
     from matplotlib.colors import to_rgb
@@ -94,7 +102,8 @@ def _draw_slice(axis, case: Case, plane: int, space: tuple[float, float, float, 
     labels = None if case.labels is None else to_closest_ras(case.labels, case.affine)[0]
     normal = PLANES[plane][1]
     across, up = [other for other in range(3) if other != normal]
-    index = _middle(case, labels, image.shape[1:])[normal]
+    middle_of = labels if around is None else to_closest_ras(around, case.affine)[0]
+    index = _middle(middle_of, image.shape[1:])[normal]
     low, high = np.percentile(image[0], (0.5, 99.5))
     # The patient's right and front are on the left of a slice.
     picture = np.take(image[0], index, axis=normal).T[:, ::-1]
