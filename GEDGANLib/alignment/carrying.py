@@ -2,22 +2,16 @@ r"""Segmentations of some cases carried to another one, through the template and
 
 Cases s and t lie on the template by :math:`\varphi_s,\varphi_t`, so that :math:`\varphi_s\circ\varphi_t^{-1}` leads
 from points of t to where the same anatomy is in s. What two alignments to a mean leave undone is made up for by
-registering :math:`x_s\circ\varphi_s\circ\varphi_t^{-1}` to :math:`x_t` itself, in a few iterations, which gives δ; the
-label of a voxel p of t is that of s at :math:`\varphi_s\circ\varphi_t^{-1}\circ\delta(p)`.
-
-Labels from several sources are voted for, with weights :math:`c_s(p)^k` by the local correlation of the two images
-there (local weighting: Artaechevarria et al., *Combination strategies in multi-atlas image segmentation*, IEEE
-Transactions on Medical Imaging 28(8), 2009, section II). How far a carried segmentation can be trusted is told, of
-several sources, by how far they agree; of one, by carrying it back by a registration of its own and comparing with
-where it came from (Valindria et al., *Reverse classification accuracy*, IEEE Transactions on Medical Imaging 36(8),
-2017, with registration in place of a classifier). There and back through the same map would be perfect, and say
-nothing.
+registering :math:`x_s\circ\varphi_s\circ\varphi_t^{-1}` to :math:`x_t` itself, in a few iterations, which gives δ;
+image and label of a voxel p of t are those of s at :math:`\varphi_s\circ\varphi_t^{-1}\circ\delta(p)`. What that is
+off by still, the voxels around p make up for, and of several sources the likest: :mod:`.voting`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,18 +21,16 @@ from . import affine
 from .lattice import Lattice
 from .registration import Level, Registration, Settings
 from .sampling import LabelImage, identity, sample_image, sample_linear
-from .similarity import LocalCorrelation
 from .transformations import Transformations
 from .velocity import finer_exponential
+from .voting import SOFTNESS, box_around, normalized, promised_dice, radii, voting
 
 REFINING = (Level(2, 15, 0.25), Level(1, 15, 0.25))
 """Stages of the direct registration."""
 NODES = 0.5
 """Between the nodes that a map is computed at, in those of the velocities."""
-WINDOW = 5
-"""Voxels of the windows of local correlation by which sources are weighted."""
-POWERS = (0.0, 1.0, 2.0, 4.0, 8.0)
-"""k of the module's text, among which is chosen."""
+SOFTNESSES = (0.5, 1.0, 2.0, 4.0)
+"""Of :mod:`.voting`, among which is chosen."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +41,7 @@ class Laid:
     :param lattice: its own voxels in its box.
     :param image: (1, C, *grid) in [-1, 1], on the grid of registrations over the box.
     :param box: its field of view there, (1, D, 2), mm.
+    :param voxels: its own, (C, *own voxels).
     :param labels: (*own voxels), whole numbers; None without segmentation.
     """
 
@@ -57,6 +50,7 @@ class Laid:
     lattice: Lattice
     image: Tensor
     box: Tensor
+    voxels: np.ndarray
     labels: np.ndarray | None = None
 
 
@@ -76,22 +70,21 @@ def way(target: Transformations, source: Transformations) -> Callable[[Tensor], 
     return lead
 
 
-def refined(target: Laid, sources: Sequence[Laid], settings: Settings) -> tuple[Transformations, Tensor]:
-    """δ of each source, and local correlations of the images it brings together, (N, C, *grid), in [0, 1]."""
+def refining(target: Laid, sources: Sequence[Laid], settings: Settings) -> Generator[float, None, Transformations]:
+    """δ of each source, in steps: yields the share that is done."""
     extent, shape = target.moved.extent, tuple(target.image.shape[2:])
     with torch.no_grad():
         here = identity(shape, extent, target.image)
         brought = [sample_image(source.image, way(target.moved, source.moved)(here), extent) for source in sources]
-    images = torch.cat(brought)
     boxes = target.box.expand(len(sources), *target.box.shape[1:])
-    registration = Registration(images, boxes, extent, replace(settings, levels=REFINING), target.image)
+    registration = Registration(torch.cat(brought), boxes, extent, replace(settings, levels=REFINING), target.image)
     registration.state.moved.generators.zero_()  # they lie on each other already
-    with torch.enable_grad():
-        moved = registration.run()
-    with torch.no_grad():
-        ends = moved.positions(shape)
-        compared = LocalCorrelation(target.image, WINDOW)(sample_linear(images, ends, extent))
-    return moved, compared
+    going_on = True
+    while going_on:
+        with torch.enable_grad():
+            going_on = registration.step()
+        yield registration.done / registration.total
+    return registration.state.moved
 
 
 @torch.no_grad()
@@ -118,74 +111,107 @@ def source_indices(target: Laid, source: Laid, delta: Transformations | None) ->
 
 
 @dataclass(frozen=True)
-class Carried:
-    """Segmentations of the sources on the voxels of a target.
+class Brought:
+    """Sources on the voxels of a target.
 
-    :param labels: (N, *own voxels) uint8, one of each source.
-    :param likeness: local correlation of target and source there, (N, *own voxels), in [0, 1].
+    :param labels: of each source, (*own voxels) uint8.
+    :param box: the part of them that any label is near to; None where there are no labels.
+    :param target: image in the box, (1, C, *box), see :func:`.voting.normalized`.
+    :param images: of each source, the same.
     """
 
-    labels: np.ndarray
-    likeness: np.ndarray
+    labels: list[np.ndarray]
+    box: tuple[slice, ...] | None
+    target: Tensor | None = None
+    images: tuple[Tensor, ...] = ()
 
 
-@torch.no_grad()
-def carry(target: Laid, sources: Sequence[Laid], settings: Settings, refine: bool = True) -> Carried:
-    """Carry the segmentation of each source to a target.
+def bringing(
+    target: Laid, sources: Sequence[Laid], settings: Settings, refine: bool = True
+) -> Generator[float, None, Brought]:
+    """Bring sources to the voxels of a target, in steps: yields the share that is done.
 
     :param refine: register them directly, too.
     """
-    moved, compared = refined(target, sources, settings)
-    positions = _positions(target)
-    labels, likeness = [], []
+    moved = None
+    if refine:
+        moved = yield from _shares(refining(target, sources, settings), 0.0, 0.7)
+    indices, labels = [], []
     for number, source in enumerate(sources):
-        delta = moved.of([number]) if refine else None
-        index = source_indices(target, source, delta)
-        given = torch.from_numpy(np.array(source.labels)).to(index.device)
-        labels.append(LabelImage(given).at(index).cpu().numpy().astype(np.uint8))
-        near = sample_linear(compared[number : number + 1].mean(1, keepdim=True), positions, target.moved.extent)
-        likeness.append(near[0, 0].clamp(0, 1).cpu().numpy())
-    return Carried(np.stack(labels), np.stack(likeness))
+        indices.append(source_indices(target, source, None if moved is None else moved.of([number])))
+        given = torch.from_numpy(np.array(source.labels)).to(indices[-1].device)
+        labels.append(LabelImage(given).at(indices[-1]).cpu().numpy().astype(np.uint8))
+        yield 0.7 + 0.2 * (number + 1) / len(sources)
+    box = box_around(labels)
+    if box is None:
+        return Brought(labels, None)
+    images = []
+    for source, index in zip(sources, indices):
+        images.append(normalized(_read_off(source.voxels, index[(slice(None), *box)])))
+        yield 0.9 + 0.1 * len(images) / len(sources)
+    own = torch.from_numpy(np.array(target.voxels[(slice(None), *box)], np.float32))[None].to(images[0])
+    return Brought(labels, box, normalized(own), tuple(images))
 
 
-def _positions(target: Laid) -> Tensor:
-    """Of the target's voxels in its box, mm, (1, D, *own voxels)."""
-    matrix = torch.from_numpy(target.lattice.matrix).to(target.image)
-    axes = [torch.arange(side, device=matrix.device).to(matrix) for side in target.lattice.shape]
-    index = torch.stack(torch.meshgrid(*axes, indexing="ij"))
-    return (matrix[:, :-1] @ index.flatten(1) + matrix[:, -1:]).reshape(1, *index.shape)
+@torch.no_grad()
+def _read_off(voxels: np.ndarray, indices: Tensor) -> Tensor:
+    """An image (C, *own voxels) at indices (D, *box), (1, C, *box)."""
+    volume = torch.from_numpy(np.array(voxels, np.float32))[None].to(indices)
+    shape = volume.shape[2:]
+    middle = indices.new_tensor([(side - 1) / 2 for side in shape]).reshape(-1, *[1] * len(shape))
+    return sample_linear(volume, (indices - middle)[None], shape)  # in a box of which every voxel is 1 mm
 
 
-def fused(carried: Carried, power: float, label_count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The label with the most votes at each voxel, (*own voxels) uint8, and its share of them, float32.
+@dataclass(frozen=True)
+class Carried:
+    """A segmentation that was carried to a target.
 
-    :param power: k of the module's text.
+    :param labels: (*own voxels) uint8.
+    :param share: of the votes that each label has, background first, (label_count + 1, *box).
+    :param box: the part of the voxels that has votes; all others are background.
+    :param trust: Dice coefficient that these promise each label, (label_count,), nan where it is not there.
     """
-    weights = carried.likeness.clip(1e-3) ** power
-    total, best = weights.sum(0), np.full(weights.shape[1:], -1.0, np.float32)
-    found = np.zeros(weights.shape[1:], np.uint8)
-    for label in range(label_count + 1):
-        votes = (weights * (carried.labels == label)).sum(0) / total
-        found[votes > best] = label
-        best = np.maximum(best, votes)
-    return found, best.astype(np.float32)
+
+    labels: np.ndarray
+    share: np.ndarray
+    box: tuple[slice, ...]
+    trust: np.ndarray
 
 
-def agreement(carried: Carried, label_count: int) -> np.ndarray:
-    """How far the sources agree: mean Dice coefficient over pairs of them, of each label, (label_count,), nan where no
-    source has it."""
-    pairs = [(one, other) for one in range(len(carried.labels)) for other in range(one)]
-    return np.array(
-        [
-            _mean([dice(carried.labels[one], carried.labels[other], label) for one, other in pairs])
-            for label in range(1, label_count + 1)
-        ]
-    )
+def electing(
+    brought: Brought, spacing: Sequence[float], label_count: int, softness: float = SOFTNESS
+) -> Generator[float, None, Carried]:
+    """Let the voxels of the sources vote, in steps: yields the share that is done.
+
+    :param spacing: of the target's voxels, mm.
+    :param softness: see :mod:`.voting`.
+    """
+    labels = np.zeros(brought.labels[0].shape, np.uint8)
+    if brought.box is None:
+        nothing = np.zeros((label_count + 1, *[0] * labels.ndim), np.float32)
+        return Carried(labels, nothing, (slice(0, 0),) * labels.ndim, np.full(label_count, np.nan))
+    given = [torch.from_numpy(each[brought.box].astype(np.int64)).to(brought.target.device) for each in brought.labels]
+    share = yield from voting(brought.target, brought.images, given, label_count, radii(spacing), softness)
+    taken = share.argmax(0)
+    labels[brought.box] = taken.cpu().numpy().astype(np.uint8)
+    return Carried(labels, share.cpu().numpy(), brought.box, promised_dice(share, taken))
 
 
-def _mean(values: Sequence[float]) -> float:
-    known = [value for value in values if not np.isnan(value)]
-    return float(np.mean(known)) if known else float("nan")
+def carrying(
+    target: Laid, sources: Sequence[Laid], settings: Settings, label_count: int, softness: float = SOFTNESS
+) -> Generator[float, None, Carried]:
+    """Carry the segmentations of sources to a target, in steps: yields the share that is done."""
+    brought = yield from _shares(bringing(target, sources, settings), 0.0, 0.6)
+    return (yield from _shares(electing(brought, target.lattice.spacing, label_count, softness), 0.6, 0.4))
+
+
+def _shares(steps: Generator[float, None, Any], begin: float, part: float) -> Generator[float, None, Any]:
+    """Steps as a part of more of them."""
+    while True:
+        try:
+            yield begin + part * next(steps)
+        except StopIteration as stop:
+            return stop.value
 
 
 def dice(one: np.ndarray, other: np.ndarray, label: int) -> float:
@@ -193,19 +219,3 @@ def dice(one: np.ndarray, other: np.ndarray, label: int) -> float:
     first, second = one == label, other == label
     total = int(first.sum()) + int(second.sum())
     return 2 * float((first & second).sum()) / total if total else float("nan")
-
-
-def carried_back(target: Laid, labels: np.ndarray, source: Laid, settings: Settings, label_count: int) -> np.ndarray:
-    """Dice coefficient of each label, (label_count,), of a segmentation that was carried to a target and is carried
-    back to where it came from, by a registration of the target to the source that knows nothing of the way there."""
-    extent = source.moved.extent
-    registration = Registration(target.image, target.box, extent, settings, source.image)
-    with torch.enable_grad():
-        back = registration.run()
-    with torch.no_grad():
-        still = Transformations(torch.zeros_like(back.generators), torch.zeros_like(back.velocities), back.extent)
-        # From the source's voxels to the target's: the source lies in its box as it is, the target is brought there.
-        here = replace(source, moved=still)
-        index = source_indices(here, replace(target, moved=back), None)
-        found = LabelImage(torch.from_numpy(np.array(labels)).to(index.device)).at(index).cpu().numpy()
-    return np.array([dice(found, source.labels, label) for label in range(1, label_count + 1)])

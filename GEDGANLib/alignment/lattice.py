@@ -43,10 +43,15 @@ class Lattice:
         matrix[:, dims] -= (np.asarray(box_shape) - 1) / 2 * spacing
         return cls(tuple(int(side) for side in shape), matrix)
 
+    @property
+    def spacing(self) -> tuple[float, ...]:
+        """Of the voxels, mm."""
+        return tuple(float(size) for size in np.linalg.norm(self.matrix[:, :-1], axis=0))
+
     def nodes(self, step: float) -> Nodes:
         """Nodes about ``step`` mm apart, and no finer than its voxels."""
-        sizes = np.linalg.norm(self.matrix[:, :-1], axis=0)
-        counts = [min(math.ceil(count * size / step - 1e-6), count) for count, size in zip(self.shape, sizes)]
+        sides = zip(self.shape, self.spacing)
+        counts = [min(math.ceil(count * size / step - 1e-6), count) for count, size in sides]
         return Nodes(self, tuple(counts))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,17 +10,19 @@ import numpy as np
 import torch
 
 from .. import __version__
-from ..alignment.carrying import POWERS, Laid, agreement, carried_back, carry, dice, fused
+from ..alignment.carrying import SOFTNESSES, Laid, bringing, carrying, dice, electing
 from ..alignment.job import fields_of_view, registration_shape, shrunk
 from ..alignment.lattice import Lattice
 from ..alignment.registration import Settings
+from ..alignment.voting import SOFTNESS
 from ..errors import InputError
 from ..jobs.events import Progress, quiet
+from ..jobs.steps import through
 from ..volumes.case import Case
 from .variations import Variations
 
-FEWEST_FOR_POWER = 3
-"""Sources from which is learned how much the likest ones are to count for more; fewer have equal votes."""
+FEWEST_TO_LEARN_FROM = 3
+"""Sources from which is learned how much the likest voxels are to count for more; of fewer it is not known."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,7 @@ class CarriedCase:
 
     :param case: on its own voxels.
     :param share: of the votes that its label has at each voxel, (*own voxels), in [0, 1].
-    :param trust: in [0, 1]: of several sources their agreement, of one what is left of its own segmentation when it is
-        carried there and back; as a mean over labels, nan where there are none.
+    :param trust: Dice coefficient that these promise, in [0, 1], as a mean over labels, nan where there are none.
     :param by_label: the same of each label, (label_count,).
     """
 
@@ -53,69 +54,84 @@ class Carrier:
         self.device = variations.model.generator.template.device
         self.shape = registration_shape(self.plan.grid.shape, self.plan.extent, self.device.type)
         self.sources: list[Laid] = []
-        self.power = 0.0
+        self.softness = SOFTNESS
 
     def laid(self, case: Case, progress: Progress = quiet) -> Laid:
         """A scan where it lies on the template; it is aligned where that is not known.
 
         :raises InputError: other channels than the model's.
         """
+        return through(self.laying(case), lambda said: progress(*said, case.name))
+
+    def laying(self, case: Case) -> Generator[tuple[int, int], None, Laid]:
+        """As :meth:`laid`, in steps: yields iterations done and in all."""
         working = self.variations.working(case)
-        place, _ = self.variations.place(case, progress, working)
+        place, _ = yield from self.variations.placing(case, working)
         lattice = Lattice.of(case.affine, case.image.shape[1:], place.box, self.plan.grid.shape)
         box = fields_of_view([working], self.plan.extent).to(self.device)
         image = shrunk([working], self.shape, self.device.type)
-        return Laid(case.name, place.moved.to(self.device), lattice, image, box, case.labels)
+        return Laid(case.name, place.moved.to(self.device), lattice, image, box, case.image, case.labels)
 
     def take(self, sources: Sequence[Laid], progress: Progress = quiet) -> None:
-        """Take sources; of three and more, each is carried to from the others to learn how to weigh them.
+        """Take sources; of three and more, each is carried to from the others to learn how to weigh votes.
 
         :raises InputError: none of them is segmented.
         """
+        through(self.taking(sources), lambda said: progress(*said))
+
+    def taking(self, sources: Sequence[Laid]) -> Generator[tuple[float, int, str], None, None]:
+        """As :meth:`take`, in steps: yields how many are done, of how many, and which one is next."""
         self.sources = [source for source in sources if source.labels is not None]
         if not self.sources:
             raise InputError("No scan to carry a segmentation from is segmented.", "Segment one of them.")
-        self.power = 0.0
-        if len(self.sources) < FEWEST_FOR_POWER:
+        self.softness, count = SOFTNESS, len(self.labels)
+        if len(self.sources) < FEWEST_TO_LEARN_FROM:
             return
-        found = np.zeros(len(POWERS))
+        found = np.zeros(len(SOFTNESSES))
         for number, target in enumerate(self.sources):
-            progress(number, len(self.sources), target.name)
             others = [source for source in self.sources if source is not target]
-            made = carry(target, others, self.settings)
-            for index, power in enumerate(POWERS):
-                labels, _ = fused(made, power, len(self.labels))
-                found[index] += self._mean(
-                    np.array([dice(labels, target.labels, label.index) for label in self.labels])
+            steps = bringing(target, others, self.settings)
+            while True:
+                try:
+                    share = next(steps)
+                except StopIteration as stop:
+                    brought = stop.value
+                    break
+                yield number + share, len(self.sources), target.name
+            for index, softness in enumerate(SOFTNESSES):
+                made = through(electing(brought, target.lattice.spacing, count, softness))
+                found[index] += _mean(
+                    np.array([dice(made.labels, target.labels, label.index) for label in self.labels])
                 )
-        progress(len(self.sources), len(self.sources), "")
-        self.power = POWERS[int(found.argmax())]
+                yield number + 1, len(self.sources), target.name
+        self.softness = SOFTNESSES[int(found.argmax())]
 
     def carried(self, case: Case, laid: Laid) -> CarriedCase:
         """The segmentation of a target.
 
         :param laid: the same case.
         """
-        made, count = carry(laid, self.sources, self.settings), len(self.labels)
-        labels, share = fused(made, self.power, count)
-        if len(self.sources) > 1:
-            by_label = agreement(made, count)
-        else:
-            by_label = carried_back(laid, labels, self.sources[0], self.settings, count)
+        return through(self.carrying(case, laid))
+
+    def carrying(self, case: Case, laid: Laid) -> Generator[float, None, CarriedCase]:
+        """As :meth:`carried`, in steps: yields the share that is done."""
+        made = yield from carrying(laid, self.sources, self.settings, len(self.labels), self.softness)
         sources = [source.name for source in self.sources]
-        trust = self._mean(by_label)
+        trust = _mean(made.trust)
         told = {
             "segmentation_carried_from": sources, "model_digest": self.variations.model.digest,
             "trust": round(trust, 4), "library_version": __version__,
         }  # fmt: skip
-        told |= {f"trust of {label.name}": round(float(value), 4) for label, value in zip(self.labels, by_label)}
+        told |= {f"trust of {label.name}": round(float(value), 4) for label, value in zip(self.labels, made.trust)}
         about = f"{case.name}, its segmentation carried from {_few(sources)} by GED-GAN {__version__}"
-        made_case = replace(case, labels=labels, label_table=self.labels, provenance=told, description=about)
-        return CarriedCase(made_case, share, trust, by_label)
+        made_case = replace(case, labels=made.labels, label_table=self.labels, provenance=told, description=about)
+        share = np.ones(made.labels.shape, np.float32)  # nobody votes for anything else far from all labels
+        share[made.box] = made.share.max(0, initial=0)
+        return CarriedCase(made_case, share, trust, made.trust)
 
-    @staticmethod
-    def _mean(values: np.ndarray) -> float:
-        return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+
+def _mean(values: np.ndarray) -> float:
+    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
 
 
 def _few(names: Sequence[str]) -> str:
@@ -136,7 +152,10 @@ class Suggestion:
 def next_to_segment(
     names: Sequence[str], coefficients: np.ndarray, segmented: set[str], count: int
 ) -> list[Suggestion]:
-    """Which scans to segment next: first the one in the middle, then ever the one least like any that is segmented.
+    """Which scans to segment next: ever the one with which all scans are nearest to one that is segmented, as a sum of
+    their distances. The first one is the medoid (Kaufman and Rousseeuw, *Finding groups in data*, 1990, chapter 2: what
+    is built there is this). The scan farthest from all that are segmented would be one that is like no other, and was
+    measured to be worse than chance.
 
     :param names: of all scans.
     :param coefficients: of each along the components of the alignment, (N, K), see
@@ -145,21 +164,21 @@ def next_to_segment(
     :param count: suggestions at most.
     """
     apart = torch.cdist(torch.from_numpy(coefficients), torch.from_numpy(coefficients)).numpy()
-    usual = float(np.median(apart[np.triu_indices(len(names), 1)]))
     known = [index for index, name in enumerate(names) if name in segmented]
     found: list[Suggestion] = []
     while len(found) < min(count, len(names) - len(segmented & set(names))):
         left = [index for index in range(len(names)) if index not in known]
-        if not known:
-            chosen = min(left, key=lambda index: apart[index].mean())
-            reason = f"it lies in the middle of all {len(names)} scans"
-        else:
-            near = {index: apart[index, known].min() for index in left}
-            chosen = max(left, key=lambda index: near[index])
+        near = apart[:, known].min(1) if known else np.full(len(names), np.inf)
+        sums = [np.minimum(near, apart[:, index]).sum() for index in left]
+        chosen = left[int(np.argmin(sums))]
+        if known:
+            nearer = 1 - min(sums) / near.sum()
             reason = (
-                f"of all scans it is the least like any that is segmented, {near[chosen] / usual:.1f} times as far "
-                "from the nearest of them as two scans usually are from each other"
+                f"with it, the {len(names)} scans are {100 * nearer:.0f} % nearer to one that is segmented than they "
+                "are now, more than with any other"
             )
+        else:
+            reason = f"it lies in the middle of all {len(names)} scans"
         found.append(Suggestion(names[chosen], reason))
         known.append(chosen)
     return found

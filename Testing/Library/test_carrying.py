@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -13,23 +14,15 @@ import pytest
 import torch
 from alignment_sets import quick_registration
 
-from GEDGANLib.alignment.carrying import (
-    Carried,
-    Laid,
-    agreement,
-    carried_back,
-    carry,
-    dice,
-    fused,
-    source_indices,
-    way,
-)
+from GEDGANLib.alignment.carrying import Laid, bringing, carrying, dice, electing, source_indices, way
 from GEDGANLib.alignment.lattice import Lattice
 from GEDGANLib.alignment.registration import Level, Settings
 from GEDGANLib.alignment.sampling import identity, sample_image
 from GEDGANLib.alignment.transformations import Transformations
 from GEDGANLib.alignment.velocity import smooth
+from GEDGANLib.alignment.voting import box_around, normalized, promised_dice, radii, voting
 from GEDGANLib.commands.main import main
+from GEDGANLib.jobs.steps import through
 from GEDGANLib.synthesis.carried import next_to_segment
 from GEDGANLib.volumes.dataset import find_dataset
 
@@ -64,7 +57,7 @@ def laid(moved: Transformations, name: str) -> Laid:
     )  # fmt: skip
     boxes = torch.tensor([[[-side / 2, side / 2] for side in EXTENT]])
     lattice = Lattice.of(AFFINE, GRID, AFFINE, GRID)
-    return Laid(name, moved, lattice, image, boxes, nearest[0, 0].numpy().astype(np.uint8))
+    return Laid(name, moved, lattice, image, boxes, image[0].numpy(), nearest[0, 0].numpy().astype(np.uint8))
 
 
 def mean_dice(one: np.ndarray, other: np.ndarray) -> float:
@@ -90,41 +83,79 @@ def test_what_the_template_leaves_undone_is_made_up_for_by_registering_directly(
     """The target is said to lie a little beside where it lies."""
     target, source = laid(transformations(1), "one"), laid(transformations(2), "two")
     wrong = Transformations(target.moved.generators, target.moved.velocities + 3.0, EXTENT)
-    beside = Laid("one", wrong, target.lattice, target.image, target.box, target.labels)
-    plain, refined = (carry(beside, [source], QUICK, refine).labels[0] for refine in (False, True))
-    exact = carry(target, [source], QUICK, False).labels[0]
+    beside = replace(target, moved=wrong)
+    plain, refined = (through(bringing(beside, [source], QUICK, refine)).labels[0] for refine in (False, True))
+    exact = through(bringing(target, [source], QUICK, False)).labels[0]
     assert mean_dice(exact, target.labels) > 0.75  # of blobs some voxels large, read off twice
     assert mean_dice(refined, target.labels) > mean_dice(plain, target.labels) + 0.05
+    voted = through(carrying(beside, [source], QUICK, 2))
+    assert mean_dice(voted.labels, target.labels) > mean_dice(plain, target.labels) + 0.05
 
 
-def test_votes_go_by_likeness_and_trust_by_agreement():
-    labels = np.zeros((3, 4, 4, 4), np.uint8)
-    labels[0, :2], labels[1, 1:3], labels[2, 1:3] = 1, 1, 1
-    likeness = np.full((3, 4, 4, 4), 0.2)
-    likeness[0] = 0.9
-    carried = Carried(labels, likeness)
-    assert np.array_equal(fused(carried, 0.0, 1)[0], labels[1])  # two against one
-    found, share = fused(carried, 4.0, 1)
-    assert np.array_equal(found, labels[0]) and share.min() > 0.5 and share.max() <= 1
-    assert agreement(carried, 1)[0] == pytest.approx((0.5 + 0.5 + 1) / 3)
-    assert np.isnan(agreement(carried, 2)[1])
+def blob(shift: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """A bright ball in noise, and its label, moved by some voxels."""
+    index = torch.stack(torch.meshgrid(*[torch.arange(20.0) for _ in range(3)], indexing="ij"))
+    label = (((index[0] - 9 - shift) ** 2 + (index[1] - 10) ** 2 + (index[2] - 9) ** 2) < 30).long()
+    noise = torch.randn(label.shape, generator=torch.Generator().manual_seed(shift))
+    return (label + 0.1 * noise)[None, None], label
 
 
-def test_there_and_back_by_another_way_tells_good_from_bad():
-    target, source = laid(transformations(1), "one"), laid(transformations(2), "two")
-    good = carry(target, [source], QUICK).labels[0]
-    bad = np.roll(good, 3, axis=0)
-    back = [carried_back(target, labels, source, QUICK, 2).mean() for labels in (good, bad)]
-    assert back[0] > 0.7 and back[1] < back[0] - 0.15
+def test_voxels_around_make_up_for_what_registration_leaves():
+    (image, truth), (moved, label) = blob(), blob(2)
+    reach = radii((1.0, 1.0, 1.0))
+    share = through(voting(normalized(image), [normalized(moved)], [label], 1, reach))
+    taken = share.argmax(0)
+    before, after = (dice(each.numpy(), truth.numpy(), 1) for each in (label, taken))
+    assert after > 0.97 > before + 0.15
+    torch.testing.assert_close(share.sum(0), torch.ones_like(share[0]))
+    assert (
+        0.8 < promised_dice(share, taken)[0] <= 1
+        and np.isnan(promised_dice(torch.ones(2, 3, 3), taken[:3, :3, 0] * 0)[0]) == 0
+    )
 
 
-def test_the_middle_comes_first_and_then_the_least_alike():
+def test_the_likest_source_counts_most_and_trust_tells():
+    image, truth = blob()
+    good, bad = (image, truth), (torch.flip(image, (2,)), torch.roll(truth, 6, 0))
+    reach, given = (1, 1, 1), normalized(image)
+    both = through(voting(given, [normalized(each[0]) for each in (good, bad, bad)], [truth, bad[1], bad[1]], 1, reach))
+    assert dice(both.argmax(0).numpy(), truth.numpy(), 1) > 0.97  # one against two
+    alone = [through(voting(given, [normalized(each[0])], [each[1]], 1, reach)) for each in (good, bad)]
+    trust = [promised_dice(share, share.argmax(0))[0] for share in alone]
+    assert trust[0] > trust[1] + 0.05
+
+
+def test_votes_in_slabs_are_those_of_the_whole(monkeypatch):
+    from GEDGANLib.alignment import voting as module
+
+    (image, _truth), (moved, label) = blob(), blob(1)
+    whole = through(voting(normalized(image), [normalized(moved)], [label], 1, (2, 2, 1)))
+    monkeypatch.setattr(module, "AT_A_TIME", 75 * 20 * 20 * 3)
+    torch.testing.assert_close(through(voting(normalized(image), [normalized(moved)], [label], 1, (2, 2, 1))), whole)
+
+
+def test_thick_slices_are_heard_as_far_as_thin_ones():
+    assert radii((1.0, 1.0, 1.0)) == [2, 2, 2] and radii((1.0, 1.0, 5.0)) == [2, 2, 1]
+    labels = np.zeros((40, 40, 40), np.uint8)
+    assert box_around([labels]) is None
+    labels[20, 3, 20] = 1
+    assert box_around([labels, labels]) == (slice(12, 29), slice(0, 12), slice(12, 29))
+
+
+def test_nothing_to_carry_is_background():
+    source = replace(laid(transformations(2), "two"), labels=np.zeros(GRID, np.uint8))
+    target = laid(transformations(1), "one")
+    made = through(electing(through(bringing(target, [source], QUICK)), (4.0, 4.0, 4.0), 2))
+    assert not made.labels.any() and np.isnan(made.trust).all()
+
+
+def test_the_middle_comes_first_and_then_what_covers_most():
     places = np.array([[0.0, 0], [1, 0], [-1, 0], [0, 5], [0.1, 0.1]])
     names = [f"scan{number}" for number in range(5)]
     found = next_to_segment(names, places, set(), 3)
-    assert [each.name for each in found[1:]] == ["scan3", "scan2"] and found[0].name in ("scan0", "scan4")
-    assert "middle of all 5" in found[0].reason and "least like any" in found[1].reason
-    assert next_to_segment(names, places, {"scan3"}, 9)[0].name in ("scan1", "scan2")
+    assert found[0].name in ("scan0", "scan4") and found[1].name == "scan3"
+    assert "middle of all 5" in found[0].reason and "nearer to one that is segmented" in found[1].reason
+    assert next_to_segment(names, places, {"scan3"}, 9)[0].name in ("scan0", "scan4")
     assert next_to_segment(names, places, set(names), 3) == []
 
 
@@ -210,7 +241,7 @@ def test_the_next_scan_is_named_with_a_reason(aligned_run, aligned_folder, apart
     labelled, others = apart
     assert main(["next", str(aligned_run), str(others), "-n", "2"]) == 0
     said = capsys.readouterr().out.splitlines()
-    assert len(said) == 2 and "middle of all 3 scans" in said[0] and "least like any" in said[1]
+    assert len(said) == 2 and "middle of all 3 scans" in said[0] and "nearer to one that is segmented" in said[1]
     assert main(["next", str(aligned_run), str(aligned_folder)]) == 0
     assert find_dataset(aligned_folder).cases[-1].name in capsys.readouterr().out  # the only one without
     assert main(["next", str(aligned_run), str(labelled)]) == 0

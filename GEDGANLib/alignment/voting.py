@@ -1,0 +1,134 @@
+r"""Labels that registered images vote for, each voxel by how like its surroundings are.
+
+Sources s were brought onto a target t, and are still off by a voxel or two. A voxel p of the target therefore hears all
+voxels q of the sources within some voxels of it, each with the weight
+
+.. math:: w_s(p,q)=\exp\Big(-\frac{D_s(p,q)}{k\,h(p)}\Big),\qquad
+   D_s(p,q)=\sum_o g(o)\,\big(x_t(p+o)-x_s(q+o)\big)^2,\qquad h(p)=\min_{s,q}D_s(p,q)+\epsilon
+
+by the squared difference of the patches around the two, g a Gaussian (Coupé et al., *Patch-based segmentation using
+expert priors: application to hippocampus and ventricle segmentation*, NeuroImage 54(2), 2011, section 2.3), of
+intensities less their local mean and over their local deviation, so that brightness and contrast do not count. The
+label with the largest share π of the votes is taken. How far the result L can be trusted is the Dice coefficient that
+the shares promise it,
+
+.. math:: \frac{2\sum_{p\in L}\pi(p)}{|L|+\sum_p\pi(p)}.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Generator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .velocity import smooth
+
+RADIUS = 2
+"""Voxels around p that are heard, of the shortest side of a voxel; one at least along each axis."""
+PATCH = 0.7
+"""Deviation of g, voxels."""
+LOCAL, FLAT = 4.0, 0.05
+"""Deviation of the Gaussian of local means, voxels, and the share of the whole variance that is added to a local one,
+so that what is flat stays flat."""
+NOISE = 0.02
+"""ε, for intensities of deviation 1."""
+SOFTNESS = 1.0
+"""k, where it is not chosen."""
+AROUND = 8
+"""Voxels around the labels that are looked at."""
+AT_A_TIME = 20_000_000
+"""Differences that are held at a time: 80 MB."""
+
+
+def normalized(image: Tensor) -> Tensor:
+    """Intensities less their local mean and over their local deviation, (1, C, *grid)."""
+    shape = image.shape[2:]
+    variance = image.flatten(2).var(2).reshape(*image.shape[:2], *[1] * len(shape)).clamp_min(1e-12)
+    mean = smooth(image, LOCAL, shape)  # in voxels
+    local = (smooth(image * image, LOCAL, shape) - mean * mean).clamp_min(0)
+    return (image - mean) / (local + FLAT * variance).sqrt()
+
+
+def box_around(labels: Sequence[np.ndarray]) -> tuple[slice, ...] | None:
+    """The part of the voxels that any label is near to; None where there are no labels."""
+    found = np.logical_or.reduce([each > 0 for each in labels])
+    if not found.any():
+        return None
+    around = []
+    for axis, count in enumerate(found.shape):
+        there = np.flatnonzero(found.any(tuple(other for other in range(found.ndim) if other != axis)))
+        around.append(slice(max(int(there[0]) - AROUND, 0), min(int(there[-1]) + AROUND + 1, count)))
+    return tuple(around)
+
+
+def radii(spacing: Sequence[float]) -> list[int]:
+    """Voxels along each axis that are heard, as far in mm along all of them as there are voxels for."""
+    return [max(round(RADIUS * min(spacing) / step), 1) for step in spacing]
+
+
+def voting(
+    target: Tensor, images: Sequence[Tensor], labels: Sequence[Tensor], label_count: int, reach: Sequence[int],
+    softness: float = SOFTNESS,
+) -> Generator[float, None, Tensor]:  # fmt: skip
+    """Shares of the votes of each label, background first, (label_count + 1, *grid), in [0, 1]; in steps: yields the
+    share that is done.
+
+    :param target: :func:`normalized`, (1, C, *grid).
+    :param images: of the sources, brought there, each the same.
+    :param labels: of these, (*grid), whole numbers.
+    :param reach: see :func:`radii`.
+    :param softness: k of the module's text.
+    """
+    shape = target.shape[2:]
+    padding = [side for radius in reversed(reach) for side in (radius, radius)]
+    images = [torch.nn.functional.pad(image, padding, mode="replicate") for image in images]
+    padded = [
+        torch.nn.functional.pad(each[None, None].float(), padding, mode="replicate")[0, 0].long() for each in labels
+    ]
+    shifts = list(itertools.product(*[range(2 * radius + 1) for radius in reach]))
+    halo = math.ceil(4 * PATCH)
+    thick = max(AT_A_TIME // (len(images) * len(shifts) * math.prod(shape[1:])), 1)
+    shares = torch.empty(label_count + 1, *shape, device=target.device)
+    for start in range(0, shape[0], thick):
+        end = min(start + thick, shape[0])
+        low, high = max(start - halo, 0), min(end + halo, shape[0])
+        here, kept = target[:, :, low:high], slice(start - low, end - low)
+        differences = torch.empty(len(images), len(shifts), end - start, *shape[1:], device=target.device)
+        for source, image in enumerate(images):
+            for number, shift in enumerate(shifts):
+                there = image[(slice(None), slice(None), *_part(shift, (low, *[0] * (len(shape) - 1)), here.shape[2:]))]
+                square = (here - there).square().mean(1, keepdim=True)
+                differences[source, number] = smooth(square, PATCH, square.shape[2:])[0, 0, kept]
+        nearest = differences.amin((0, 1)).clamp_min(0) + NOISE
+        votes = torch.zeros(label_count + 1, end - start, *shape[1:], device=target.device)
+        for source, given in enumerate(padded):
+            for number, shift in enumerate(shifts):
+                weight = torch.exp(-differences[source, number] / (softness * nearest))
+                label = given[_part(shift, (start, *[0] * (len(shape) - 1)), weight.shape)]
+                votes.scatter_add_(0, label[None], weight[None])
+        shares[:, start:end] = votes / votes.sum(0)
+        yield end / shape[0]
+    return shares
+
+
+def _part(shift: Sequence[int], start: Sequence[int], shape: Sequence[int]) -> tuple[slice, ...]:
+    """The part of a padded grid that a shift leads to."""
+    return tuple(slice(offset + first, offset + first + side) for offset, first, side in zip(shift, start, shape))
+
+
+def promised_dice(shares: Tensor, labels: Tensor) -> np.ndarray:
+    """Dice coefficient that shares of votes promise each label, (label_count,), in [0, 1]; nan where it has no votes.
+
+    :param shares: (label_count + 1, *grid), background first.
+    :param labels: what was taken, (*grid).
+    """
+    found = []
+    for label in range(1, len(shares)):
+        taken, share = labels == label, shares[label].double()
+        total = float(taken.sum()) + float(share.sum())
+        found.append(2 * float(share[taken].sum()) / total if total > 0.5 else math.nan)
+    return np.array(found)
