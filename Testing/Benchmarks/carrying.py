@@ -169,8 +169,8 @@ def write_table() -> None:
         f"these). Correlation: votes weighted by its power {POWER:g} in windows of {WINDOW} voxels, after the direct "
         "registration. `next`: from the scans that `gedgan next` names; the farthest: the medoid, then ever the scan "
         "farthest from those. Trust as a mean over choices (smallest to largest). hippocampi: 60 of 1 mm, aligned at "
-        "2 mm; brains: 145 of 3 mm, six labels, aligned at 4 mm. The settings of voting were chosen on other hippocampi, "
-        "and on two sources among these brains."
+        "2 mm; brains: 145 of 3 mm, six labels, aligned at 4 mm. The settings of voting were chosen on other "
+        "hippocampi, and on two sources among these brains."
     )
     text = f"# Carried segmentations\n\n{machine()}\n\n{words}\n\n{table(heading, rows)}\n"
     (RESULTS / "carrying.md").write_text(text)
