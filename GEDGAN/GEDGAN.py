@@ -216,7 +216,7 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         from GEDGANPanel.states import Facts
 
         card, train, align = self.synthesize_section.card, self.train_section, self.align_section
-        augment = self.augment_section
+        augment, segment = self.augment_section, self.segment_section
         return Facts(
             ready=self.set_up.ready,
             task=self.tasks.name,
@@ -235,6 +235,14 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             scans=bool(augment.scans()),
             varying=augment.varying,
             augmented=augment.batches.last is not None,
+            segmentation=self.ui.augmentSegmentation.currentNode() is not None,
+            edited=self.ui.simulateEdited.currentNode() is not None,
+            carry_from=segment.in_folder() or bool(segment.sources()),
+            carry_to=segment.in_folder() or bool(segment.targets()),
+            carried=bool(segment.carried_last()),
+            carried_case=segment.chosen() is not None,
+            carried_shown=segment.chosen_node() is not None,
+            carried_rows=bool(segment.rows),
             resumable=train.resumable(),
             preview=train.preview_there(),
             model=card is not None,
@@ -470,6 +478,71 @@ class GEDGANLogic(ScriptedLoadableModuleLogic):
         arguments += ["--strength", wish.strength, "--look", wish.look, "--seed", wish.seed]
         return [*arguments, "--case", *cases]
 
+    def carrySegmentation(self, sources, targets, model=None, device="auto"):
+        """Carry segmentations of scans of the scene to others; returns the new segmentation nodes, one a target. What
+        somebody drew stays as it is; how far each can be trusted is its attribute ``GEDGAN.trust``, from 0 to 1.
+
+        :param sources: a segmentation node, or several; each is of the volume that it has as its reference.
+        :param targets: volume nodes; a list of them, one a channel, for a scan that has several.
+        :param model: folder of an alignment, or a model of one; the alignment of the scene when not given.
+        :raises InputError: there is no such model, or a scan cannot be used.
+        """
+        from GEDGANPanel import places, scene_cases, segmenting
+        from GEDGANPanel.engine import EngineUnavailable
+
+        from GEDGANLib.errors import InputError
+
+        model = model or self.getParameterNode().GetParameter("alignRun")
+        if not model:
+            raise InputError(_("No scans were aligned in this scene."), _("Give the folder of an alignment as model."))
+        scans = []
+        for node in sources if isinstance(sources, (list, tuple)) else [sources]:
+            volume = node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole())
+            if volume is None:
+                text = _("{name} does not say of which volume it is.").format(name=node.GetName())
+                raise InputError(text, _("Choose the volume as its source geometry in the Segment Editor."))
+            scans.append((scene_cases.channels_of(volume), node))
+        wanted = [list(target) if isinstance(target, (list, tuple)) else [target] for target in targets]
+        try:
+            return _result(self.carrying(scans, wanted, Path(model), device))
+        except EngineUnavailable:
+            data, folder = places.new_folder("data"), places.new_folder("carried")
+            try:
+                command, volumes = segmenting.carry_command(scans, wanted, Path(model), device, data, folder)
+                self.runWorker(command)
+                nodes = [node for _volumes, node in scans]
+                return _result(segmenting.loading_carried(folder, volumes, nodes, lambda node: None))
+            finally:  # copies of patients' scans are not left about
+                shutil.rmtree(data, ignore_errors=True)
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def simulate(self, volume, segmentation, edited, free=(), reach=None, device="auto"):
+        """Deform a scan of the scene to an edit of its segmentation; returns its ``GEDGANLib.scene.nodes.CaseNodes``.
+        How near it came is in their attributes.
+
+        :param volume: its volume node; a list of them, one a channel, where it has several.
+        :param segmentation, edited: segmentation nodes, before and after the edit.
+        :param free: names of segments that were not edited and may move along.
+        :param reach: mm from the edit, beyond which nothing moves; 15 or 8 voxels when not given.
+        :raises InputError: nothing was edited, or no deformation can follow.
+        """
+        from GEDGANPanel import places, segmenting
+        from GEDGANPanel.engine import EngineUnavailable
+
+        volumes = list(volume) if isinstance(volume, (list, tuple)) else [volume]
+        try:
+            found = _result(self.simulating(volumes, segmentation, edited, free, reach, device))
+            return segmenting.add_simulated(found.case, volumes[0])
+        except EngineUnavailable:
+            data, folder = places.new_folder("data"), places.new_folder("simulated")
+            try:
+                scan = (volumes, segmentation, edited)
+                self.runWorker(segmenting.simulate_command(*scan, free, reach, device, data, folder))
+                return segmenting.load_simulated(folder, volumes[0], edited)
+            finally:
+                shutil.rmtree(data, ignore_errors=True)
+                shutil.rmtree(folder, ignore_errors=True)
+
     # The same in steps: generators of (share done or None, words), for a panel that stays usable
 
     def synthesizing(self, request, begun=lambda batch: None):
@@ -513,20 +586,16 @@ class GEDGANLogic(ScriptedLoadableModuleLogic):
 
     def exploring(self, model, latent, className, device):
         """Load a model and find what can be steered, in steps; returns a ``GEDGANLib.synthesis.explorer.Explorer``."""
+        from GEDGANPanel.segmenting import told
+
         for words in self.engine.loading(model, device):
             yield None, words
         from GEDGANLib.synthesis.directions import finding_directions
         from GEDGANLib.synthesis.explorer import Explorer
         from GEDGANLib.synthesis.synthesizer import Synthesizer
 
-        search = finding_directions(self.engine.model)
-        while True:
-            try:
-                done, total = next(search)
-            except StopIteration as stop:
-                directions = stop.value
-                break
-            yield done / total, _("Finding what the sliders can do")
+        steps = finding_directions(self.engine.model)
+        directions = yield from told(steps, _("Finding what the sliders can do"))
         return Explorer(Synthesizer(self.engine.model), directions, latent, className)
 
     def varying(self, volumes, segmentation, model, device="auto", withSliders=True):
@@ -537,6 +606,7 @@ class GEDGANLogic(ScriptedLoadableModuleLogic):
         :param withSliders: find what sliders can do, too.
         """
         from GEDGANPanel.engine import explained
+        from GEDGANPanel.segmenting import told
 
         from GEDGANLib.alignment.runs import model_and_run
 
@@ -554,9 +624,9 @@ class GEDGANLogic(ScriptedLoadableModuleLogic):
         directions = []
         if withSliders:
             steps = finding_directions(self.engine.model)
-            directions = yield from _told(steps, _("Finding what the sliders can do"))
+            directions = yield from told(steps, _("Finding what the sliders can do"))
         words = _("Bringing {name} onto the template").format(name=case.name)
-        place, digest = yield from _told(variations.placing(case), words)
+        place, digest = yield from told(variations.placing(case), words)
         yield None, words
         with explained():
             return MovingScan(variations, case, place, directions, digest)
@@ -609,11 +679,23 @@ class GEDGANLogic(ScriptedLoadableModuleLogic):
         """
         from GEDGANPanel.batches import growing_batch
 
-        from GEDGANLib.scene.worker_output import variations_in_folder
+        from GEDGANLib.scene.worker_output import made_of_scene
 
         segmentations = [segmentation for _volumes, segmentation in scans if segmentation is not None]
-        cases = variations_in_folder(Path(folder), segmentations)
+        cases = made_of_scene(Path(folder), segmentations)
         return (yield from growing_batch(cases, None, _("Variations, made by GED-GAN"), begun))
+
+    def carrying(self, sources, targets, model, device="auto", added=lambda node: None):
+        """As :meth:`carrySegmentation`, in steps; parameters and result as of ``GEDGANPanel.segmenting.carrying``."""
+        from GEDGANPanel import segmenting
+
+        return (yield from segmenting.carrying(self.engine, sources, targets, model, device, added))
+
+    def simulating(self, volumes, segmentation, edited, free=(), reach=None, device="auto"):
+        """As :meth:`simulate`, in steps; returns a ``GEDGANLib.synthesis.simulated.Simulation``."""
+        from GEDGANPanel import segmenting
+
+        return (yield from segmenting.simulating(self.engine, volumes, segmentation, edited, free, reach, device))
 
     def loadSample(self, count=None):
         """Put variations of one average brain into the scene; returns the volume nodes."""
@@ -643,19 +725,6 @@ def _wait(job, ends, hint=""):
     state, explanation = ends[0]
     if state != DONE:
         raise InputError(explanation or _("It was stopped."), hint)
-
-
-def _told(steps, words):
-    """Go through steps of (done, total) as steps of (share done, words); returns what they return."""
-    from GEDGANPanel.engine import explained
-
-    while True:
-        try:
-            with explained():
-                done, total = next(steps)
-        except StopIteration as stop:
-            return stop.value
-        yield done / max(total, 1), words
 
 
 def _result(steps):

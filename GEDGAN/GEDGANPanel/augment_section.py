@@ -75,18 +75,10 @@ class AugmentSection(Section):
         if self.ui.augmentTickedCheck.checked:
             return [([case.volume, *case.more], case.segmentation) for case in self._ticked()]
         chosen = self.ui.augmentVolume.currentNode()
-        return [] if chosen is None else [(self._channels(chosen), self.ui.augmentSegmentation.currentNode())]
+        return [] if chosen is None else [(scene_cases.channels_of(chosen), self.ui.augmentSegmentation.currentNode())]
 
     def _ticked(self) -> list[Any]:
         return scene_cases.ticked_cases(scene_cases.rows())
-
-    @staticmethod
-    def _channels(volume: Any) -> list[Any]:
-        """All channels of the case that a volume is one of."""
-        for group in scene_cases.grouped(scene_cases.rows()):
-            if any(row.volume is volume for row in group):
-                return [row.volume for row in group]
-        return [volume]
 
     @property
     def varying(self) -> bool:
@@ -144,7 +136,7 @@ class AugmentSection(Section):
 
     def scans_chosen(self) -> tuple[list[Any], Any | None]:
         """Volumes and segmentation that are chosen, whatever is ticked."""
-        return self._channels(self.ui.augmentVolume.currentNode()), self.ui.augmentSegmentation.currentNode()
+        return scene_cases.channels_of(self.ui.augmentVolume.currentNode()), self.ui.augmentSegmentation.currentNode()
 
     def _device(self) -> str:
         return DEVICES[self.panel.parameters["device"]]
@@ -256,7 +248,7 @@ class AugmentSection(Section):
         parameters, scans = self.panel.parameters, self.scans()
         count, wish = parameters["augmentCount"], self.wish()
         chosen = self.ui.augmentVolume.currentNode()
-        moved = self.varying and chosen is not None and self._channels(chosen)[0].GetID() == self._source
+        moved = self.varying and chosen is not None and scene_cases.channels_of(chosen)[0].GetID() == self._source
         if not moved or self.ui.augmentTickedCheck.checked:
             wish = type(wish)(wish.strength, wish.look, wish.seed)  # sliders are of the scan that follows them
         steps = self.panel.logic.augmenting(scans, count, wish, self.model(), self._device(), self.batches.begun)

@@ -46,17 +46,24 @@ class Engine:
         if key == self._key and self.model is not None:
             return
         self.release()
-        yield _("Starting PyTorch (once)…")
-        try:
-            import torch  # noqa: F401
-        except Exception as error:  # ImportError, OSError of a library that does not load
-            raise EngineUnavailable(_("PyTorch does not start in Slicer ({reason}).").format(reason=error)) from error
+        yield from self.starting()
         yield _("Loading the model…")
         from GEDGANLib.synthesis.model_file import load_model
 
         with explained():
             self.model = load_model(path, device)
         self._key = key
+
+    def starting(self) -> Iterator[str]:
+        """Start PyTorch, unless it runs; yields what comes next, in words.
+
+        :raises EngineUnavailable: see the class.
+        """
+        yield _("Starting PyTorch (once)…")
+        try:
+            import torch  # noqa: F401
+        except Exception as error:  # ImportError, OSError of a library that does not load
+            raise EngineUnavailable(_("PyTorch does not start in Slicer ({reason}).").format(reason=error)) from error
 
     def making(self, request: SynthesisRequest) -> Iterator[Any]:
         """Yield the cases that are asked for, one by one.

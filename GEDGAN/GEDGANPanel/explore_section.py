@@ -1,4 +1,4 @@
-"""Section 4: a case that follows sliders, more like it, series, the model's nearest case to a real scan."""
+"""Section 7: a case that follows sliders, more like it, series, the model's nearest case to a real scan."""
 
 from __future__ import annotations
 

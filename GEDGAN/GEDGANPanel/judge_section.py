@@ -1,4 +1,4 @@
-"""Section 5: the report of a model, and data sets for other programs."""
+"""Section 8: the report of a model, and data sets for other programs."""
 
 from __future__ import annotations
 

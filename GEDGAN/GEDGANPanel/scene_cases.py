@@ -21,8 +21,8 @@ from GEDGANLib.scene.gather import Ticked
 USE, CASE, CLASS, SEGMENTATION = (f"GEDGANPanel.{name}" for name in ("use", "case", "class", "segmentation"))
 """Attributes of volumes; those that begin with ``GEDGAN.`` say where a synthesized case came from."""
 SYNTHETIC, PREVIEW, MAP = "GEDGAN.synthetic", "GEDGANPanel.preview", "GEDGANPanel.map"
-VARIATION = "GEDGAN.variation_of"
-"""Attributes of volumes that the panel made; learning from these is not offered."""
+VARIATION, SIMULATED, CARRIED = "GEDGAN.variation_of", "GEDGAN.simulated_from", "GEDGAN.segmentation_carried_from"
+"""Attributes of volumes and segmentations that the panel made; learning from these is not offered."""
 MOST_BYTES = 2_000_000
 """Of an array that are looked at to tell it from another; of a larger one every third, fifth ... byte."""
 
@@ -101,6 +101,14 @@ def ticked_cases(rows: Sequence[Row]) -> list[Ticked]:
         first, *more = (row.volume for row in group)
         cases.append(Ticked(first, segmentation, class_name, tuple(more), group[0].case))
     return cases
+
+
+def channels_of(volume: Any) -> list[Any]:
+    """All channels of the case that a volume is one of."""
+    for group in grouped(rows()):
+        if any(row.volume is volume for row in group):
+            return [row.volume for row in group]
+    return [volume]
 
 
 def fingerprint(cases: Sequence[Ticked], of_data: Callable[[Any | None], Any] | None = None) -> tuple:
@@ -189,7 +197,7 @@ def set_case(volume: Any, name: str) -> None:
 
 
 def _ours(node: Any) -> bool:
-    return any(node.GetAttribute(name) for name in (SYNTHETIC, VARIATION, PREVIEW, MAP))
+    return any(node.GetAttribute(name) for name in (SYNTHETIC, VARIATION, SIMULATED, CARRIED, PREVIEW, MAP))
 
 
 def _fault(volume: Any) -> str:

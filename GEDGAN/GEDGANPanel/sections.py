@@ -156,7 +156,9 @@ def sections_of(panel: Any) -> dict[str, Section]:
     from .data_section import DataSection
     from .explore_section import ExploreSection
     from .judge_section import JudgeSection
+    from .segment_section import SegmentSection
     from .set_up_section import SetUpSection
+    from .simulate_section import SimulateSection
     from .synthesize_section import SynthesizeSection
     from .train_section import TrainSection
 
@@ -165,6 +167,8 @@ def sections_of(panel: Any) -> dict[str, Section]:
         "data_section": DataSection,
         "align_section": AlignSection,
         "augment_section": AugmentSection,
+        "simulate_section": SimulateSection,
+        "segment_section": SegmentSection,
         "train_section": TrainSection,
         "synthesize_section": SynthesizeSection,
         "explore_section": ExploreSection,

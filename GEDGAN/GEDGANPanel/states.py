@@ -32,6 +32,13 @@ class Facts:
     :param scans: there is something to make variations of.
     :param varying: a scan follows the sliders.
     :param augmented: variations made by this panel are in the scene.
+    :param segmentation: the segmentation of that volume is chosen.
+    :param edited: an edit of it is chosen.
+    :param carry_from, carry_to: there are scans to carry segmentations from, and to.
+    :param carried: segmentations that were carried last are in the scene.
+    :param carried_case: one of the carried segmentations is selected.
+    :param carried_shown: and it is in the scene, not accepted.
+    :param carried_rows: there is something in the table of carried ones.
     :param resumable: the run folder holds a run to go on with.
     :param makes_labels: the model makes segmentations.
     :param reporting: a report is being made.
@@ -57,6 +64,14 @@ class Facts:
     scans: bool = False
     varying: bool = False
     augmented: bool = False
+    segmentation: bool = False
+    edited: bool = False
+    carry_from: bool = False
+    carry_to: bool = False
+    carried: bool = False
+    carried_case: bool = False
+    carried_shown: bool = False
+    carried_rows: bool = False
     resumable: bool = False
     preview: bool = False
     model: bool = False
@@ -123,6 +138,8 @@ def looks(facts: Facts) -> dict[str, Look]:
         ),
         **_align(facts, set_up, free),
         **_augment(facts, set_up, free),
+        **_simulate(facts, set_up, free),
+        **_segment(facts, set_up, free),
         "trainButton": _train(facts, set_up, free),
         "resumeButton": button(
             _("Go on with the run in the run folder, to the time or steps given above."),
@@ -342,6 +359,76 @@ def _augment(facts: Facts, set_up: tuple[bool, str], free: tuple[bool, str]) -> 
             (not facts.aligning, _("The scans are being aligned.")),
             free,
         ),
+    }
+
+
+def _simulate(facts: Facts, set_up: tuple[bool, str], free: tuple[bool, str]) -> dict[str, Look]:
+    """How the widgets that deform a scan to an edit look."""
+    scan = (facts.scan, _("First choose a volume above."))
+    segmentation = (facts.segmentation, _("First choose its segmentation above."))
+    why = _first(set_up, scan, segmentation, (facts.edited, _("First edit a copy, and choose it.")), free)
+    tip = _("Make the scan as it would look if the edited segmentation were its anatomy. The scan itself stays.")
+    simulate = Look(not why, why or tip, _("Deform to my edit"))
+    if facts.task == "simulate":
+        simulate = Look(True, _("Stop what is being done."), _("Stop"))
+    why = _first(scan, segmentation, free)
+    return {
+        "editCopyButton": Look(not why, why or _("Copy the segmentation, and open the copy in the Segment Editor.")),
+        "simulateButton": simulate,
+    }
+
+
+def _segment(facts: Facts, set_up: tuple[bool, str], free: tuple[bool, str]) -> dict[str, Look]:
+    """How the widgets of the section Segment look."""
+    model = (facts.varies, _("First align scans like these, or choose the model of an alignment."))
+
+    def button(task: str, text: str, tip: str, *conditions: tuple[bool, str]) -> Look:
+        if task and facts.task == task:
+            return Look(True, _("Stop what is being done."), _("Stop"))
+        why = _first(*conditions)
+        return Look(not why, why or tip, text)
+
+    return {
+        "carryButton": button(
+            "carry",
+            _("Carry segmentation to…"),
+            _("Give scans a segmentation of their own, carried from those that have one, and a figure of trust each."),
+            set_up,
+            model,
+            (facts.carry_from, _("Choose a segmentation, or tick a scan under Data that has one.")),
+            (facts.carry_to, _("Choose a volume, or tick scans under Data that have no segmentation.")),
+            free,
+        ),
+        "nextButton": button(
+            "next",
+            _("Which scan next?"),
+            _("Say which scan to segment next so that all others gain most, and why."),
+            set_up,
+            (facts.aligned, _("First align the scans.")),
+            free,
+        ),
+        "carriedShowButton": button(
+            "",
+            _("Show"),
+            _("Show the selected case with what was carried to it."),
+            (facts.carried_case, _("Select a case in the table.")),
+            free,
+        ),
+        "acceptButton": button(
+            "",
+            _("Accept"),
+            _("Take the selected segmentation as one that you drew: what is learned from."),
+            (facts.carried_shown, _("Select and show a case that was carried.")),
+            free,
+        ),
+        "carryUndoButton": button(
+            "",
+            _("Undo"),
+            _("Take what was carried last out of the scene again; what was accepted stays."),
+            free,
+            (facts.carried, _("Nothing that was carried is in the scene.")),
+        ),
+        "carriedTable": Look(not facts.task, "", visible=facts.carried_rows),
     }
 
 

@@ -1,4 +1,4 @@
-"""Section 3: which model, and new cases from it in the scene."""
+"""Section 6: which model, and new cases from it in the scene."""
 
 from __future__ import annotations
 

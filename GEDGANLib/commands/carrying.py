@@ -50,6 +50,9 @@ def add(kinds: argparse._SubParsersAction) -> None:
     following.add_argument(
         "data", type=a_path, metavar="DATA", help="the scans that were aligned, some of them segmented"
     )
+    following.add_argument(
+        "--segmented", nargs="+", metavar="NAME", help="scans that are segmented by now, besides those that have files"
+    )
     following.add_argument("-n", "--number", type=above_zero(int), default=SUGGESTED, help=f"default: {SUGGESTED}")
     following.set_defaults(run=run_next)
 
@@ -206,6 +209,7 @@ def run_next(arguments: argparse.Namespace, events: Events) -> None:
     population = Population.of(model.population, model.about["population"])
     dataset = find_for(model, arguments.data)
     segmented = {files.name for files in dataset.cases if files.label is not None}
+    segmented |= set(names_in(dataset, arguments.segmented or []))
     there = {files.name for files in dataset.cases}
     unknown = sorted(there - set(population.names))
     if unknown:

@@ -47,17 +47,15 @@ def add(kinds: argparse._SubParsersAction) -> None:
 
 
 def run_simulate(arguments: argparse.Namespace, events: Events) -> None:
-    from ..device import choose_device
     from ..exchange.shards import Description, GrowingDataset, Shard, shard_folder
     from ..jobs.steps import through
     from ..synthesis.simulated import simulating
     from ..volumes.files import NRRD, suffix_of
 
     case, edited = _cases(arguments)
-    device = choose_device(arguments.device)
     with shard_folder(arguments.output, "folder", Shard(), {}):
         with events.bar("deforming") as show:
-            steps = simulating(case, edited, _names(arguments.free, case), arguments.reach, device)
+            steps = simulating(case, edited, _names(arguments.free, case), arguments.reach, arguments.device)
             found = through(steps, lambda said: show(*said, case.name))
         made = with_own_values(found.case)
         labels = {label.name: label.index for label in made.label_table}
@@ -91,7 +89,7 @@ def missed_words(found: Any) -> str:
 
 
 def _cases(arguments: argparse.Namespace) -> tuple[Any, Any]:
-    """The scan with its segmentation before and after the edit, their labels numbered alike.
+    """The scan with its segmentation before and after the edit.
 
     :raises InputError: a file cannot be used, or lies on another grid.
     """
@@ -103,18 +101,16 @@ def _cases(arguments: argparse.Namespace) -> tuple[Any, Any]:
 
     images = (arguments.scan, *arguments.channel)
     channels = tuple(stem_of(path) for path in images) if len(images) > 1 else ("image",)
-    name = stem_of(arguments.scan)
-    files = [CaseFiles(name, images, path) for path in (arguments.segmentation, arguments.edited)]
-    dataset = Dataset(arguments.scan.parent, tuple(files), channels, _label_names(arguments.segmentation), False)
-    table, raws = LabelTable(dataset), []
-    for each in files:
-        raws.append(read_case(each, dataset))
-        table.add(raws[-1], each.label)
-    labels = table.labels()
-    before, after = (
-        Case(name, raw.image, table.renumber(raw, labels), raw.affine, labels, channels, kind=raw.kind) for raw in raws
-    )
-    return before, after
+    found = []
+    for path in (arguments.segmentation, arguments.edited):
+        files = CaseFiles(stem_of(arguments.scan), images, path)
+        dataset = Dataset(arguments.scan.parent, (files,), channels, _label_names(path), False)
+        table, raw = LabelTable(dataset), read_case(files, dataset)
+        table.add(raw, path)
+        labels = table.labels()
+        numbered = table.renumber(raw, labels)
+        found.append(Case(files.name, raw.image, numbered, raw.affine, labels, channels, kind=raw.kind))
+    return found[0], found[1]
 
 
 def _label_names(segmentation: Path) -> dict[int, str]:
@@ -137,7 +133,7 @@ def _write_sheet(path: Path, before: Any, after: Any) -> None:
     """The scan before and after, through the middle of what was edited, and by how much it differs."""
     from ..volumes.pictures import contact_sheet
 
-    difference = replace(before, image=after.image - before.image, labels=after.labels)
+    difference = replace(after, image=after.image - before.image)
     drawn = replace(before, labels=after.labels)
     headings = [["scan", "scan and edit", "deformed", "difference"]]
     title = "Through the middle of the edit. Deformed by GED-GAN; it stems from a patient."

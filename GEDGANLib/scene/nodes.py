@@ -127,8 +127,39 @@ def add_case(case: Case) -> CaseNodes:
     """Add one case to ``slicer.mrmlScene`` where its affine says, in the units of its image."""
     names = [case.name] if len(case.image) == 1 else [f"{case.name} {channel}" for channel in case.channel_names]
     volumes = [_add_volume(case, name, channel) for name, channel in zip(names, case.image)]
-    segmentation = _add_segmentation(case, volumes[0]) if case.labels is not None else None
+    segmentation = None
+    if case.labels is not None:
+        segmentation = add_segmentation(case, volumes[0], f"{case.name} segmentation")
     return CaseNodes(case.name, volumes, segmentation, tuple(case.channel_names), case.class_name)
+
+
+def add_segmentation(case: Case, reference: Any, name: str) -> Any:
+    """Add the segmentation of a case alone to ``slicer.mrmlScene``; returns its node.
+
+    :param reference: the volume node that it is of, already there.
+    """
+    import slicer
+
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
+    node.CreateDefaultDisplayNodes()
+    node.SetReferenceImageGeometryParameterFromVolumeNode(reference)
+    _describe(case, node)
+
+    labelmap = _labelmap(case)
+    segmentation = node.GetSegmentation()
+    representation = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+    segmentation.SetSourceRepresentationName(representation)
+    for label in case.label_table:
+        segment = slicer.vtkSegment()
+        segment.SetName(label.name)
+        segment.SetColor(*label.color)
+        segment.SetLabelValue(label.index)
+        if label.terminology:
+            segment.SetTag(segment.GetTerminologyEntryTagName(), label.terminology)
+        # One array for all segments: Slicer's shared label map, as its own segment editor makes it.
+        segment.AddRepresentation(representation, labelmap)
+        segmentation.AddSegment(segment, segmentation.GenerateUniqueSegmentID(label.name.replace(" ", "_")))
+    return node
 
 
 def _put_into_folder(hierarchy: Any, folder: int, node: Any) -> None:
@@ -181,31 +212,6 @@ def _add_volume(case: Case, name: str, channel: np.ndarray) -> Any:
     low, high = (float(value) for value in np.percentile(channel, WINDOW_PERCENTILES))
     display.SetAutoWindowLevel(False)
     display.SetWindowLevelMinMax(low, high if high > low else low + 1.0)
-    return node
-
-
-def _add_segmentation(case: Case, reference: Any) -> Any:
-    import slicer
-
-    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", f"{case.name} segmentation")
-    node.CreateDefaultDisplayNodes()
-    node.SetReferenceImageGeometryParameterFromVolumeNode(reference)
-    _describe(case, node)
-
-    labelmap = _labelmap(case)
-    segmentation = node.GetSegmentation()
-    representation = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
-    segmentation.SetSourceRepresentationName(representation)
-    for label in case.label_table:
-        segment = slicer.vtkSegment()
-        segment.SetName(label.name)
-        segment.SetColor(*label.color)
-        segment.SetLabelValue(label.index)
-        if label.terminology:
-            segment.SetTag(segment.GetTerminologyEntryTagName(), label.terminology)
-        # One array for all segments: Slicer's shared label map, as its own segment editor makes it.
-        segment.AddRepresentation(representation, labelmap)
-        segmentation.AddSegment(segment, segmentation.GenerateUniqueSegmentID(label.name.replace(" ", "_")))
     return node
 
 

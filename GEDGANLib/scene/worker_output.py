@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import InputError
 from ..exchange.atlas import template_files
 from ..planning.plan import Plan
-from ..volumes.case import Case, description_of_variation
+from ..volumes.case import Case, description_of_carried, description_of_simulation, description_of_variation
 from ..volumes.dataset import find_dataset
 from ..volumes.files import SEGMENTATION_SUFFIX, read_volume
 from ..volumes.labels import LabelTable
@@ -41,15 +41,18 @@ def cases_in_folder(folder: Path, plan: Plan) -> Iterator[Case]:
         yield replace(case, provenance={"synthetic": True, **origins.get(case.name, {})})
 
 
-def variations_in_folder(folder: Path, segmentations: Sequence[Any]) -> Iterator[Case]:
-    """Yield the variations that ``gedgan augment`` wrote of scans of the scene, one by one.
+def made_of_scene(folder: Path, segmentations: Sequence[Any], name: str | None = None) -> Iterator[Case]:
+    """Yield what ``gedgan augment``, ``carry`` or ``simulate`` wrote of scans of the scene, one by one.
 
     :param segmentations: nodes of the scans, for the colours of labels.
+    :param name: of the case that alone is wanted.
     :raises InputError: the folder was changed meanwhile.
     """
     dataset = find_dataset(folder)
     told = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
     origins, known = told.get("cases", told), {}
+    if "cases" in told:  # plain files, whose labels are named here
+        dataset = replace(dataset, label_names={int(value): name for name, value in told["labels"].items()})
     for node in segmentations:
         segmentation = node.GetSegmentation()
         for position in range(segmentation.GetNumberOfSegments()):
@@ -60,10 +63,22 @@ def variations_in_folder(folder: Path, segmentations: Sequence[Any]) -> Iterator
         table.add(read_case(files, dataset), files.label)
     labels = tuple(replace(label, color=known.get(label.name, label.color)) for label in table.labels())
     for files in dataset.cases:
+        if name not in (None, files.name):
+            continue
         case = load_case(files, dataset, labels, table, {label.name for label in labels})
         origin = origins.get(case.name, {})
-        about = description_of_variation(origin["variation_of"]) if "variation_of" in origin else case.description
-        yield replace(case, provenance=origin, description=about)
+        yield replace(case, provenance=origin, description=_about(case, origin))
+
+
+def _about(case: Case, origin: dict[str, Any]) -> str:
+    """What a case made of a scan says of itself."""
+    if "variation_of" in origin:
+        return description_of_variation(origin["variation_of"])
+    if "simulated_from" in origin:
+        return description_of_simulation(origin["simulated_from"])
+    if "segmentation_carried_from" in origin:
+        return description_of_carried(case.name, origin["segmentation_carried_from"])
+    return case.description
 
 
 def preview_cases(run: Path) -> list[Case]:

@@ -18,7 +18,7 @@ from ..alignment.voting import SOFTNESS
 from ..errors import InputError
 from ..jobs.events import Progress, quiet
 from ..jobs.steps import through
-from ..volumes.case import Case
+from ..volumes.case import Case, Label, description_of_carried
 from .variations import Variations
 
 FEWEST_TO_LEARN_FROM = 3
@@ -123,19 +123,29 @@ class Carrier:
             "trust": round(trust, 4), "library_version": __version__,
         }  # fmt: skip
         told |= {f"trust of {label.name}": round(float(value), 4) for label, value in zip(self.labels, made.trust)}
-        about = f"{case.name}, its segmentation carried from {_few(sources)} by GED-GAN {__version__}"
+        about = description_of_carried(case.name, sources)
         made_case = replace(case, labels=made.labels, label_table=self.labels, provenance=told, description=about)
         share = np.ones(made.labels.shape, np.float32)  # nobody votes for anything else far from all labels
         share[made.box] = made.share.max(0, initial=0)
         return CarriedCase(made_case, share, trust, made.trust)
 
 
+def numbered_alike(cases: Sequence[Case]) -> tuple[list[Case], tuple[Label, ...]]:
+    """Cases whose labels have one table, by their names, in the order they are met."""
+    table: dict[str, Label] = {}
+    found = []
+    for case in cases:
+        numbers = np.zeros(256, np.uint8)
+        for label in case.label_table:
+            table.setdefault(label.name, replace(label, index=len(table) + 1, value=len(table) + 1))
+            numbers[label.index] = table[label.name].index
+        found.append(case if case.labels is None else replace(case, labels=numbers[case.labels]))
+    labels = tuple(table.values())
+    return [replace(case, label_table=labels) for case in found], labels
+
+
 def _mean(values: np.ndarray) -> float:
     return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
-
-
-def _few(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ from .. import __version__
 from ..alignment.editing import Change, Deformation, Edit, Reached, edited_labels, topology_changed
 from ..alignment.sampling import LabelImage, SmoothImage, identity
 from ..alignment.variations import ORDER, background_of
+from ..device import choose_device
 from ..errors import InputError
-from ..volumes.case import LONGEST_NAME, Case, as_kind
+from ..volumes.case import Case, as_kind, description_of_simulation
 from ..volumes.geometry import spacing_of
 
 REFUSED = {
@@ -70,13 +71,14 @@ def _figures(name: str, reached: Reached) -> str:
 
 
 def simulating(
-    case: Case, edited: Case, free: Sequence[str] = (), reach: float | None = None, device: torch.device | str = "cpu"
+    case: Case, edited: Case, free: Sequence[str] = (), reach: float | None = None, device: str = "auto"
 ) -> Generator[tuple[int, int], None, Simulation]:
     """Deform a scan to an edit of its segmentation, in steps: yields iterations done and in all.
 
     :param case: with its segmentation as it was.
     :param edited: the same scan with the edited segmentation; segments are the same where they have one name.
     :param free: names of segments that were not edited and may move along; what belongs to none may, others do not.
+    :param device: where to compute, as ``gedgan --device`` takes it.
     :param reach: mm from the edit, beyond which nothing moves; see :data:`GEDGANLib.alignment.editing.REACH`.
     :raises InputError: nothing was edited, or no deformation can follow.
     """
@@ -100,7 +102,7 @@ def simulating(
         raise InputError(f"{unknown[0]} is no segment that was left as it was.", f"These are: {there}.")
     moving = [label for label in others if names[label] in free]
     held = [label for label in others if label not in moving]
-    edit = Edit(before, after, spacing_of(case.affine), held, reach, device)
+    edit = Edit(before, after, spacing_of(case.affine), held, reach, choose_device(device))
     deformation = yield from edit.solving()
     image = case.image.astype(np.float32, copy=True)
     image[(slice(None), *deformation.window)] = _read_off(case.image[(slice(None), *deformation.window)], deformation)
@@ -121,13 +123,6 @@ def simulating(
         description=description_of_simulation(case.name), provenance=told,
     )  # fmt: skip
     return Simulation(made, tuple(names[label] for label in changed), deformation, edit.reach)
-
-
-def description_of_simulation(name: str) -> str:
-    """One sentence for people who find a deformed scan later: it stems from a patient."""
-    if len(name) > LONGEST_NAME - 11:
-        name = f"{name[: LONGEST_NAME - 11]}..."
-    return f"{name} deformed to an edit, made by GED-GAN {__version__}"
 
 
 def _as_before(case: Case, edited: Case) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -73,6 +74,19 @@ def description_of_variation(name: str) -> str:
     if len(name) > LONGEST_NAME:  # NIfTI has room for 79 letters, and who made it must be among them
         name = f"{name[:LONGEST_NAME]}..."
     return f"variation of {name}, made by GED-GAN {__version__}"
+
+
+def description_of_simulation(name: str) -> str:
+    """The same of a scan that was deformed to an edit of its segmentation."""
+    if len(name) > LONGEST_NAME - 11:
+        name = f"{name[: LONGEST_NAME - 11]}..."
+    return f"{name} deformed to an edit, made by GED-GAN {__version__}"
+
+
+def description_of_carried(name: str, sources: Sequence[str]) -> str:
+    """The same of a scan whose segmentation nobody drew."""
+    few = sources[0] if len(sources) == 1 else f"{sources[0]} and {len(sources) - 1} more"
+    return f"{name}, its segmentation carried from {few} by GED-GAN {__version__}"
 
 
 LONGEST_NAME = 36

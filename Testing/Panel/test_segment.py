@@ -1,0 +1,233 @@
+"""The section Segment, and scans deformed to an edit: carried, shown, accepted, undone; which scan comes next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import slicer
+from acting import idle, put_brains, tick_all
+from alignment_sets import quick_registration
+
+from GEDGANLib.errors import InputError
+from GEDGANLib.scene.read import case_from_scene
+
+
+@pytest.fixture(autouse=True)
+def quickly():
+    """Scans are brought onto the template in a few iterations."""
+    with quick_registration():
+        yield
+
+
+@pytest.fixture
+def with_brains(panel, aligned_run):
+    """A panel with an alignment, and three ticked brains of the scene of which the first alone is segmented."""
+    panel.parameters["alignRun"] = str(aligned_run)
+    panel.align_section.entered()
+    panel.brains = put_brains(3)
+    panel.truth = [case_from_scene(nodes.volumes, nodes.segmentation).labels for nodes in panel.brains]
+    for nodes in panel.brains[1:]:
+        slicer.mrmlScene.RemoveNode(nodes.segmentation)
+    tick_all(panel)
+    panel.ui.segmentSection.collapsed = False
+    panel.paint()
+    return panel
+
+
+def labels_of(volume, segmentation) -> np.ndarray:
+    return case_from_scene([volume], segmentation).labels
+
+
+def overlap(one: np.ndarray, other: np.ndarray) -> float:
+    return 2 * ((one > 0) & (other > 0)).sum() / ((one > 0).sum() + (other > 0).sum())
+
+
+def segmentations() -> int:
+    return slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode")
+
+
+def test_nothing_can_be_carried_before_scans_are_aligned_and_ticked(panel, aligned_run):
+    ui = panel.ui
+    put_brains(1)
+    assert not ui.carryButton.isEnabled() and "First align scans" in ui.carryButton.toolTip
+    assert not ui.nextButton.isEnabled() and not ui.acceptButton.isEnabled() and not ui.carryUndoButton.isEnabled()
+    panel.parameters["alignRun"] = str(aligned_run)
+    panel.align_section.entered()
+    ui.sceneRadio.checked = True
+    panel.paint()
+    assert not ui.carryButton.isEnabled() and "has one" in ui.carryButton.toolTip
+
+
+def test_a_segmentation_is_carried_to_all_ticked_scans_that_have_none(with_brains):
+    panel, ui = with_brains, with_brains.ui
+    drawn = labels_of(panel.brains[0].volumes[0], panel.brains[0].segmentation)
+    ui.carryButton.click()
+    idle(panel)
+    assert "2 segmentation(s) were carried" in ui.messageLabel.text, ui.messageLabel.text
+    section = panel.segment_section
+    assert [row.trust for row in section.rows] == sorted(row.trust for row in section.rows)
+    assert ui.carriedTable.rowCount == 2 and not ui.carriedTable.isHidden()
+    for row in section.rows:
+        number = [nodes.volumes[0].GetID() for nodes in panel.brains].index(row.volume.GetID())
+        assert number and overlap(labels_of(row.volume, row.segmentation), panel.truth[number]) > 0.75
+        assert "carried from" in row.segmentation.GetName() and 0 < row.trust <= 1
+        assert row.segmentation.GetAttribute("GEDGAN.segmentation_carried_from")
+    assert np.array_equal(labels_of(panel.brains[0].volumes[0], panel.brains[0].segmentation), drawn)
+    # Nobody learns from what nobody drew, nor carries it on, until it is accepted.
+    panel.data_section.refresh()
+    assert [row.segmentation is not None for row in panel.data_section.rows] == [True, False, False]
+    shown = section.chosen()
+    assert shown.segmentation.GetDisplayNode().GetVisibility()
+    ui.acceptButton.click()
+    assert "as if it had been drawn" in ui.messageLabel.text and not ui.acceptButton.isEnabled()
+    panel.data_section.refresh()
+    assert sum(row.segmentation is not None for row in panel.data_section.rows) == 2
+    there = segmentations()
+    ui.carryUndoButton.click()
+    assert segmentations() == there - 1 and slicer.mrmlScene.IsNodePresent(shown.segmentation)
+    assert [row.name for row in section.rows] == [shown.name] and not ui.carryUndoButton.isEnabled()
+
+
+def test_one_segmentation_is_carried_to_one_chosen_scan(with_brains):
+    panel, ui = with_brains, with_brains.ui
+    ui.carrySegmentation.setCurrentNode(panel.brains[0].segmentation)
+    ui.carryTo.setCurrentNode(panel.brains[2].volumes[0])
+    ui.carryButton.click()
+    idle(panel)
+    assert [row.volume.GetID() for row in panel.segment_section.rows] == [panel.brains[2].volumes[0].GetID()]
+    slicer.mrmlScene.Clear(0)
+    assert not panel.segment_section.rows and not panel.segment_section.carried_last()
+
+
+def test_where_pytorch_does_not_run_in_slicer_a_process_does_it(with_brains, monkeypatch):
+    from GEDGANPanel import places
+    from GEDGANPanel.engine import Engine, EngineUnavailable
+
+    panel, ui = with_brains, with_brains.ui
+
+    def refuse(self, *_unused):
+        raise EngineUnavailable("PyTorch does not start in Slicer (damaged).")
+        yield
+
+    monkeypatch.setattr(Engine, "loading", refuse)
+    monkeypatch.setattr(Engine, "starting", refuse)
+    ui.carryTo.setCurrentNode(panel.brains[1].volumes[0])
+    ui.carryButton.click()
+    idle(panel, 180)
+    (row,) = panel.segment_section.rows
+    assert overlap(labels_of(row.volume, row.segmentation), panel.truth[1]) > 0.75, ui.messageLabel.text
+    names = [row.segmentation.GetSegmentation().GetNthSegment(index).GetName() for index in range(2)]
+    assert names == [panel.brains[0].segmentation.GetSegmentation().GetNthSegment(i).GetName() for i in range(2)]
+    assert row.segmentation.GetAttribute("GEDGAN.trust")
+    choose_edit(panel)
+    ui.simulateButton.click()
+    idle(panel, 180)
+    assert "deformed to an edit is in the scene" in ui.messageLabel.text, ui.messageLabel.text
+    for kind in ("data", "carried", "simulated"):  # no copies of a patient's scan are left about
+        assert not list((places.base_folder() / kind).glob("*"))
+
+
+def test_a_folder_is_carried_in_files_and_its_cases_are_shown(panel, aligned_run, monkeypatch, tmp_path):
+    """The aligned scans, of which some lost their segmentations."""
+    import json
+    import shutil
+
+    ui = panel.ui
+    run = tmp_path / "run"
+    shutil.copytree(aligned_run, run)
+    asked = json.loads((run / "align.json").read_text())
+    data = tmp_path / "data"
+    shutil.copytree(asked["data"], data)
+    asked["data"] = str(data)
+    (run / "align.json").write_text(json.dumps(asked))
+    for path in sorted((data / "labelsTr").iterdir())[2:]:
+        path.unlink()
+    panel.parameters["alignRun"] = str(run)
+    panel.align_section.entered()
+    panel.paint()
+    ui.carryButton.click()
+    idle(panel, 180)
+    assert "Show brings one here" in ui.messageLabel.text, ui.messageLabel.text
+    row = panel.segment_section.rows[0]
+    assert row.volume is None and Path(row.folder).is_dir()
+    ui.carriedShowButton.click()
+    assert row.volume is not None and row.segmentation.GetAttribute("GEDGAN.segmentation_carried_from")
+    assert row.volume.GetAttribute("GEDGAN.segmentation_carried_from") is None
+    ui.nextButton.click()
+    idle(panel, 60)
+    assert ui.messageLabel.text.startswith("1. "), ui.messageLabel.text
+
+
+def test_scripts_carry_without_a_panel(panel, aligned_run):
+    first, second = put_brains(2)
+    truth = labels_of(second.volumes[0], second.segmentation)
+    with pytest.raises(InputError, match="No scans were aligned"):
+        panel.logic.carrySegmentation(first.segmentation, [second.volumes[0]])
+    (node,) = panel.logic.carrySegmentation(first.segmentation, [second.volumes[0]], aligned_run, "cpu")
+    assert overlap(labels_of(second.volumes[0], node), truth) > 0.75
+    assert labels_of(second.volumes[0], second.segmentation).any()  # what was there stays
+
+
+def choose_edit(panel):
+    """An edited copy of the first brain's segmentation: a segment with a bump that a deformation can follow."""
+    from vtk.util.numpy_support import vtk_to_numpy
+
+    from GEDGANLib.alignment.editing import edited_labels, topology_changed
+
+    ui, brain = panel.ui, panel.brains[0]
+    ui.augmentVolume.setCurrentNode(brain.volumes[0])
+    ui.augmentSegmentation.setCurrentNode(brain.segmentation)
+    ui.editCopyButton.click()
+    copy = ui.simulateEdited.currentNode()
+    labelmap = copy.GetSegmentation().GetNthSegment(0).GetRepresentation("Binary labelmap")
+    values = vtk_to_numpy(labelmap.GetPointData().GetScalars()).reshape(labelmap.GetDimensions(), order="F")
+    before = values.copy()
+    for middle in np.argwhere(before == before.max()):
+        wished = before.copy()
+        wished[tuple(slice(index - 1, index + 2) for index in middle)] = before.max()
+        changed = edited_labels(before, wished)
+        if changed and all(topology_changed(before == label, wished == label) is None for label in changed):
+            break
+    values[:] = wished
+    labelmap.Modified()
+    copy.Modified()
+    return copy
+
+
+def test_a_scan_is_deformed_to_an_edit_of_a_copy(with_brains):
+    panel, ui = with_brains, with_brains.ui
+    brain = panel.brains[0]
+    before = slicer.util.arrayFromVolume(brain.volumes[0]).copy()
+    assert not ui.simulateButton.isEnabled()
+    copy = choose_edit(panel)
+    assert copy.GetName().endswith(", edited") and "Deform to my edit" in ui.messageLabel.text
+    drawn = labels_of(brain.volumes[0], brain.segmentation)
+    wished = labels_of(brain.volumes[0], copy)
+    assert not np.array_equal(wished, drawn)
+    assert ui.simulateButton.isEnabled(), ui.simulateButton.toolTip
+    ui.simulateButton.click()
+    idle(panel)
+    assert "Dice" in ui.messageLabel.text, ui.messageLabel.text
+    made = next(node for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if "deformed" in node.GetName())
+    assert made.GetAttribute("GEDGAN.simulated_from") == brain.volumes[0].GetName()
+    assert not np.array_equal(slicer.util.arrayFromVolume(made), before)
+    assert np.array_equal(slicer.util.arrayFromVolume(brain.volumes[0]), before)  # the scan itself stays
+    panel.data_section.refresh()
+    assert len(panel.data_section.rows) == 3  # nobody learns from it by mistake
+
+
+def test_an_edit_that_no_deformation_can_follow_is_said(with_brains):
+    panel, ui = with_brains, with_brains.ui
+    brain = panel.brains[0]
+    with pytest.raises(InputError, match="the same as before"):
+        panel.logic.simulate(brain.volumes[0], brain.segmentation, brain.segmentation)
+    ui.augmentVolume.setCurrentNode(brain.volumes[0])
+    ui.augmentSegmentation.setCurrentNode(brain.segmentation)
+    ui.editCopyButton.click()
+    segmentation = ui.simulateEdited.currentNode().GetSegmentation()
+    segmentation.RemoveSegment(segmentation.GetNthSegmentID(0))
+    ui.simulateButton.click()
+    idle(panel)
+    assert "no deformation can do that" in ui.messageLabel.text, ui.messageLabel.text
