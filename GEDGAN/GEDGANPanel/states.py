@@ -7,6 +7,7 @@ widget that cannot be used says what is missing.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 from slicer.i18n import tr as _
 
@@ -101,6 +102,17 @@ def _first(*conditions: tuple[bool, str]) -> str:
     return next((words for holds, words in conditions if not holds), "")
 
 
+def _button(facts: Facts, task: str, text: str | None, tip: str, *conditions: tuple[bool, str]) -> Look:
+    """A button, which stops its task while that is being done.
+
+    :param conditions: without which it cannot be pressed, and what to say then.
+    """
+    if task and facts.task == task:
+        return Look(True, _("Stop what is being done."), _("Stop"))
+    why = _first(*conditions)
+    return Look(not why, why or tip, text)
+
+
 def looks(facts: Facts) -> dict[str, Look]:
     """How every widget with a state looks, by its name in the ``.ui`` file."""
     set_up = (facts.ready, _("First press Set up at the top: packages are missing."))
@@ -111,10 +123,7 @@ def looks(facts: Facts) -> dict[str, Look]:
     in_use = _("The model is in use; wait for it or stop it.")
 
     def button(tip: str, *conditions: tuple[bool, str], task: str = "", text: str | None = None) -> Look:
-        if task and facts.task == task:
-            return Look(True, _("Stop what is being done."), _("Stop"))
-        why = _first(*conditions)
-        return Look(not why, why or tip, text)
+        return _button(facts, task, text, tip, *conditions)
 
     found = {
         "setUpButton": replace(
@@ -315,12 +324,7 @@ def _augment(facts: Facts, set_up: tuple[bool, str], free: tuple[bool, str]) -> 
     """How the widgets of the section Augment look."""
     model = (facts.varies, _("First align scans like this one, or choose the model of an alignment."))
 
-    def button(task: str, text: str, tip: str, *conditions: tuple[bool, str]) -> Look:
-        if task and facts.task == task:
-            return Look(True, _("Stop what is being done."), _("Stop"))
-        why = _first(*conditions)
-        return Look(not why, why or tip, text)
-
+    button = partial(_button, facts)
     vary = button(
         "vary",
         _("Back to the scan") if facts.varying else _("Move this scan"),
@@ -366,15 +370,27 @@ def _simulate(facts: Facts, set_up: tuple[bool, str], free: tuple[bool, str]) ->
     """How the widgets that deform a scan to an edit look."""
     scan = (facts.scan, _("First choose a volume above."))
     segmentation = (facts.segmentation, _("First choose its segmentation above."))
-    why = _first(set_up, scan, segmentation, (facts.edited, _("First edit a copy, and choose it.")), free)
-    tip = _("Make the scan as it would look if the edited segmentation were its anatomy. The scan itself stays.")
-    simulate = Look(not why, why or tip, _("Deform to my edit"))
-    if facts.task == "simulate":
-        simulate = Look(True, _("Stop what is being done."), _("Stop"))
-    why = _first(scan, segmentation, free)
+    edited = (facts.edited, _("First edit a copy, and choose it."))
+    button = partial(_button, facts)
     return {
-        "editCopyButton": Look(not why, why or _("Copy the segmentation, and open the copy in the Segment Editor.")),
-        "simulateButton": simulate,
+        "editCopyButton": button(
+            "",
+            _("Edit a copy"),
+            _("Copy the segmentation, and open the copy in the Segment Editor."),
+            scan,
+            segmentation,
+            free,
+        ),
+        "simulateButton": button(
+            "simulate",
+            _("Deform to my edit"),
+            _("Make the scan as it would look if the edited segmentation were its anatomy. The scan itself stays."),
+            set_up,
+            scan,
+            segmentation,
+            edited,
+            free,
+        ),
     }
 
 
@@ -382,12 +398,7 @@ def _segment(facts: Facts, set_up: tuple[bool, str], free: tuple[bool, str]) -> 
     """How the widgets of the section Segment look."""
     model = (facts.varies, _("First align scans like these, or choose the model of an alignment."))
 
-    def button(task: str, text: str, tip: str, *conditions: tuple[bool, str]) -> Look:
-        if task and facts.task == task:
-            return Look(True, _("Stop what is being done."), _("Stop"))
-        why = _first(*conditions)
-        return Look(not why, why or tip, text)
-
+    button = partial(_button, facts)
     return {
         "carryButton": button(
             "carry",

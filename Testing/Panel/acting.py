@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from desktop import pump
 
 from GEDGANLib.volumes.cohort import make_case
@@ -69,3 +70,23 @@ def check_folder(panel: Any, data: Path, plan: Path) -> None:
     panel.parameters["plan"], panel.parameters["checkedData"] = str(plan), str(data)
     panel.parameters["checkedAs"] = panel.data_section._lasting()
     panel.data_section.take_parameters()
+
+
+def bump(segmentation: Any) -> None:
+    """Edit a segmentation as with a brush: its last segment gets a bump, where a deformation can follow."""
+    from vtk.util.numpy_support import vtk_to_numpy
+
+    from GEDGANLib.alignment.editing import edited_labels, topology_changed
+
+    labelmap = segmentation.GetSegmentation().GetNthSegment(0).GetRepresentation("Binary labelmap")
+    values = vtk_to_numpy(labelmap.GetPointData().GetScalars()).reshape(labelmap.GetDimensions(), order="F")
+    before = values.copy()
+    for middle in np.argwhere(before == before.max()):
+        wished = before.copy()
+        wished[tuple(slice(index - 1, index + 2) for index in middle)] = before.max()
+        changed = edited_labels(before, wished)
+        if changed and all(topology_changed(before == label, wished == label) is None for label in changed):
+            break
+    values[:] = wished
+    labelmap.Modified()
+    segmentation.Modified()

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import slicer
-from acting import idle, put_brains, tick_all
+from acting import bump, idle, put_brains, tick_all
 from alignment_sets import quick_registration
 
 from GEDGANLib.errors import InputError
@@ -171,28 +171,13 @@ def test_scripts_carry_without_a_panel(panel, aligned_run):
 
 
 def choose_edit(panel):
-    """An edited copy of the first brain's segmentation: a segment with a bump that a deformation can follow."""
-    from vtk.util.numpy_support import vtk_to_numpy
-
-    from GEDGANLib.alignment.editing import edited_labels, topology_changed
-
+    """An edited copy of the first brain's segmentation."""
     ui, brain = panel.ui, panel.brains[0]
     ui.augmentVolume.setCurrentNode(brain.volumes[0])
     ui.augmentSegmentation.setCurrentNode(brain.segmentation)
     ui.editCopyButton.click()
     copy = ui.simulateEdited.currentNode()
-    labelmap = copy.GetSegmentation().GetNthSegment(0).GetRepresentation("Binary labelmap")
-    values = vtk_to_numpy(labelmap.GetPointData().GetScalars()).reshape(labelmap.GetDimensions(), order="F")
-    before = values.copy()
-    for middle in np.argwhere(before == before.max()):
-        wished = before.copy()
-        wished[tuple(slice(index - 1, index + 2) for index in middle)] = before.max()
-        changed = edited_labels(before, wished)
-        if changed and all(topology_changed(before == label, wished == label) is None for label in changed):
-            break
-    values[:] = wished
-    labelmap.Modified()
-    copy.Modified()
+    bump(copy)
     return copy
 
 

@@ -1,6 +1,6 @@
-"""A whole session through the panel's own buttons, with the real worker: sample, plan, alignment, variations, training,
-synthesis, exploring, report, export; with a picture of each state and of the views, and how long the panel did not
-answer.
+"""A whole session through the panel's own buttons, with the real worker: sample, plan, alignment, variations, a carried
+segmentation, a scan deformed to an edit, training, synthesis, exploring, report, export; with a picture of each state
+and of the views, and how long the panel did not answer.
 
     .venv/bin/python Testing/Panel/tour.py OUT [--minutes 3] [--quick]
 
@@ -109,6 +109,29 @@ def augment(panel, watch: Stopwatch, out: Path) -> None:
     watch.press(ui.varyButton)
 
 
+def segment(panel, watch: Stopwatch, out: Path) -> None:
+    """The section Segment: one scan's segmentation carried to another, accepted; and a scan deformed to an edit."""
+    from acting import bump
+
+    ui, rows = panel.ui, panel.data_section.rows
+    ui.segmentSection.collapsed = False
+    ui.carrySegmentation.setCurrentNode(rows[0].segmentation)
+    ui.carryTo.setCurrentNode(rows[1].volume)
+    watch.enter("carrying a segmentation")
+    watch.press(ui.carryButton)
+    watch.pump(lambda: not panel.tasks.name)
+    picture(panel, out / "4-carried.png")
+    watch.press(ui.nextButton)
+    watch.pump(lambda: not panel.tasks.name)
+    watch.press(ui.carryUndoButton)
+    watch.enter("deforming to an edit")
+    watch.press(ui.editCopyButton)
+    bump(ui.simulateEdited.currentNode())
+    watch.press(ui.simulateButton)
+    watch.pump(lambda: not panel.tasks.name)
+    print(ui.messageLabel.text)
+
+
 def session(out: Path, minutes: int, quick: bool) -> dict[str, float]:
     """Returns the longest time without an answer, in seconds, of each part."""
     watch = Stopwatch()
@@ -128,6 +151,7 @@ def session(out: Path, minutes: int, quick: bool) -> dict[str, float]:
         watch.pump(lambda: panel.train_section.state == "running")
         align(panel, watch, out)
         augment(panel, watch, out)
+        segment(panel, watch, out)
         watch.enter("training")
         watch.pump(lambda: panel.train_section.preview_there() and panel.train_section.curves.present())
         picture(panel, out / "2-training.png")
