@@ -503,6 +503,11 @@ class GEDGANLogic(ScriptedLoadableModuleLogic):
                 raise InputError(text, _("Choose the volume as its source geometry in the Segment Editor."))
             scans.append((scene_cases.channels_of(volume), node))
         wanted = [list(target) if isinstance(target, (list, tuple)) else [target] for target in targets]
+        given = {volumes[0].GetID() for volumes, _node in scans}
+        for volumes in wanted:
+            if volumes[0].GetID() in given:
+                text = _("{name} is a scan that would be carried from.").format(name=volumes[0].GetName())
+                raise InputError(text, _("Carry to others."))
         try:
             return _result(self.carrying(scans, wanted, Path(model), device))
         except EngineUnavailable:
@@ -511,7 +516,7 @@ class GEDGANLogic(ScriptedLoadableModuleLogic):
                 command, volumes = segmenting.carry_command(scans, wanted, Path(model), device, data, folder)
                 self.runWorker(command)
                 nodes = [node for _volumes, node in scans]
-                return _result(segmenting.loading_carried(folder, volumes, nodes, lambda node: None))
+                return _result(segmenting.loading_carried(folder, volumes, nodes, lambda node, volume: None))
             finally:  # copies of patients' scans are not left about
                 shutil.rmtree(data, ignore_errors=True)
                 shutil.rmtree(folder, ignore_errors=True)
@@ -522,7 +527,7 @@ class GEDGANLogic(ScriptedLoadableModuleLogic):
 
         :param volume: its volume node; a list of them, one a channel, where it has several.
         :param segmentation, edited: segmentation nodes, before and after the edit.
-        :param free: names of segments that were not edited and may move along.
+        :param free: names of segments that were not edited and may move along; None for all of them.
         :param reach: mm from the edit, beyond which nothing moves; 15 or 8 voxels when not given.
         :raises InputError: nothing was edited, or no deformation can follow.
         """
@@ -538,7 +543,7 @@ class GEDGANLogic(ScriptedLoadableModuleLogic):
             try:
                 scan = (volumes, segmentation, edited)
                 self.runWorker(segmenting.simulate_command(*scan, free, reach, device, data, folder))
-                return segmenting.load_simulated(folder, volumes[0], edited)
+                return segmenting.add_simulated(segmenting.load_simulated(folder, edited), volumes[0])
             finally:
                 shutil.rmtree(data, ignore_errors=True)
                 shutil.rmtree(folder, ignore_errors=True)
@@ -685,7 +690,7 @@ class GEDGANLogic(ScriptedLoadableModuleLogic):
         cases = made_of_scene(Path(folder), segmentations)
         return (yield from growing_batch(cases, None, _("Variations, made by GED-GAN"), begun))
 
-    def carrying(self, sources, targets, model, device="auto", added=lambda node: None):
+    def carrying(self, sources, targets, model, device="auto", added=lambda node, volume: None):
         """As :meth:`carrySegmentation`, in steps; parameters and result as of ``GEDGANPanel.segmenting.carrying``."""
         from GEDGANPanel import segmenting
 

@@ -21,6 +21,7 @@ from GEDGANLib.scene.gather import Ticked
 USE, CASE, CLASS, SEGMENTATION = (f"GEDGANPanel.{name}" for name in ("use", "case", "class", "segmentation"))
 """Attributes of volumes; those that begin with ``GEDGAN.`` say where a synthesized case came from."""
 SYNTHETIC, PREVIEW, MAP = "GEDGAN.synthetic", "GEDGANPanel.preview", "GEDGANPanel.map"
+EDIT = "GEDGANPanel.edit"
 VARIATION, SIMULATED, CARRIED = "GEDGAN.variation_of", "GEDGAN.simulated_from", "GEDGAN.segmentation_carried_from"
 """Attributes of volumes and segmentations that the panel made; learning from these is not offered."""
 MOST_BYTES = 2_000_000
@@ -56,7 +57,7 @@ def rows() -> list[Row]:
     for node in segmentations():
         reference = node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole())
         # One with segments is preferred: Slicer makes an empty one where the Segment Editor is opened.
-        if reference is not None and not _has_segments(by_volume.get(reference.GetID())):
+        if reference is not None and not has_segments(by_volume.get(reference.GetID())):
             by_volume[reference.GetID()] = node
     found = []
     for volume in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"):
@@ -96,7 +97,7 @@ def ticked_cases(rows: Sequence[Row]) -> list[Ticked]:
     """What is ticked, for the library; class and segmentation of a case are the first that any of its volumes has."""
     cases = []
     for group in grouped([row for row in rows if row.ticked]):
-        segmentation = next((row.segmentation for row in group if _has_segments(row.segmentation)), None)
+        segmentation = next((row.segmentation for row in group if has_segments(row.segmentation)), None)
         class_name = next((row.class_name for row in group if row.class_name), None)
         first, *more = (row.volume for row in group)
         cases.append(Ticked(first, segmentation, class_name, tuple(more), group[0].case))
@@ -197,7 +198,7 @@ def set_case(volume: Any, name: str) -> None:
 
 
 def _ours(node: Any) -> bool:
-    return any(node.GetAttribute(name) for name in (SYNTHETIC, VARIATION, SIMULATED, CARRIED, PREVIEW, MAP))
+    return any(node.GetAttribute(name) for name in (SYNTHETIC, VARIATION, SIMULATED, CARRIED, PREVIEW, MAP, EDIT))
 
 
 def _fault(volume: Any) -> str:
@@ -220,7 +221,7 @@ def _channels_told(rows: Sequence[Row]) -> list[Row]:
     text = _("channel {number} of {count} of {case}; {status}")
     told = {}
     for group in grouped([row for row in rows if row.usable]):
-        chosen = next((each for each in group if _has_segments(each.segmentation)), None)
+        chosen = next((each for each in group if has_segments(each.segmentation)), None)
         for number, row in enumerate(group, 1) if len(group) > 1 else ():
             status = row.status
             if chosen is not None and row.segmentation not in (None, chosen.segmentation):
@@ -229,7 +230,8 @@ def _channels_told(rows: Sequence[Row]) -> list[Row]:
     return [replace(row, status=told.get(row.volume.GetID(), row.status)) for row in rows]
 
 
-def _has_segments(segmentation: Any | None) -> bool:
+def has_segments(segmentation: Any | None) -> bool:
+    """Whether there is any segment in it."""
     return segmentation is not None and segmentation.GetSegmentation().GetNumberOfSegments() > 0
 
 

@@ -49,6 +49,8 @@ class SegmentSection(Section):
     def __init__(self, panel: Any) -> None:
         super().__init__(panel)
         self.rows: list[Carried] = []
+        self.accepted: set[str] = set()
+        """Names of scans of the folder whose carried segmentations were accepted."""
         self._last: list[Any] = []
         """Segmentation nodes that were carried last."""
         table = self.ui.carriedTable
@@ -70,7 +72,8 @@ class SegmentSection(Section):
 
     def in_folder(self) -> bool:
         """Whether all is done with the files of a folder that was aligned."""
-        if self.panel.parameters["fromScene"] or self.ui.carrySegmentation.currentNode() is not None:
+        chosen = (self.ui.carrySegmentation, self.ui.carryTo)
+        if self.panel.parameters["fromScene"] or any(each.currentNode() is not None for each in chosen):
             return False
         return self._data() is not None
 
@@ -90,16 +93,19 @@ class SegmentSection(Section):
             return [([case.volume, *case.more], case.segmentation) for case in self._ticked() if case.segmentation]
         rows = [row for row in scene_cases.rows() if row.segmentation is chosen]
         volume = rows[0].volume if rows else chosen.GetNodeReference(chosen.GetReferenceImageGeometryReferenceRole())
-        return [] if volume is None else [(scene_cases.channels_of(volume), chosen)]
+        if volume is None or not scene_cases.has_segments(chosen):
+            return []
+        return [(scene_cases.channels_of(volume), chosen)]
 
     def targets(self) -> list[list[Any]]:
         """Volumes of each scan that is carried to: that was chosen, or all ticked ones that nobody has segmented."""
         chosen = self.ui.carryTo.currentNode()
         if chosen is not None:
-            return [scene_cases.channels_of(chosen)]
+            found = [scene_cases.channels_of(chosen)]
+        else:
+            found = [[case.volume, *case.more] for case in self._ticked() if not case.segmentation]
         of_sources = {volumes[0].GetID() for volumes, _segmentation in self.sources()}
-        ticked = [[case.volume, *case.more] for case in self._ticked() if not case.segmentation]
-        return [volumes for volumes in ticked if volumes[0].GetID() not in of_sources]
+        return [volumes for volumes in found if volumes[0].GetID() not in of_sources]
 
     @staticmethod
     def _ticked() -> list[Any]:
@@ -135,20 +141,23 @@ class SegmentSection(Section):
             self._carry_files()
             return
         sources, targets, model = self.sources(), self.targets(), self.panel.augment_section.model()
-        self._last = []
-        steps = self.panel.logic.carrying(sources, targets, model, self._device(), self._last.append)
+        self._begin()
+        steps = self.panel.logic.carrying(sources, targets, model, self._device(), self._came)
         self.panel.tasks.run_steps(
             "carry", steps, self._carried, lambda error: self._instead(error, sources, targets, model)
         )
 
+    def _begin(self) -> None:
+        """Forget what the table shows of before."""
+        self._last = []
+        self._show([])
+
+    def _came(self, node: Any, volume: Any) -> None:
+        """A segmentation was carried; more may come, or somebody stops it."""
+        self._last.append(node)
+        self._show([*self.rows, Carried(volume.GetName(), segmenting.trust_of(node), volume, node)])
+
     def _carried(self, nodes: list[Any]) -> None:
-        self._last = nodes
-        role = nodes[0].GetReferenceImageGeometryReferenceRole()
-        rows = [
-            Carried(volume.GetName(), segmenting.trust_of(node), volume, node)
-            for node, volume in ((node, node.GetNodeReference(role)) for node in nodes)
-        ]
-        self._show(rows)
         self.panel.say(
             _(
                 "{count} segmentation(s) were carried, which nobody drew. Look at the least to be trusted first; "
@@ -163,23 +172,35 @@ class SegmentSection(Section):
             return False
         for node in self.carried_last():
             slicer.mrmlScene.RemoveNode(node)
+        self._begin()
         data, folder = places.new_folder("data"), places.new_folder("carried")
-        arguments, volumes = segmenting.carry_command(sources, targets, model, self._device(), data, folder)
+
+        def forget(*which: Path) -> None:
+            for each in which:  # copies of patients' scans are not left about
+                shutil.rmtree(each, ignore_errors=True)
+
+        try:
+            arguments, volumes = segmenting.carry_command(sources, targets, model, self._device(), data, folder)
+        except Exception:
+            forget(data)
+            raise
+        segmentations = [segmentation for _volumes, segmentation in sources]
+
+        def loading() -> Any:
+            try:
+                return (yield from segmenting.loading_carried(folder, volumes, segmentations, self._came))
+            finally:
+                forget(folder)
+
         words = _("{reason} A separate process does it.").format(reason=error)
-
-        def ended() -> None:
-            shutil.rmtree(data, ignore_errors=True)  # copies of patients' scans are not left about
-
-        def load() -> None:
-            def loaded(nodes: list[Any]) -> None:
-                shutil.rmtree(folder, ignore_errors=True)
-                self._carried(nodes)
-
-            segmentations = [segmentation for _volumes, segmentation in sources]
-            steps = segmenting.loading_carried(folder, volumes, segmentations, self._last.append)
-            self.panel.tasks.run_steps("carry", steps, loaded)
-
-        self.panel.tasks.run_job("carry", arguments, load, words, ended)
+        self.panel.tasks.run_job(
+            "carry",
+            arguments,
+            lambda: self.panel.tasks.run_steps("carry", loading(), self._carried),
+            words,
+            lambda: forget(data),
+            failed=lambda: forget(folder),
+        )
         return True
 
     def _carry_files(self) -> None:
@@ -252,11 +273,13 @@ class SegmentSection(Section):
         segmenting.accept(row.segmentation)
         scene_cases.choose_segmentation(row.volume, row.segmentation)
         self.panel.data_section.refresh()
-        self.panel.say(
-            _("{name} is the segmentation of {volume} now, as if it had been drawn.").format(
-                name=row.segmentation.GetName(), volume=row.volume.GetName()
-            )
+        words = _("{name} is the segmentation of {volume} now, as if it had been drawn.").format(
+            name=row.segmentation.GetName(), volume=row.volume.GetName()
         )
+        if row.folder is not None:
+            self.accepted.add(row.name)
+            words += " " + _("In this scene: the files of the folder stay as they are.")
+        self.panel.say(words)
         self.panel.paint()
 
     def onUndo(self) -> None:
@@ -290,7 +313,7 @@ class SegmentSection(Section):
     def _segmented_here(self) -> list[str]:
         """Names, in the alignment, of ticked scans of the scene that are segmented."""
         if not self.panel.parameters["fromScene"]:
-            return []
+            return sorted(self.accepted)
         from GEDGANLib.scene.gather import file_name_of
 
         taken: set[str] = set()

@@ -14,8 +14,9 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
+from .batches import in_scene
 from .engine import explained
-from .scene_cases import CARRIED
+from .scene_cases import CARRIED, EDIT
 
 Scan = tuple[Sequence[Any], "Any | None"]
 """Volume nodes, one a channel, and the segmentation node, of a scan."""
@@ -43,7 +44,7 @@ def carrying(
     :param sources: scans that are segmented.
     :param targets: volume nodes of each scan to carry to.
     :param model: folder of an alignment, or a model of one.
-    :param added: called with each new node.
+    :param added: called with each new node and the volume that it is of.
     :raises EngineUnavailable: not in this process.
     """
     from GEDGANLib.alignment.runs import model_and_run
@@ -66,13 +67,16 @@ def carrying(
     yield from told(carrier.taking(laid), _("Learning how to weigh the scans"), len(given) / total, 0.0)
     nodes = []
     for number, volumes in enumerate(targets, len(given)):
+        if not all(map(in_scene, volumes)):  # it was taken out meanwhile
+            continue
         with explained():
             case = case_from_scene(volumes)
         words = _("Carrying to {name}").format(name=case.name)
         place = yield from told(carrier.laying(case), words, number / total, 0.5 / total)
         made = yield from told(carrier.carrying(case, place), words, (number + 0.5) / total, 0.5 / total)
-        nodes.append(add_carried(made.case, volumes[0]))
-        added(nodes[-1])
+        if in_scene(volumes[0]):
+            nodes.append(add_carried(made.case, volumes[0]))
+            added(nodes[-1], volumes[0])
     return nodes
 
 
@@ -117,8 +121,10 @@ def loading_carried(
 
     nodes = []
     for case in made_of_scene(folder, segmentations):
-        nodes.append(add_carried(case, volumes[case.name]))
-        added(nodes[-1])
+        volume = volumes[case.name]
+        if in_scene(volume):
+            nodes.append(add_carried(case, volume))
+            added(nodes[-1], volume)
         yield len(nodes) / len(volumes), case.name
     return nodes
 
@@ -151,14 +157,15 @@ def edit_copy(segmentation: Any, volume: Any) -> Any:
     node.GetSegmentation().DeepCopy(segmentation.GetSegmentation())
     if segmentation.GetParentTransformNode() is not None:
         node.SetAndObserveTransformNodeID(segmentation.GetParentTransformNode().GetID())
+    node.SetAttribute(EDIT, "yes")  # nobody learns from a wish
     if volume is not None:
         node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
     return node
 
 
 def simulating(
-    engine: Any, volumes: Sequence[Any], segmentation: Any, edited: Any, free: Sequence[str], reach: float | None,
-    device: str,
+    engine: Any, volumes: Sequence[Any], segmentation: Any, edited: Any, free: Sequence[str] | None,
+    reach: float | None, device: str,
 ) -> Iterator[tuple[float | None, str]]:  # fmt: skip
     """Deform a scan of the scene to an edit; returns a ``GEDGANLib.synthesis.simulated.Simulation``.
 
@@ -176,8 +183,8 @@ def simulating(
 
 
 def simulate_command(
-    volumes: Sequence[Any], segmentation: Any, edited: Any, free: Sequence[str], reach: float | None, device: str,
-    data: Path, folder: Path,
+    volumes: Sequence[Any], segmentation: Any, edited: Any, free: Sequence[str] | None, reach: float | None,
+    device: str, data: Path, folder: Path,
 ) -> list[Any]:  # fmt: skip
     """Write a scan of the scene and its two segmentations into ``data``; returns the command that deforms it into
     ``folder``.
@@ -194,7 +201,7 @@ def simulate_command(
     arguments = ["simulate", images[0], *labels, "-o", folder, "--device", device]
     arguments += ["--channel", *images[1:]] if images[1:] else []
     arguments += ["--reach", reach] if reach is not None else []
-    return [*arguments, *(["--free", *free] if free else [])]
+    return [*arguments, *(["--free", *(free or ())] if free is None or free else [])]
 
 
 def add_simulated(case: Any, volume: Any) -> Any:
@@ -202,16 +209,21 @@ def add_simulated(case: Any, volume: Any) -> Any:
     from dataclasses import replace
 
     from GEDGANLib.scene.nodes import add_case
+    from GEDGANLib.volumes.case import description_of_simulation
 
-    return add_case(replace(case, name=_("{name} deformed to an edit").format(name=volume.GetName())))
+    name = volume.GetName()  # a process knows the scan by the name of a file
+    about = description_of_simulation(name)
+    origin = case.provenance | {"simulated_from": name}
+    words = _("{name} deformed to an edit").format(name=name)
+    return add_case(replace(case, name=words, description=about, provenance=origin))
 
 
-def load_simulated(folder: Path, volume: Any, edited: Any) -> Any:
-    """Put what ``gedgan simulate`` wrote into the scene; returns its nodes.
+def load_simulated(folder: Path, edited: Any) -> Any:
+    """What ``gedgan simulate`` wrote, as a case.
 
     :param edited: segmentation node, for the colours of labels.
     """
     from GEDGANLib.scene.worker_output import made_of_scene
 
     (case,) = made_of_scene(folder, [edited])
-    return add_simulated(case, volume)
+    return case

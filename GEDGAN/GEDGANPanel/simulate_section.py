@@ -43,53 +43,58 @@ class SimulateSection(Section):
             editor.setSourceVolumeNode(volume)
         self.panel.paint()
 
-    def _scan(self) -> tuple[list[Any], Any, Any]:
-        """Volumes, and segmentation before and after."""
-        volumes = scene_cases.channels_of(self.ui.augmentVolume.currentNode())
-        return volumes, self.ui.augmentSegmentation.currentNode(), self.ui.simulateEdited.currentNode()
-
     def onSimulate(self) -> None:
-        volumes, segmentation, edited = self._scan()
-        device = DEVICES[self.panel.parameters["device"]]
-        steps = self.panel.logic.simulating(volumes, segmentation, edited, device=device)
-
-        def made(found: Any) -> None:
-            self._shown(segmenting.add_simulated(found.case, volumes[0]), found.figures, found.missed)
-
-        self.panel.tasks.run_steps("simulate", steps, made, lambda error: self._instead(error, device))
-
-    def _shown(self, nodes: Any, figures: list[str], missed: list[str]) -> None:
-        show_case(nodes.volumes[0], nodes.segmentation)
-        words = _("{name} is in the scene. {figures}.").format(
-            name=nodes.volumes[0].GetName(), figures="; ".join(figures)
+        volumes = scene_cases.channels_of(self.ui.augmentVolume.currentNode())
+        scan = (volumes, self.ui.augmentSegmentation.currentNode(), self.ui.simulateEdited.currentNode())
+        reach, device = self.ui.simulateReachSpin.value, DEVICES[self.panel.parameters["device"]]
+        wish = (None if self.ui.simulateFreeCheck.checked else (), float(reach) if reach else None, device)
+        steps = self.panel.logic.simulating(*scan, *wish)
+        self.panel.tasks.run_steps(
+            "simulate",
+            steps,
+            lambda found: self._shown(found.case, volumes[0]),
+            lambda error: self._instead(error, scan, wish),
         )
+
+    def _shown(self, case: Any, volume: Any) -> None:
+        """Put the deformed scan into the scene, and say how near it came."""
+        nodes = segmenting.add_simulated(case, volume)
+        show_case(nodes.volumes[0], nodes.segmentation)
+        figures, missed = ("; ".join(case.provenance["figures"]), ", ".join(case.provenance["missed"]))
+        words = _("{name} is in the scene. {figures}.").format(name=nodes.volumes[0].GetName(), figures=figures)
         if missed:
-            words += " " + _(
-                "The image does not come to {names}: edit less, there it and its segmentation differ."
-            ).format(names=", ".join(missed))
+            text = _(
+                "The image does not come to {names}: there it and its segmentation differ. Edit less, or reach farther."
+            )
+            words += " " + text.format(names=missed)
         self.panel.say(words, bool(missed))
         self.panel.paint()
 
-    def _instead(self, error: Exception, device: str) -> bool:
+    def _instead(self, error: Exception, scan: tuple, wish: tuple) -> bool:
         """Where PyTorch does not run in Slicer, a process does the same; whether that could be begun."""
         if not isinstance(error, EngineUnavailable):
             return False
-        (volumes, segmentation, edited), data, folder = (
-            self._scan(),
-            places.new_folder("data"),
-            places.new_folder("simulated"),
-        )
-        arguments = segmenting.simulate_command(volumes, segmentation, edited, (), None, device, data, folder)
-        words = _("{reason} A separate process does it.").format(reason=error)
+        data, folder = places.new_folder("data"), places.new_folder("simulated")
 
-        def ended() -> None:
-            shutil.rmtree(data, ignore_errors=True)  # copies of patients' scans are not left about
+        def forget(*which: Path) -> None:
+            for each in which:  # copies of patients' scans are not left about
+                shutil.rmtree(each, ignore_errors=True)
 
-        self.panel.tasks.run_job("simulate", arguments, lambda: self._load(folder, volumes[0], edited), words, ended)
-        return True
-
-    def _load(self, folder: Path, volume: Any, edited: Any) -> None:
         try:
-            self._shown(segmenting.load_simulated(folder, volume, edited), [], [])
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            arguments = segmenting.simulate_command(*scan, *wish, data, folder)
+        except Exception:
+            forget(data)
+            raise
+
+        def load() -> None:
+            try:
+                case = segmenting.load_simulated(folder, scan[2])
+            finally:
+                forget(folder)
+            self._shown(case, scan[0][0])
+
+        words = _("{reason} A separate process does it.").format(reason=error)
+        self.panel.tasks.run_job(
+            "simulate", arguments, load, words, lambda: forget(data), failed=lambda: forget(folder)
+        )
+        return True

@@ -61,6 +61,7 @@ class Tasks:
         ended: Callable[[], Any] = _nothing,
         heard: Callable[[dict], Any] = _nothing,
         lasting: bool = False,
+        failed: Callable[[], Any] = _nothing,
     ) -> None:
         """Run a command of the library as the panel's task.
 
@@ -68,11 +69,13 @@ class Tasks:
         :param done: called when it has ended well.
         :param ended: called when it has ended, well or not, before ``done``, or when the panel goes away.
         :param heard: called with each event.
+        :param failed: called after ``ended`` where ``done`` is not.
         :param lasting: what it makes is there though a stop was asked for too late: ``done`` is called then as well.
         """
         worker = self.start(arguments)
         if worker is None:
             ended()
+            failed()
             return
         self._begin(name, words)
 
@@ -84,7 +87,10 @@ class Tasks:
             asked = self.job is not None and self.job.asked_to_stop
             self.name, self.job, self._ended = "", None, _nothing
             ended()
-            if state == DONE and (lasting or not asked):
+            well = state == DONE and (lasting or not asked)
+            if not well:
+                failed()
+            if well:
                 self._finish(done)
             elif asked or state == STOPPED_ON_REQUEST:
                 self.panel.say(_("Stopped."))
@@ -92,7 +98,11 @@ class Tasks:
                 self.panel.say(explanation, True)
             self.panel.paint()
 
-        self._ended = ended
+        def left() -> None:
+            ended()
+            failed()
+
+        self._ended = left
         self.job = FollowedJob(worker, hear, end)
         self.panel.paint()
 
@@ -131,8 +141,8 @@ class Tasks:
                 self.panel.say(_("Stopped."))
             elif error is None:
                 self._finish(done, result)
-            elif not otherwise(error):
-                self.panel.say(words_of(error), True)
+            else:
+                self._finish(lambda: otherwise(error) or self.panel.say(words_of(error), True))
             self.panel.paint()
 
         self._steps = Steps(steps, self._stepped, end)

@@ -9,14 +9,15 @@ off by still, the voxels around p make up for, and of several sources the likest
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..jobs.steps import part_of
 from . import affine
 from .lattice import Lattice
 from .registration import Level, Registration, Settings
@@ -29,6 +30,8 @@ REFINING = (Level(2, 15, 0.25), Level(1, 15, 0.25))
 """Stages of the direct registration."""
 NODES = 0.5
 """Between the nodes that a map is computed at, in those of the velocities."""
+SLAB = 1_000_000
+"""Voxels that labels are brought to at a time."""
 SOFTNESSES = (0.5, 1.0, 2.0, 4.0)
 """Of :mod:`.voting`, among which is chosen."""
 
@@ -42,6 +45,7 @@ class Laid:
     :param image: (1, C, *grid) in [-1, 1], on the grid of registrations over the box.
     :param box: its field of view there, (1, D, 2), mm.
     :param voxels: its own, (C, *own voxels).
+    :param digest: of its image: nothing is carried from a scan to itself.
     :param labels: (*own voxels), whole numbers; None without segmentation.
     """
 
@@ -52,6 +56,7 @@ class Laid:
     box: Tensor
     voxels: np.ndarray
     labels: np.ndarray | None = None
+    digest: str = ""
 
 
 def way(target: Transformations, source: Transformations) -> Callable[[Tensor], Tensor]:
@@ -87,27 +92,39 @@ def refining(target: Laid, sources: Sequence[Laid], settings: Settings) -> Gener
     return registration.state.moved
 
 
-@torch.no_grad()
-def source_indices(target: Laid, source: Laid, delta: Transformations | None) -> Tensor:
-    """Where the voxels of the target come to lie in the source, in voxels of it, (D, *own voxels of the target).
+class Way:
+    """Where the voxels of a target come to lie in a source; kept at nodes, read off in parts.
 
     :param delta: of this source alone; none for the way through the template alone.
     """
-    control = max(side / count for side, count in zip(target.moved.extent, target.moved.velocities.shape[2:]))
-    nodes = target.lattice.nodes(NODES * control)
-    points = nodes.positions(target.image)
-    ends = way(target.moved, source.moved)(points if delta is None else delta.at(points))
-    dims = points.shape[1]
-    to_source = np.linalg.inv(source.lattice.matrix[:, :dims])
-    linear = to_source @ target.lattice.matrix[:, :dims]
-    shift = to_source @ (target.lattice.matrix[:, dims] - source.lattice.matrix[:, dims])
-    # What is left of an affine map is small and smooth, and is what splines between nodes are good at.
-    moved = torch.from_numpy(to_source).to(ends) @ (ends - points).flatten(2)
-    rest = nodes.refined(moved.reshape(ends.shape))[0]
-    axes = [torch.arange(side, device=rest.device).to(rest) for side in target.lattice.shape]
-    index = torch.stack(torch.meshgrid(*axes, indexing="ij"))
-    straight = torch.from_numpy(linear).to(rest) @ index.flatten(1) + torch.from_numpy(shift).to(rest)[:, None]
-    return straight.reshape(index.shape) + rest
+
+    @torch.no_grad()
+    def __init__(self, target: Laid, source: Laid, delta: Transformations | None) -> None:
+        control = max(side / count for side, count in zip(target.moved.extent, target.moved.velocities.shape[2:]))
+        self.nodes = target.lattice.nodes(NODES * control)
+        points = self.nodes.positions(target.image)
+        ends = way(target.moved, source.moved)(points if delta is None else delta.at(points))
+        dims = points.shape[1]
+        to_source = np.linalg.inv(source.lattice.matrix[:, :dims])
+        self._linear = to_source @ target.lattice.matrix[:, :dims]
+        self._shift = to_source @ (target.lattice.matrix[:, dims] - source.lattice.matrix[:, dims])
+        # What is left of an affine map is small and smooth, and is what splines between nodes are good at.
+        moved = torch.from_numpy(to_source).to(ends) @ (ends - points).flatten(2)
+        self._moved = moved.reshape(ends.shape)
+
+    @torch.no_grad()
+    def indices(self, box: Sequence[slice] | None = None) -> Tensor:
+        """In voxels of the source, (D, *box).
+
+        :param box: part of the target's voxels; all when not given.
+        """
+        shape = self.nodes.lattice.shape
+        box = tuple(box) if box is not None else tuple(slice(0, side) for side in shape)
+        rest = self.nodes.refined(self._moved, box=box)[0]
+        axes = [torch.arange(part.start, part.stop, device=rest.device).to(rest) for part in box]
+        index = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+        linear, shift = (torch.from_numpy(each).to(rest) for each in (self._linear, self._shift))
+        return (linear @ index.flatten(1) + shift[:, None]).reshape(index.shape) + rest
 
 
 @dataclass(frozen=True)
@@ -135,22 +152,31 @@ def bringing(
     """
     moved = None
     if refine:
-        moved = yield from _shares(refining(target, sources, settings), 0.0, 0.7)
-    indices, labels = [], []
+        moved = yield from part_of(refining(target, sources, settings), 0.0, 0.6)
+    ways, labels = [], []
     for number, source in enumerate(sources):
-        indices.append(source_indices(target, source, None if moved is None else moved.of([number])))
-        given = torch.from_numpy(np.array(source.labels)).to(indices[-1].device)
-        labels.append(LabelImage(given).at(indices[-1]).cpu().numpy().astype(np.uint8))
-        yield 0.7 + 0.2 * (number + 1) / len(sources)
+        ways.append(Way(target, source, None if moved is None else moved.of([number])))
+        labels.append(np.zeros(target.lattice.shape, np.uint8))
+        given = LabelImage(torch.from_numpy(np.array(source.labels)).to(target.image.device))
+        for box in _slabs(target.lattice.shape):  # a volume of indices would take three times that of a volume
+            labels[-1][box] = given.at(ways[-1].indices(box)).cpu().numpy().astype(np.uint8)
+            yield 0.6 + 0.2 * (number + box[0].stop / target.lattice.shape[0]) / len(sources)
     box = box_around(labels)
     if box is None:
         return Brought(labels, None)
     images = []
-    for source, index in zip(sources, indices):
-        images.append(normalized(_read_off(source.voxels, index[(slice(None), *box)])))
-        yield 0.9 + 0.1 * len(images) / len(sources)
+    for source, way_there in zip(sources, ways):
+        images.append(normalized(_read_off(source.voxels, way_there.indices(box))))
+        yield 0.8 + 0.2 * len(images) / len(sources)
     own = torch.from_numpy(np.array(target.voxels[(slice(None), *box)], np.float32))[None].to(images[0])
     return Brought(labels, box, normalized(own), tuple(images))
+
+
+def _slabs(shape: Sequence[int]) -> list[tuple[slice, ...]]:
+    """Parts along the first axis of some :data:`SLAB` voxels."""
+    thick = max(SLAB // math.prod(shape[1:]), 1)
+    rest = tuple(slice(0, side) for side in shape[1:])
+    return [(slice(start, min(start + thick, shape[0])), *rest) for start in range(0, shape[0], thick)]
 
 
 @torch.no_grad()
@@ -179,39 +205,37 @@ class Carried:
 
 
 def electing(
-    brought: Brought, spacing: Sequence[float], label_count: int, softness: float = SOFTNESS
-) -> Generator[float, None, Carried]:
-    """Let the voxels of the sources vote, in steps: yields the share that is done.
+    brought: Brought, spacing: Sequence[float], label_count: int, softnesses: Sequence[float] = (SOFTNESS,)
+) -> Generator[float, None, list[Carried]]:
+    """Let the voxels of the sources vote, once for each softness, in steps: yields the share that is done.
 
     :param spacing: of the target's voxels, mm.
-    :param softness: see :mod:`.voting`.
+    :param softnesses: see :mod:`.voting`.
     """
-    labels = np.zeros(brought.labels[0].shape, np.uint8)
+    shape = brought.labels[0].shape
     if brought.box is None:
-        nothing = np.zeros((label_count + 1, *[0] * labels.ndim), np.float32)
-        return Carried(labels, nothing, (slice(0, 0),) * labels.ndim, np.full(label_count, np.nan))
+        nothing = np.zeros((label_count + 1, *[0] * len(shape)), np.float32)
+        none = Carried(np.zeros(shape, np.uint8), nothing, (slice(0, 0),) * len(shape), np.full(label_count, np.nan))
+        return [none for _softness in softnesses]
     given = [torch.from_numpy(each[brought.box].astype(np.int64)).to(brought.target.device) for each in brought.labels]
-    share = yield from voting(brought.target, brought.images, given, label_count, radii(spacing), softness)
-    taken = share.argmax(0)
-    labels[brought.box] = taken.cpu().numpy().astype(np.uint8)
-    return Carried(labels, share.cpu().numpy(), brought.box, promised_dice(share, taken))
+    reach = radii(spacing, math.prod(given[0].shape) * len(given))
+    shares = yield from voting(brought.target, brought.images, given, label_count, reach, softnesses)
+    found = []
+    for share in shares:
+        labels, taken = np.zeros(shape, np.uint8), share.argmax(0)
+        labels[brought.box] = taken.cpu().numpy().astype(np.uint8)
+        found.append(Carried(labels, share.cpu().numpy(), brought.box, promised_dice(share, taken)))
+    return found
 
 
 def carrying(
     target: Laid, sources: Sequence[Laid], settings: Settings, label_count: int, softness: float = SOFTNESS
 ) -> Generator[float, None, Carried]:
     """Carry the segmentations of sources to a target, in steps: yields the share that is done."""
-    brought = yield from _shares(bringing(target, sources, settings), 0.0, 0.6)
-    return (yield from _shares(electing(brought, target.lattice.spacing, label_count, softness), 0.6, 0.4))
-
-
-def _shares(steps: Generator[float, None, Any], begin: float, part: float) -> Generator[float, None, Any]:
-    """Steps as a part of more of them."""
-    while True:
-        try:
-            yield begin + part * next(steps)
-        except StopIteration as stop:
-            return stop.value
+    brought = yield from part_of(bringing(target, sources, settings), 0.0, 0.6)
+    steps = electing(brought, target.lattice.spacing, label_count, (softness,))
+    (carried,) = yield from part_of(steps, 0.6, 0.4)
+    return carried
 
 
 def dice(one: np.ndarray, other: np.ndarray, label: int) -> float:

@@ -149,7 +149,8 @@ def _where_corners_part(mask: np.ndarray) -> tuple[int, int, int]:
 def edited_labels(before: np.ndarray, after: np.ndarray) -> list[int]:
     """Labels of segments that have other voxels after an edit."""
     changed = before != after
-    return sorted({int(label) for label in np.unique([*before[changed], *after[changed]])} - {0})
+    there = np.union1d(np.unique(before[changed]), np.unique(after[changed]))
+    return [int(label) for label in there if label]
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,7 @@ class Edit:
     :param before, after: labels, (*voxels), whole numbers; the same segments in both.
     :param spacing: of the voxels, mm.
     :param held: labels of segments that were not edited and do not move.
-    :param reach: mm; see :data:`REACH`.
+    :param reach: mm, above 0; see :data:`REACH`.
     :param device: where it is computed.
     :raises ValueError: nothing was edited, or a held segment was.
     """
@@ -279,6 +280,7 @@ class Edit:
                 yield done, total
             if stage.coarseness == STAGES[0].coarseness:
                 continue
+            yield done, total
             found = self._deformation(velocity)
             if best is None or found.worth > best.worth:
                 best = found
@@ -326,7 +328,8 @@ class Edit:
         shape, kept = self.before.shape, 1.0
         velocity = self.free * refine(velocity, shape)
         while True:
-            displacement = exponential(kept * velocity, self.extent)
+            # What does not move does not, not even by what rounding leaves beside what does.
+            displacement = exponential(kept * velocity, self.extent) * (self.free > 0)
             positions = identity(shape, self.extent, displacement) + displacement
             jacobian = float(jacobian_determinant(positions, self.extent).min())
             if jacobian >= SMALLEST_JACOBIAN:

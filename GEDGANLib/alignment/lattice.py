@@ -88,14 +88,16 @@ class Nodes:
             rows.append(spline_at(position, count + 2))
         return rows
 
-    def refined(self, field: Tensor, slab: slice | None = None) -> Tensor:
+    def refined(self, field: Tensor, slab: slice | None = None, box: Sequence[slice] | None = None) -> Tensor:
         """A field at the nodes, (N, C, *shape), at the voxels of the lattice.
 
         :param slab: of these, along the first axis, this part alone.
+        :param box: of these, this part alone.
         """
         for axis, rows in enumerate(self._rows):
-            wanted = rows if axis or slab is None else rows[slab]
-            field = apply_along(field, wanted.to(field), axis)
+            part = slice(None) if box is None else box[axis]
+            part = slab if axis == 0 and slab is not None else part
+            field = apply_along(field, rows[part].to(field), axis)
         return field
 
     def smallest_jacobian(self, displacement: Tensor) -> float:

@@ -17,8 +17,8 @@ from ..errors import InputError, StoppedOnRequest
 from ..jobs.events import Events
 from ..jobs.writing import write_bytes
 from .options import DATA, DEVICE, a_path, a_shard, above_zero
-from .scans import find_for, names_in, tell_left_out, warn_of_other_kind
-from .wanted import label_table, scan_of
+from .scans import find_for, names_in, refuse_labels, tell_left_out, warn_of_other_kind
+from .wanted import label_table, scan_of, values_fit, with_own_values
 
 TABLE, SHEET, SHOWN, COLUMNS = "carried.csv", "carried.png", 24, 6
 SUGGESTED = 3
@@ -38,7 +38,9 @@ def add(kinds: argparse._SubParsersAction) -> None:
     carry.add_argument(
         "--format", choices=("nnunet", "folder"), default="folder", help="plain files (default), or nnU-Net's"
     )
-    carry.add_argument("--soft", action="store_true", help="write the share of votes that each label has, too")
+    carry.add_argument(
+        "--soft", action="store_true", help="write the share of votes that each label has, too, a volume each"
+    )
     carry.add_argument(
         "--shard", type=a_shard, metavar="I/N", help="the I-th of N parts; all parts are one data set in the end"
     )
@@ -60,7 +62,7 @@ def add(kinds: argparse._SubParsersAction) -> None:
 def run_carry(arguments: argparse.Namespace, events: Events) -> None:
     from ..alignment.runs import model_and_run
     from ..exchange.shards import Description, GrowingDataset, Shard, shard_folder
-    from ..synthesis.carried import Carrier
+    from ..synthesis.carried import FEWEST_TO_LEARN_FROM, Carrier
     from ..synthesis.model_file import load_model
     from ..synthesis.variations import Places, Variations
     from ..volumes.files import NRRD, suffix_of
@@ -81,7 +83,9 @@ def run_carry(arguments: argparse.Namespace, events: Events) -> None:
     }  # fmt: skip
     names = ", ".join(files.name for files in sources[:3]) + (" and others" if len(sources) > 3 else "")
     words = f"segmentations carried from {names} by GED-GAN, not drawn by anybody"
-    labels = {label.name: label.index for label in table.labels()}
+    own_numbers = arguments.format == "folder" and values_fit(table.labels())
+    form = with_own_values if own_numbers else lambda case: case
+    labels = {label.name: label.value if own_numbers else label.index for label in table.labels()}
     described = Description(words, labels, tuple(dataset.channel_names))
     shown: list[tuple[float, Any]] = []
     with shard_folder(arguments.output, arguments.format, shard, asked) as is_written:
@@ -96,34 +100,43 @@ def run_carry(arguments: argparse.Namespace, events: Events) -> None:
                 laid = []
                 for number, files in enumerate(sources):
                     show(number, len(sources), files.name)
-                    laid.append(carrier.laid(scan_of(files, labelled, table)))
+                    case = scan_of(files, labelled, table)
+                    refuse_labels(files.images[0], case.image, case.kind)
+                    laid.append(carrier.laid(case))
                 show(len(sources), len(sources), "")
-            with events.bar("learning how to weigh them") as show:
-                carrier.take(laid, show)
+            if len(laid) < FEWEST_TO_LEARN_FROM:
+                carrier.take(laid)
+            else:
+                with events.bar("learning how to weigh them") as show:
+                    carrier.take(laid, show)
         try:
             with events.bar("carrying") as show:
                 for number, files in enumerate(own):
                     show(number, len(own), files.name)
                     try:
                         case = scan_of(replace(files, label=None), dataset, table)
+                        refuse_labels(files.images[0], case.image, case.kind)
+                        place = carrier.laid(case)
+                        warn_of_other_kind(files.name, case.image.shape[1:], case.affine, model.plan, events)
+                        made = carrier.carried(case, place)
                     except InputError as error:
                         tell_left_out(files.name, error, events)
                         continue
-                    place = carrier.laid(case)
-                    warn_of_other_kind(files.name, case.image.shape[1:], case.affine, model.plan, events)
-                    made = carrier.carried(case, place)
-                    growing.add(made.case, ".nrrd" if suffix_of(files.images[0]) in NRRD else ".nii.gz")
+                    growing.add(form(made.case), ".nrrd" if suffix_of(files.images[0]) in NRRD else ".nii.gz")
                     if arguments.soft:
                         _write_shares(arguments.output, made)
                     shown.append((made.trust, made.case))
-                    shown = sorted(shown, key=lambda pair: pair[0])[:SHOWN]
+                    shown = sorted(shown, key=lambda pair: (pair[0], pair[1].name))[:SHOWN]
                 show(len(own), len(own), "")
         except KeyboardInterrupt as interrupt:
             if shard.count == 1:
                 growing.close(shard, finish)
             raise StoppedOnRequest(f"Stopped; what is complete is in {arguments.output}.") from interrupt
         whole = growing.close(shard, finish)
-    print(f"Segmentations were carried to {len(growing.provenance)} scan(s); they are in {arguments.output}.")
+    if is_written:
+        print(f"Shard {shard.number} of {shard.count} was there already.")
+    else:
+        print(f"Segmentations were carried to {len(growing.provenance)} scan(s); they are in {arguments.output}.")
     if not whole:
         print(f"That was shard {shard.number} of {shard.count}; the data set is whole when all of them are done.")
     elif shown and shard.count == 1:
@@ -136,7 +149,8 @@ def _sources(arguments: argparse.Namespace, labelled: Any) -> list[Any]:
     asked = set(names_in(labelled, arguments.source)) if arguments.source else None
     found = [files for files in labelled.cases if files.label is not None and (asked is None or files.name in asked)]
     if not found:
-        raise InputError(f"None of these scans of {labelled.folder} is segmented.", "Segment one of them.")
+        words = f"{', '.join(sorted(asked))} of {labelled.folder} is" if asked else f"No scan of {labelled.folder} is"
+        raise InputError(f"{words} {'not ' if asked else ''}segmented.", "Name scans that are, or segment one of them.")
     return found
 
 
@@ -144,32 +158,34 @@ def _targets(
     arguments: argparse.Namespace, labelled: Any, dataset: Any, sources: Sequence[Any], events: Events
 ) -> list[Any]:
     """Scans that nobody has segmented; and those that were asked for by name, whose drawn segmentation stays where it
-    is."""
+    is, and which are not carried to from themselves."""
     same = labelled.folder.resolve() == dataset.folder.resolve()
-    taken = {files.name for files in sources} if same else set()
     if arguments.case:
-        wanted = [name for name in names_in(dataset, arguments.case) if name not in taken]
-        chosen = [files for files in dataset.cases if files.name in set(wanted)]
-    else:
-        chosen = [files for files in dataset.cases if files.label is None]
-        drawn = len(dataset.cases) - len(chosen) - len(taken)
-        if drawn > 0:
-            words = f"{drawn} scan(s) of {dataset.folder} are segmented, and nothing is carried to them."
-            events.emit("warning", message=f"{words} Ask for them by --case; what was drawn stays where it is.")
+        wanted = set(names_in(dataset, arguments.case))
+        return [files for files in dataset.cases if files.name in wanted]
+    chosen = [files for files in dataset.cases if files.label is None]
+    drawn = len(dataset.cases) - len(chosen) - (len(sources) if same else 0)
+    if drawn > 0:
+        words = f"{drawn} scan(s) of {dataset.folder} are segmented, and nothing is carried to them."
+        events.emit("warning", message=f"{words} Ask for them by --case; what was drawn stays where it is.")
     if not chosen:
         raise InputError(
-            f"{dataset.folder} has no scan that a segmentation could be carried to.",
-            "Give scans that are not segmented, or name some by --case.",
+            f"{dataset.folder} has no scan that is not segmented.",
+            "Give scans that are not, or name those by --case to which it shall be carried all the same.",
         )
     return chosen
 
 
 def _write_shares(folder: Path, made: Any) -> None:
+    """The soft segmentation: a volume a label."""
     from ..volumes.files import write_volume
 
-    (folder / "shares").mkdir(exist_ok=True)
-    about = f"share of the votes, {made.case.description}"
-    write_volume(folder / "shares" / f"{made.case.name}.nii.gz", made.share, made.case.affine, about)
+    place = folder / "shares"
+    place.mkdir(exist_ok=True)
+    for label in made.case.label_table:
+        about = f"share of votes for {label.name}"
+        path = place / f"{made.case.name}_{label.index:02d}.nii.gz"
+        write_volume(path, made.share_of(label.index), made.case.affine, about)
 
 
 def _write_table(path: Path, provenance: dict[str, dict], labels: Sequence[Any]) -> None:
@@ -178,7 +194,7 @@ def _write_table(path: Path, provenance: dict[str, dict], labels: Sequence[Any])
     writer = csv.writer(text)
     names = [label.name for label in labels]
     writer.writerow(["case", "trust", *(f"trust of {name}" for name in names), "carried from"])
-    for name, origin in sorted(provenance.items(), key=lambda item: item[1]["trust"]):
+    for name, origin in sorted(provenance.items(), key=lambda item: (item[1]["trust"], item[0])):
         figures = [origin["trust"], *(origin[f"trust of {label}"] for label in names)]
         writer.writerow([name, *figures, " ".join(origin["segmentation_carried_from"])])
     write_bytes(path, text.getvalue().encode("utf-8"))
@@ -208,7 +224,7 @@ def run_next(arguments: argparse.Namespace, events: Events) -> None:
         )
     population = Population.of(model.population, model.about["population"])
     dataset = find_for(model, arguments.data)
-    segmented = {files.name for files in dataset.cases if files.label is not None}
+    segmented = _segmented(dataset, events)
     segmented |= set(names_in(dataset, arguments.segmented or []))
     there = {files.name for files in dataset.cases}
     unknown = sorted(there - set(population.names))
@@ -225,3 +241,22 @@ def run_next(arguments: argparse.Namespace, events: Events) -> None:
         print("All of them are segmented.")
     for number, each in enumerate(found, 1):
         print(f"{number}. {each.name}: {each.reason}.")
+
+
+def _segmented(dataset: Any, events: Events) -> set[str]:
+    """Names of the scans whose segmentations can be read and are not empty."""
+    from ..volumes.files import read_volume
+
+    found: set[str] = set()
+    given = [files for files in dataset.cases if files.label is not None]
+    with events.bar("reading segmentations") as show:
+        for number, files in enumerate(given):
+            show(number, len(given), files.name)
+            try:
+                if not read_volume(files.label).array.any():
+                    raise InputError(f"{files.label} is empty.", "Segment the scan, or remove the file.")
+                found.add(files.name)
+            except InputError as error:
+                events.emit("warning", message=f"{files.name} counts as not segmented: {error.message}")
+        show(len(given), len(given), "")
+    return found

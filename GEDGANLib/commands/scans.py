@@ -68,6 +68,21 @@ def read_scan(path: Path, channel_names: Sequence[str], events: Events):
     return Case(stem_of(path), image.astype(np.float32), None, volume.affine, channel_names=tuple(channel_names))
 
 
+def refuse_labels(path: Path, image: Any, kind: str) -> None:
+    """Refuse a segmentation that was given as a scan.
+
+    :param kind: type of the voxels in the file, as numpy names it.
+    :raises InputError: it is one.
+    """
+    from ..volumes.reading import looks_like_labels
+
+    if looks_like_labels(image, kind):
+        raise InputError(
+            f"{path} looks like a segmentation, and not like a scan.",
+            "Give the folder that holds the scans with their segmentations (imagesTr and labelsTr, say).",
+        )
+
+
 OTHER_SIZE = 2.0
 """How many times larger or smaller than a model's scans one is, along an axis, that is probably of another kind."""
 

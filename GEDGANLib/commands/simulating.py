@@ -6,6 +6,7 @@ Heavy packages are imported by the command that needs them, so that help and mis
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -37,10 +38,10 @@ def add(kinds: argparse._SubParsersAction) -> None:
     )
     simulate.add_argument(
         "--free",
-        nargs="+",
-        default=[],
+        nargs="*",
+        default=argparse.SUPPRESS,
         metavar="NAME",
-        help="segments that were not edited and may move along (default: none of them moves)",
+        help="segments that were not edited and may move along; all without a name (default: none of them moves)",
     )
     simulate.add_argument("--device", **DEVICE)
     simulate.set_defaults(run=run_simulate)
@@ -53,9 +54,10 @@ def run_simulate(arguments: argparse.Namespace, events: Events) -> None:
     from ..volumes.files import NRRD, suffix_of
 
     case, edited = _cases(arguments)
+    steps = simulating(case, edited, _names(_free(arguments), case), arguments.reach, arguments.device)
+    next(steps)  # what is refused is so before anything is begun
     with shard_folder(arguments.output, "folder", Shard(), {}):
         with events.bar("deforming") as show:
-            steps = simulating(case, edited, _names(arguments.free, case), arguments.reach, arguments.device)
             found = through(steps, lambda said: show(*said, case.name))
         made = with_own_values(found.case)
         labels = {label.name: label.index for label in made.label_table}
@@ -64,27 +66,27 @@ def run_simulate(arguments: argparse.Namespace, events: Events) -> None:
         growing.add(made, ".nrrd" if suffix_of(arguments.segmentation) in (*NRRD, ".seg.nrrd") else ".nii.gz")
         growing.close(Shard(), lambda provenance: None)
     _write_sheet(arguments.output / SHEET, case, found.case)
-    for line in found.figures:
+    told, deformation = found.case.provenance, found.deformation
+    for line in told["figures"]:
         print(line)
-    deformation = found.deformation
+    if told["missed"]:
+        events.emit("warning", message=missed_words(told["missed"]))
     print(
         f"Nothing moved by more than {deformation.farthest:.1f} mm, and nothing {found.reach:g} mm from the edit; the "
         f"smallest Jacobian determinant is {deformation.smallest_jacobian:.2f}. Scan and segmentation are in "
-        f"{arguments.output}."
+        f"{arguments.output}; {arguments.output / SHEET} shows them."
     )
-    if found.missed:
-        events.emit("warning", message=missed_words(found))
 
 
-def missed_words(found: Any) -> str:
+def missed_words(names: Sequence[str]) -> str:
     """What to say where the image did not come to what was drawn.
 
-    :param found: a :class:`GEDGANLib.synthesis.simulated.Simulation`.
+    :param names: of the segments.
     """
-    lines = "; ".join(line for name, line in zip(found.names, found.figures) if name in found.missed)
     return (
-        f"The image does not come to what was drawn ({lines}; a Dice of 0.98, 2 % of the volume and 80 % of the edit "
-        "are asked for): there the segmentation says what the image does not show. Edit less, or give it more reach."
+        f"The image does not come to what was drawn of {', '.join(names)} (a Dice of 0.98, 2 % of the volume and 80 % "
+        "of the edit are asked for): there the segmentation says what the image does not show. Edit less, or give it "
+        "more reach."
     )
 
 
@@ -104,13 +106,21 @@ def _cases(arguments: argparse.Namespace) -> tuple[Any, Any]:
     found = []
     for path in (arguments.segmentation, arguments.edited):
         files = CaseFiles(stem_of(arguments.scan), images, path)
-        dataset = Dataset(arguments.scan.parent, (files,), channels, _label_names(path), False)
+        names = _label_names(path) or _label_names(arguments.segmentation)
+        dataset = Dataset(arguments.scan.parent, (files,), channels, names, False)
         table, raw = LabelTable(dataset), read_case(files, dataset)
         table.add(raw, path)
         labels = table.labels()
         numbered = table.renumber(raw, labels)
         found.append(Case(files.name, raw.image, numbered, raw.affine, labels, channels, kind=raw.kind))
-    return found[0], found[1]
+    before, after = found
+    known = {label.name for label in before.label_table}
+    if not known & {label.name for label in after.label_table}:
+        # One of them names its segments and the other does not: they are the same by their numbers.
+        by_number = {label.value: label.name for label in before.label_table}
+        named = [replace(label, name=by_number.get(label.value, label.name)) for label in after.label_table]
+        after = replace(after, label_table=tuple(named))
+    return before, after
 
 
 def _label_names(segmentation: Path) -> dict[int, str]:
@@ -123,8 +133,15 @@ def _label_names(segmentation: Path) -> dict[int, str]:
     return {}
 
 
-def _names(asked: list[str], case: Any) -> list[str]:
-    """Names of segments; of a label map, their numbers will do."""
+def _free(arguments: argparse.Namespace) -> list[str] | None:
+    """Names that were given; None, for all, where the option has none."""
+    return getattr(arguments, "free", []) if getattr(arguments, "free", True) else None
+
+
+def _names(asked: list[str] | None, case: Any) -> list[str] | None:
+    """Names of segments; of a label map, their numbers will do. None for all."""
+    if asked is None:
+        return None
     by_number = {str(label.value): label.name for label in case.label_table}
     return [by_number.get(word, word) for word in asked]
 

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 
 from .. import __version__
-from ..alignment.carrying import SOFTNESSES, Laid, bringing, carrying, dice, electing
+from ..alignment.carrying import SOFTNESSES, Carried, Laid, bringing, carrying, dice, electing
 from ..alignment.job import fields_of_view, registration_shape, shrunk
 from ..alignment.lattice import Lattice
 from ..alignment.registration import Settings
 from ..alignment.voting import SOFTNESS
 from ..errors import InputError
 from ..jobs.events import Progress, quiet
-from ..jobs.steps import through
+from ..jobs.steps import part_of, through
 from ..volumes.case import Case, Label, description_of_carried
 from .variations import Variations
 
@@ -30,15 +30,21 @@ class CarriedCase:
     """A scan with the segmentation that was carried to it.
 
     :param case: on its own voxels.
-    :param share: of the votes that its label has at each voxel, (*own voxels), in [0, 1].
-    :param trust: Dice coefficient that these promise, in [0, 1], as a mean over labels, nan where there are none.
+    :param votes: of all labels, where there are any.
+    :param trust: Dice coefficient that these promise, in [0, 1], as a mean over labels, 0 where nothing came.
     :param by_label: the same of each label, (label_count,).
     """
 
     case: Case
-    share: np.ndarray
+    votes: Carried
     trust: float
     by_label: np.ndarray
+
+    def share_of(self, label: int) -> np.ndarray:
+        """Share of the votes for a label, 0 being the background, (*own voxels) float32."""
+        share = np.full(self.votes.labels.shape, float(label == 0), np.float32)  # nobody votes far from all labels
+        share[self.votes.box] = self.votes.share[label]
+        return share
 
 
 class Carrier:
@@ -66,11 +72,11 @@ class Carrier:
     def laying(self, case: Case) -> Generator[tuple[int, int], None, Laid]:
         """As :meth:`laid`, in steps: yields iterations done and in all."""
         working = self.variations.working(case)
-        place, _ = yield from self.variations.placing(case, working)
+        place, digest = yield from self.variations.placing(case, working)
         lattice = Lattice.of(case.affine, case.image.shape[1:], place.box, self.plan.grid.shape)
         box = fields_of_view([working], self.plan.extent).to(self.device)
         image = shrunk([working], self.shape, self.device.type)
-        return Laid(case.name, place.moved.to(self.device), lattice, image, box, case.image, case.labels)
+        return Laid(case.name, place.moved.to(self.device), lattice, image, box, case.image, case.labels, digest)
 
     def take(self, sources: Sequence[Laid], progress: Progress = quiet) -> None:
         """Take sources; of three and more, each is carried to from the others to learn how to weigh votes.
@@ -81,30 +87,32 @@ class Carrier:
 
     def taking(self, sources: Sequence[Laid]) -> Generator[tuple[float, int, str], None, None]:
         """As :meth:`take`, in steps: yields how many are done, of how many, and which one is next."""
-        self.sources = [source for source in sources if source.labels is not None]
+        self.sources = [source for source in sources if source.labels is not None and source.labels.any()]
         if not self.sources:
             raise InputError("No scan to carry a segmentation from is segmented.", "Segment one of them.")
-        self.softness, count = SOFTNESS, len(self.labels)
+        self.softness = SOFTNESS
         if len(self.sources) < FEWEST_TO_LEARN_FROM:
             return
-        found = np.zeros(len(SOFTNESSES))
+        found = []
         for number, target in enumerate(self.sources):
             others = [source for source in self.sources if source is not target]
-            steps = bringing(target, others, self.settings)
+            steps = self._trying(target, others)
             while True:
                 try:
-                    share = next(steps)
+                    yield number + next(steps), len(self.sources), target.name
                 except StopIteration as stop:
-                    brought = stop.value
+                    found.append([self._dice(made.labels, target.labels) for made in stop.value])
                     break
-                yield number + share, len(self.sources), target.name
-            for index, softness in enumerate(SOFTNESSES):
-                made = through(electing(brought, target.lattice.spacing, count, softness))
-                found[index] += _mean(
-                    np.array([dice(made.labels, target.labels, label.index) for label in self.labels])
-                )
-                yield number + 1, len(self.sources), target.name
-        self.softness = SOFTNESSES[int(found.argmax())]
+        self.softness = SOFTNESSES[int(np.nanmean(found, 0).argmax())]
+
+    def _trying(self, target: Laid, sources: Sequence[Laid]) -> Generator[float, None, list[Carried]]:
+        """Carry to a target with each softness, in steps: yields the share that is done."""
+        brought = yield from part_of(bringing(target, sources, self.settings), 0.0, 0.5)
+        steps = electing(brought, target.lattice.spacing, len(self.labels), SOFTNESSES)
+        return (yield from part_of(steps, 0.5, 0.5))
+
+    def _dice(self, made: np.ndarray, truth: np.ndarray) -> float:
+        return _mean(np.array([dice(made, truth, label.index) for label in self.labels]))
 
     def carried(self, case: Case, laid: Laid) -> CarriedCase:
         """The segmentation of a target.
@@ -114,33 +122,47 @@ class Carrier:
         return through(self.carrying(case, laid))
 
     def carrying(self, case: Case, laid: Laid) -> Generator[float, None, CarriedCase]:
-        """As :meth:`carried`, in steps: yields the share that is done."""
-        made = yield from carrying(laid, self.sources, self.settings, len(self.labels), self.softness)
-        sources = [source.name for source in self.sources]
+        """As :meth:`carried`, in steps: yields the share that is done.
+
+        :raises InputError: it is the only source itself.
+        """
+        others = [source for source in self.sources if source.digest != laid.digest]
+        if not others:
+            raise InputError(f"{case.name} is the scan that would be carried from.", "Carry to another one.")
+        made = yield from carrying(laid, others, self.settings, len(self.labels), self.softness)
+        sources = [source.name for source in others]
         trust = _mean(made.trust)
+        trust = 0.0 if np.isnan(trust) else trust  # nothing came: the first to look at
         told = {
             "segmentation_carried_from": sources, "model_digest": self.variations.model.digest,
             "trust": round(trust, 4), "library_version": __version__,
         }  # fmt: skip
-        told |= {f"trust of {label.name}": round(float(value), 4) for label, value in zip(self.labels, made.trust)}
+        by_label = [None if np.isnan(value) else round(float(value), 4) for value in made.trust]
+        told |= {f"trust of {label.name}": value for label, value in zip(self.labels, by_label)}
         about = description_of_carried(case.name, sources)
         made_case = replace(case, labels=made.labels, label_table=self.labels, provenance=told, description=about)
-        share = np.ones(made.labels.shape, np.float32)  # nobody votes for anything else far from all labels
-        share[made.box] = made.share.max(0, initial=0)
-        return CarriedCase(made_case, share, trust, made.trust)
+        return CarriedCase(made_case, made, trust, made.trust)
 
 
 def numbered_alike(cases: Sequence[Case]) -> tuple[list[Case], tuple[Label, ...]]:
-    """Cases whose labels have one table, by their names, in the order they are met."""
+    """Cases whose labels have one table, by their names, in the order they are met.
+
+    :raises InputError: more than 255 names.
+    """
     table: dict[str, Label] = {}
     found = []
     for case in cases:
         numbers = np.zeros(256, np.uint8)
         for label in case.label_table:
             table.setdefault(label.name, replace(label, index=len(table) + 1, value=len(table) + 1))
-            numbers[label.index] = table[label.name].index
+            numbers[label.index] = table[label.name].index & 255
         found.append(case if case.labels is None else replace(case, labels=numbers[case.labels]))
     labels = tuple(table.values())
+    if len(labels) > 255:
+        raise InputError(
+            f"The segmentations have {len(labels)} different segment names, more than 255.",
+            "Give the same structure the same name in every segmentation.",
+        )
     return [replace(case, label_table=labels) for case in found], labels
 
 
@@ -184,8 +206,8 @@ def next_to_segment(
         if known:
             nearer = 1 - min(sums) / near.sum()
             reason = (
-                f"with it, the {len(names)} scans are {100 * nearer:.0f} % nearer to one that is segmented than they "
-                "are now, more than with any other"
+                f"with it, the {len(names)} scans are {100 * nearer:.0f} % nearer to one that is segmented than "
+                f"{'with those above' if found else 'they are now'}, more than with any other"
             )
         else:
             reason = f"it lies in the middle of all {len(names)} scans"

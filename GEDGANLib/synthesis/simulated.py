@@ -14,6 +14,7 @@ import torch
 
 from .. import __version__
 from ..alignment.editing import Change, Deformation, Edit, Reached, edited_labels, topology_changed
+from ..alignment.job import lacks_an_operation
 from ..alignment.sampling import LabelImage, SmoothImage, identity
 from ..alignment.variations import ORDER, background_of
 from ..device import choose_device
@@ -53,42 +54,36 @@ class Simulation:
     reach: float
 
     @property
-    def figures(self) -> list[str]:
-        """A line a segment, for people."""
-        return [_figures(name, reached) for name, reached in zip(self.names, self.deformation.reached)]
-
-    @property
     def missed(self) -> list[str]:
         """Names of segments to which the image did not come."""
         return [name for name, reached in zip(self.names, self.deformation.reached) if not reached.enough]
 
 
-def _figures(name: str, reached: Reached) -> str:
-    return (
-        f"{name}: Dice {reached.dice:.3f}, volume {100 * reached.volume:+.1f} %, "
-        f"the image follows {100 * reached.followed:.0f} % of the edit"
-    )
-
-
 def simulating(
-    case: Case, edited: Case, free: Sequence[str] = (), reach: float | None = None, device: str = "auto"
+    case: Case, edited: Case, free: Sequence[str] | None = (), reach: float | None = None, device: str = "auto"
 ) -> Generator[tuple[int, int], None, Simulation]:
     """Deform a scan to an edit of its segmentation, in steps: yields iterations done and in all.
 
     :param case: with its segmentation as it was.
     :param edited: the same scan with the edited segmentation; segments are the same where they have one name.
-    :param free: names of segments that were not edited and may move along; what belongs to none may, others do not.
-    :param device: where to compute, as ``gedgan --device`` takes it.
+    :param free: names of segments that were not edited and may move along, None for all of them; what belongs to no
+        segment may, others do not.
+    :param device: where to compute, as ``gedgan --device`` takes it; the CPU where an Apple GPU lacks an operation.
     :param reach: mm from the edit, beyond which nothing moves; see :data:`GEDGANLib.alignment.editing.REACH`.
-    :raises InputError: nothing was edited, or no deformation can follow.
+    :raises InputError: nothing was edited, no deformation can follow, or there is no such segment or reach.
     """
     if case.labels is None or edited.labels is None:
         raise InputError(f"{case.name} is not segmented.", "Give its segmentation before and after the edit.")
+    if reach is not None and not reach > 0:
+        raise InputError(f"A reach of {reach:g} mm leaves nothing to move.", "Give some mm, above 0.")
+    if min(case.labels.shape) < 2:
+        raise InputError(f"{case.name} has one slice only.", "Take a volume of several slices.")
     before, after = case.labels, _as_before(case, edited)
     changed = edited_labels(before, after)
     if not changed:
         raise InputError(
-            f"The edited segmentation of {case.name} is the same as before.", "Edit a copy, and give both."
+            f"The edited segmentation of {case.name} is the same as before.",
+            "Edit a copy of the segmentation, and give the segmentation and the copy.",
         )
     names = {label.index: label.name for label in case.label_table}
     for label in changed:
@@ -96,13 +91,16 @@ def simulating(
         if change is not None:
             raise _refusal(names[label], change)
     others = [int(label) for label in np.unique(before) if label and label not in changed]
+    free = [names[label] for label in others] if free is None else list(free)
     unknown = [name for name in free if name not in {names[label] for label in others}]
     if unknown:
         there = ", ".join(names[label] for label in others) or "none"
         raise InputError(f"{unknown[0]} is no segment that was left as it was.", f"These are: {there}.")
     moving = [label for label in others if names[label] in free]
     held = [label for label in others if label not in moving]
-    edit = Edit(before, after, spacing_of(case.affine), held, reach, choose_device(device))
+    where = choose_device(device)
+    where = "cpu" if where == "mps" and lacks_an_operation(where) else where
+    edit = Edit(before, after, spacing_of(case.affine), held, reach, where)
     deformation = yield from edit.solving()
     image = case.image.astype(np.float32, copy=True)
     image[(slice(None), *deformation.window)] = _read_off(case.image[(slice(None), *deformation.window)], deformation)
@@ -112,12 +110,11 @@ def simulating(
     told = {
         "simulated_from": case.name, "edited_segments": [names[label] for label in changed],
         "reach_mm": round(edit.reach, 3),
-        "moved_along": list(free), "smallest_jacobian": round(deformation.smallest_jacobian, 4),
+        "moved_along": free, "smallest_jacobian": round(deformation.smallest_jacobian, 4),
         "farthest_mm": round(deformation.farthest, 3), "library_version": __version__,
     }  # fmt: skip
-    for each in deformation.reached:
-        about = {"dice": each.dice, "volume": each.volume, "followed": each.followed}
-        told[f"reached {names[each.label]}"] = {word: round(value, 4) for word, value in about.items()}
+    told["figures"] = [figures_of(names[each.label], each) for each in deformation.reached]
+    told["missed"] = [names[each.label] for each in deformation.reached if not each.enough]
     made = replace(
         case, name=f"{case.name}_simulated", image=image, labels=labels.astype(case.labels.dtype),
         description=description_of_simulation(case.name), provenance=told,
@@ -125,8 +122,23 @@ def simulating(
     return Simulation(made, tuple(names[label] for label in changed), deformation, edit.reach)
 
 
+def figures_of(name: str, reached: Reached) -> str:
+    """How near the image came to a segment, for people."""
+    return (
+        f"{name}: Dice {reached.dice:.3f}, volume {100 * reached.volume:+.1f} %, "
+        f"the image follows {100 * reached.followed:.0f} % of the edit"
+    )
+
+
 def _as_before(case: Case, edited: Case) -> np.ndarray:
     """Edited labels, with the numbers that the segments had before."""
+    for table in (case.label_table, edited.label_table):
+        names = [label.name for label in table]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise InputError(
+                f"Two segments are called {twice}: which is which after the edit?", "Give each a name of its own."
+            )
     known = {label.name: label.index for label in case.label_table}
     numbers = np.zeros(256, case.labels.dtype)
     for label in edited.label_table:

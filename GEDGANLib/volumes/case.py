@@ -71,22 +71,23 @@ class Case:
 
 def description_of_variation(name: str) -> str:
     """One sentence for people who find a variation of a scan later: it stems from a patient."""
-    if len(name) > LONGEST_NAME:  # NIfTI has room for 79 letters, and who made it must be among them
-        name = f"{name[:LONGEST_NAME]}..."
-    return f"variation of {name}, made by GED-GAN {__version__}"
+    # NIfTI has room for 79 letters, and who made it must be among them
+    return f"variation of {_short(name, LONGEST_NAME)}, made by GED-GAN {__version__}"
 
 
 def description_of_simulation(name: str) -> str:
     """The same of a scan that was deformed to an edit of its segmentation."""
-    if len(name) > LONGEST_NAME - 11:
-        name = f"{name[: LONGEST_NAME - 11]}..."
-    return f"{name} deformed to an edit, made by GED-GAN {__version__}"
+    return f"{_short(name, LONGEST_NAME - 11)} deformed to an edit, made by GED-GAN {__version__}"
 
 
 def description_of_carried(name: str, sources: Sequence[str]) -> str:
     """The same of a scan whose segmentation nobody drew."""
-    few = sources[0] if len(sources) == 1 else f"{sources[0]} and {len(sources) - 1} more"
-    return f"{name}, its segmentation carried from {few} by GED-GAN {__version__}"
+    more = "" if len(sources) == 1 else f" and {len(sources) - 1} more"
+    return f"{_short(name, 14)}, carried from {_short(sources[0], 14)}{more} by GED-GAN {__version__}"
+
+
+def _short(name: str, most: int) -> str:
+    return name if len(name) <= most + 3 else f"{name[:most]}..."
 
 
 LONGEST_NAME = 36

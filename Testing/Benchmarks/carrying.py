@@ -111,7 +111,7 @@ def run(arguments: argparse.Namespace) -> None:
                 plain = through(bringing(target, carrier.sources, carrier.settings, refine=False))
                 begun = time.monotonic()
                 refined = through(bringing(target, carrier.sources, carrier.settings))
-                made = through(electing(refined, target.lattice.spacing, len(labels), carrier.softness))
+                (made,) = through(electing(refined, target.lattice.spacing, len(labels), (carrier.softness,)))
                 seconds += (time.monotonic() - begun) / len(targets)
                 found.append(
                     {

@@ -14,7 +14,7 @@ import pytest
 import torch
 from alignment_sets import quick_registration
 
-from GEDGANLib.alignment.carrying import Laid, bringing, carrying, dice, electing, source_indices, way
+from GEDGANLib.alignment.carrying import Laid, Way, bringing, carrying, dice, electing, way
 from GEDGANLib.alignment.lattice import Lattice
 from GEDGANLib.alignment.registration import Level, Settings
 from GEDGANLib.alignment.sampling import identity, sample_image
@@ -70,11 +70,13 @@ def test_the_way_leads_where_the_same_anatomy_is():
     there = way(first, second)(first.at(template))
     assert float((there - second.at(template)).norm(dim=1).max()) < 0.4  # mm
     target, source = laid(first, "one"), laid(second, "two")
-    index = source_indices(target, source, None)
+    index = Way(target, source, None).indices()
     middle = (np.array(GRID) - 1) / 2
     here = torch.from_numpy(target.lattice.matrix[:, :3] @ middle + target.lattice.matrix[:, 3]).float()
     expected = way(first, second)(here.reshape(1, 3, 1, 1, 1)).reshape(3)
     voxel = np.linalg.inv(source.lattice.matrix[:, :3]) @ (expected.numpy() - source.lattice.matrix[:, 3])
+    part = (slice(3, 9), slice(0, 5), slice(19, 20))
+    torch.testing.assert_close(Way(target, source, None).indices(part), index[(slice(None), *part)], atol=1e-4, rtol=0)
     between = index[:, 9:11, 11:13, 9:11].flatten(1).mean(1).numpy()
     np.testing.assert_allclose(between, voxel, atol=0.1)
 
@@ -103,7 +105,7 @@ def blob(shift: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 def test_voxels_around_make_up_for_what_registration_leaves():
     (image, truth), (moved, label) = blob(), blob(2)
     reach = radii((1.0, 1.0, 1.0))
-    share = through(voting(normalized(image), [normalized(moved)], [label], 1, reach))
+    (share,) = through(voting(normalized(image), [normalized(moved)], [label], 1, reach))
     taken = share.argmax(0)
     before, after = (dice(each.numpy(), truth.numpy(), 1) for each in (label, taken))
     assert after > 0.97 > before + 0.15
@@ -116,9 +118,11 @@ def test_the_likest_source_counts_most_and_trust_tells():
     image, truth = blob()
     good, bad = (image, truth), (torch.flip(image, (2,)), torch.roll(truth, 6, 0))
     reach, given = (1, 1, 1), normalized(image)
-    both = through(voting(given, [normalized(each[0]) for each in (good, bad, bad)], [truth, bad[1], bad[1]], 1, reach))
+    (both,) = through(
+        voting(given, [normalized(each[0]) for each in (good, bad, bad)], [truth, bad[1], bad[1]], 1, reach)
+    )
     assert dice(both.argmax(0).numpy(), truth.numpy(), 1) > 0.97  # one against two
-    alone = [through(voting(given, [normalized(each[0])], [each[1]], 1, reach)) for each in (good, bad)]
+    alone = [through(voting(given, [normalized(each[0])], [each[1]], 1, reach))[0] for each in (good, bad)]
     trust = [promised_dice(share, share.argmax(0))[0] for share in alone]
     assert trust[0] > trust[1] + 0.05
 
@@ -127,13 +131,16 @@ def test_votes_in_slabs_are_those_of_the_whole(monkeypatch):
     from GEDGANLib.alignment import voting as module
 
     (image, _truth), (moved, label) = blob(), blob(1)
-    whole = through(voting(normalized(image), [normalized(moved)], [label], 1, (2, 2, 1)))
+    given = (normalized(image), [normalized(moved)], [label], 1, (2, 2, 1))
+    whole = through(voting(*given, (0.5, 1.0)))
+    torch.testing.assert_close(whole[1:], through(voting(*given)))
     monkeypatch.setattr(module, "AT_A_TIME", 75 * 20 * 20 * 3)
-    torch.testing.assert_close(through(voting(normalized(image), [normalized(moved)], [label], 1, (2, 2, 1))), whole)
+    torch.testing.assert_close(through(voting(*given, (0.5, 1.0))), whole)
 
 
 def test_thick_slices_are_heard_as_far_as_thin_ones():
     assert radii((1.0, 1.0, 1.0)) == [2, 2, 2] and radii((1.0, 1.0, 5.0)) == [2, 2, 1]
+    assert radii((1.0, 1.0, 1.0), 200**3) == [1, 1, 1]  # of many voxels only the nearest are heard
     labels = np.zeros((40, 40, 40), np.uint8)
     assert box_around([labels]) is None
     labels[20, 3, 20] = 1
@@ -143,7 +150,7 @@ def test_thick_slices_are_heard_as_far_as_thin_ones():
 def test_nothing_to_carry_is_background():
     source = replace(laid(transformations(2), "two"), labels=np.zeros(GRID, np.uint8))
     target = laid(transformations(1), "one")
-    made = through(electing(through(bringing(target, [source], QUICK)), (4.0, 4.0, 4.0), 2))
+    (made,) = through(electing(through(bringing(target, [source], QUICK)), (4.0, 4.0, 4.0), 2))
     assert not made.labels.any() and np.isnan(made.trust).all()
 
 
@@ -199,9 +206,11 @@ def test_segmentations_are_carried_and_say_how_far_to_trust_them(
         made = nibabel.load(out / "labels" / f"{name}.nii.gz")
         truth = nibabel.load(aligned_folder / "labelsTr" / f"{name}.nii.gz")
         assert mean_dice(np.asarray(made.dataobj), np.asarray(truth.dataobj)) > 0.6
-        assert "its segmentation carried from" in made.header["descrip"].item().decode()
-        share = np.asarray(nibabel.load(out / "shares" / f"{name}.nii.gz").dataobj)
-        assert share.min() > 0.3 and share.max() <= 1.0001
+        assert "carried from" in made.header["descrip"].item().decode()
+        assert "by GED-GAN" in made.header["descrip"].item().decode()
+        shares = [np.asarray(nibabel.load(out / "shares" / f"{name}_{index:02d}.nii.gz").dataobj) for index in (1, 2)]
+        assert min(share.min() for share in shares) >= 0 and sum(shares).max() <= 1.0001
+        assert np.array_equal(shares[0] > 0.5, (shares[0] > 0.5) & (np.asarray(made.dataobj) == 1))
     assert (out / "carried.png").stat().st_size > 10_000
 
 
@@ -225,14 +234,32 @@ def test_what_somebody_drew_stays_and_shards_are_one_run(aligned_run, aligned_fo
 
 def test_what_cannot_be_carried_is_said(aligned_run, aligned_folder, apart, tmp_path, capsys):
     labelled, others = apart
+    maps = tmp_path / "maps"  # segmentations where scans should be
+    for part in ("images", "labels"):
+        (maps / part).mkdir(parents=True)
+        for path in (labelled / "labelsTr").iterdir():
+            shutil.copy(path, maps / part)
     for arguments, words in (
         ((others, others), "is segmented"),
-        ((labelled, labelled), "no scan that a segmentation could be carried to"),
+        ((labelled, labelled), "no scan that is not segmented"),
+        ((maps, others), "looks like a segmentation"),
         ((labelled, others, "--case", "nobody"), "no case nobody"),
         ((labelled, others, "--source", "nobody"), "no case nobody"),
     ):
         assert carried(aligned_run, *arguments, "-o", tmp_path / "out") == 2
         assert words in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_nothing_is_carried_from_a_scan_to_itself(aligned_run, aligned_folder, apart, tmp_path, capsys):
+    labelled, _others = apart
+    first, second, third = (case.name for case in find_dataset(labelled).cases)
+    assert carried(aligned_run, labelled, aligned_folder, "-o", tmp_path / "out", "--case", first) == 0
+    (row,) = csv.DictReader((tmp_path / "out" / "carried.csv").read_text("utf-8").splitlines())
+    assert row["carried from"].split() == [second, third]
+    assert carried(aligned_run, labelled, labelled, "-o", tmp_path / "same", "--case", first) == 0
+    options = ("--source", first, "--case", first)
+    assert carried(aligned_run, labelled, aligned_folder, "-o", tmp_path / "none", *options) == 0
+    assert "is the scan that would be carried from" in " ".join(capsys.readouterr().err.split())
 
 
 def test_the_next_scan_is_named_with_a_reason(aligned_run, aligned_folder, apart, capsys):
@@ -244,3 +271,8 @@ def test_the_next_scan_is_named_with_a_reason(aligned_run, aligned_folder, apart
     assert find_dataset(aligned_folder).cases[-1].name in capsys.readouterr().out  # the only one without
     assert main(["next", str(aligned_run), str(labelled)]) == 0
     assert "All of them are segmented" in capsys.readouterr().out
+    path = next((labelled / "labelsTr").iterdir())
+    path.write_text("hallo")
+    assert main(["next", str(aligned_run), str(labelled)]) == 0
+    said = capsys.readouterr()
+    assert path.name.split(".")[0] in said.out and "counts as not segmented" in " ".join(said.err.split())

@@ -9,6 +9,7 @@ import pytest
 import slicer
 from acting import bump, idle, put_brains, tick_all
 from alignment_sets import quick_registration
+from desktop import pump
 
 from GEDGANLib.errors import InputError
 from GEDGANLib.scene.read import case_from_scene
@@ -125,8 +126,73 @@ def test_where_pytorch_does_not_run_in_slicer_a_process_does_it(with_brains, mon
     ui.simulateButton.click()
     idle(panel, 180)
     assert "deformed to an edit is in the scene" in ui.messageLabel.text, ui.messageLabel.text
+    assert "Dice" in ui.messageLabel.text
+    made = next(node for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if "deformed" in node.GetName())
+    assert made.GetAttribute("GEDGAN.simulated_from") == panel.brains[0].volumes[0].GetName()
     for kind in ("data", "carried", "simulated"):  # no copies of a patient's scan are left about
         assert not list((places.base_folder() / kind).glob("*"))
+
+
+def test_what_came_before_a_stop_is_in_the_table(with_brains):
+    panel, ui = with_brains, with_brains.ui
+    ui.carryButton.click()
+    pump(lambda: panel.segment_section.rows, 60)
+    ui.carryButton.click()
+    idle(panel)
+    assert ui.messageLabel.text == "Stopped." and len(panel.segment_section.rows) == 1
+    assert ui.carryUndoButton.isEnabled()
+
+
+def test_a_volume_that_is_taken_out_meanwhile_is_passed_over(with_brains):
+    panel, ui = with_brains, with_brains.ui
+    ui.carryButton.click()
+    pump(lambda: panel.segment_section.rows, 60)
+    slicer.mrmlScene.RemoveNode(panel.brains[2].volumes[0])
+    idle(panel)
+    assert "1 segmentation(s) were carried" in ui.messageLabel.text, ui.messageLabel.text
+
+
+def test_a_process_that_fails_or_is_stopped_leaves_no_copies(with_brains, monkeypatch):
+    from GEDGANPanel import places
+    from GEDGANPanel.engine import Engine, EngineUnavailable
+
+    panel, ui = with_brains, with_brains.ui
+
+    def refuse(self, *_unused):
+        raise EngineUnavailable("PyTorch does not start in Slicer (damaged).")
+        yield
+
+    monkeypatch.setattr(Engine, "loading", refuse)
+    monkeypatch.setattr(Engine, "starting", refuse)
+    ui.carryButton.click()
+    pump(lambda: panel.tasks.job is not None, 60)
+    pump(lambda: list((places.base_folder() / "carried").glob("*/images/*")), 120)  # the first case is written
+    ui.carryButton.click()
+    idle(panel, 120)
+    assert ui.messageLabel.text == "Stopped."
+    choose_edit(panel)
+    copy = ui.simulateEdited.currentNode().GetSegmentation()
+    copy.RemoveSegment(copy.GetNthSegmentID(0))
+    ui.simulateButton.click()
+    idle(panel, 120)
+    assert "no deformation can do that" in ui.messageLabel.text, ui.messageLabel.text
+    for kind in ("data", "carried", "simulated"):
+        assert not list((places.base_folder() / kind).glob("*"))
+
+
+def test_nothing_is_carried_from_what_is_empty_or_to_itself(with_brains):
+    panel, ui = with_brains, with_brains.ui
+    ui.carrySegmentation.setCurrentNode(panel.brains[0].segmentation)
+    ui.carryTo.setCurrentNode(panel.brains[0].volumes[0])
+    assert not ui.carryButton.isEnabled() and "Choose a volume" in ui.carryButton.toolTip
+    with pytest.raises(InputError, match="would be carried from"):
+        model = panel.parameters["alignRun"]
+        panel.logic.carrySegmentation(panel.brains[0].segmentation, [panel.brains[0].volumes[0]], model)
+    ui.carryTo.setCurrentNode(panel.brains[1].volumes[0])
+    assert ui.carryButton.isEnabled()
+    panel.brains[0].segmentation.GetSegmentation().RemoveAllSegments()
+    panel.paint()
+    assert not ui.carryButton.isEnabled()
 
 
 def test_a_folder_is_carried_in_files_and_its_cases_are_shown(panel, aligned_run, monkeypatch, tmp_path):
@@ -187,16 +253,20 @@ def test_a_scan_is_deformed_to_an_edit_of_a_copy(with_brains):
     before = slicer.util.arrayFromVolume(brain.volumes[0]).copy()
     assert not ui.simulateButton.isEnabled()
     copy = choose_edit(panel)
+    panel.data_section.refresh()  # a wish is no segmentation to learn from
+    assert panel.data_section.rows[0].segmentation is brain.segmentation
     assert copy.GetName().endswith(", edited") and "Deform to my edit" in ui.messageLabel.text
     drawn = labels_of(brain.volumes[0], brain.segmentation)
     wished = labels_of(brain.volumes[0], copy)
     assert not np.array_equal(wished, drawn)
     assert ui.simulateButton.isEnabled(), ui.simulateButton.toolTip
+    ui.simulateReachSpin.value, ui.simulateFreeCheck.checked = 40, True
     ui.simulateButton.click()
     idle(panel)
     assert "Dice" in ui.messageLabel.text, ui.messageLabel.text
     made = next(node for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if "deformed" in node.GetName())
     assert made.GetAttribute("GEDGAN.simulated_from") == brain.volumes[0].GetName()
+    assert made.GetAttribute("GEDGAN.reach_mm") == "40.0"
     assert not np.array_equal(slicer.util.arrayFromVolume(made), before)
     assert np.array_equal(slicer.util.arrayFromVolume(brain.volumes[0]), before)  # the scan itself stays
     panel.data_section.refresh()
