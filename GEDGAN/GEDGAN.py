@@ -611,20 +611,13 @@ class GEDGANLogic(ScriptedLoadableModuleLogic):
         :param withSliders: find what sliders can do, too.
         """
         from GEDGANPanel.engine import explained
-        from GEDGANPanel.segmenting import told
+        from GEDGANPanel.segmenting import opening, told
 
-        from GEDGANLib.alignment.runs import model_and_run
-
-        path, run = model_and_run(Path(model))
-        for words in self.engine.loading(path, device):
-            yield None, words
+        variations = yield from opening(self.engine, model, device)
         from GEDGANLib.scene.read import case_from_scene
         from GEDGANLib.synthesis.directions import finding_directions
         from GEDGANLib.synthesis.moving import MovingScan
-        from GEDGANLib.synthesis.variations import Places, Variations
 
-        with explained():
-            variations = Variations(self.engine.model, None if run is None else Places.of(run))
         case = case_from_scene(volumes, segmentation)
         directions = []
         if withSliders:

@@ -36,6 +36,23 @@ def told(steps: Iterator[Any], words: str, begin: float = 0.0, part: float = 1.0
         yield begin + part * share, words
 
 
+def opening(engine: Any, model: Path, device: str) -> Iterator[tuple[float | None, str]]:
+    """Load the model of an alignment; returns a ``GEDGANLib.synthesis.variations.Variations``.
+
+    :param model: folder of an alignment, or a model of one.
+    :raises EngineUnavailable: not in this process.
+    """
+    from GEDGANLib.alignment.runs import model_and_run
+
+    path, run = model_and_run(Path(model))
+    for words in engine.loading(path, device):
+        yield None, words
+    from GEDGANLib.synthesis.variations import Places, Variations
+
+    with explained():
+        return Variations(engine.model, None if run is None else Places.of(run))
+
+
 def carrying(
     engine: Any, sources: Sequence[Scan], targets: Sequence[Sequence[Any]], model: Path, device: str, added: Any
 ) -> Iterator[tuple[float | None, str]]:
@@ -47,17 +64,11 @@ def carrying(
     :param added: called with each new node and the volume that it is of.
     :raises EngineUnavailable: not in this process.
     """
-    from GEDGANLib.alignment.runs import model_and_run
-
-    path, run = model_and_run(Path(model))
-    for words in engine.loading(path, device):
-        yield None, words
+    variations = yield from opening(engine, model, device)
     from GEDGANLib.scene.read import case_from_scene
     from GEDGANLib.synthesis.carried import Carrier, numbered_alike
-    from GEDGANLib.synthesis.variations import Places, Variations
 
     with explained():
-        variations = Variations(engine.model, None if run is None else Places.of(run))
         given, labels = numbered_alike([case_from_scene(volumes, segmentation) for volumes, segmentation in sources])
         carrier = Carrier(variations, labels)
     laid, total = [], len(given) + len(targets)
@@ -206,16 +217,11 @@ def simulate_command(
 
 def add_simulated(case: Any, volume: Any) -> Any:
     """Put a deformed scan and its segmentation into the scene; returns its nodes."""
-    from dataclasses import replace
-
     from GEDGANLib.scene.nodes import add_case
-    from GEDGANLib.volumes.case import description_of_simulation
+    from GEDGANLib.scene.worker_output import simulated_of
 
-    name = volume.GetName()  # a process knows the scan by the name of a file
-    about = description_of_simulation(name)
-    origin = case.provenance | {"simulated_from": name}
-    words = _("{name} deformed to an edit").format(name=name)
-    return add_case(replace(case, name=words, description=about, provenance=origin))
+    name = volume.GetName()
+    return add_case(simulated_of(case, name, _("{name} deformed to an edit").format(name=name)))
 
 
 def load_simulated(folder: Path, edited: Any) -> Any:

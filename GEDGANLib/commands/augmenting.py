@@ -90,14 +90,13 @@ def add(kinds: argparse._SubParsersAction) -> None:
 def run_augment(arguments: argparse.Namespace, events: Events) -> None:
     from ..alignment.runs import model_and_run
     from ..exchange.shards import GrowingDataset, Shard, shard_folder
-    from ..synthesis.model_file import load_model
-    from ..synthesis.variations import Places, Variations
+    from ..synthesis.variations import Variations
 
     _refuse_what_does_not_fit(arguments)
     arguments.format = format_of(arguments)
-    path, run = model_and_run(arguments.model)
-    model = load_model(path, arguments.device, with_population=True)
-    variations = Variations(model, None if run is None else Places.of(run))
+    _path, run = model_and_run(arguments.model)
+    variations = Variations.open(arguments.model, arguments.device, with_population=True)
+    model = variations.model
     dataset = find_for(model, arguments.data)
     scans = chosen_scans(arguments, dataset, run, events)
     table = label_table(dataset, scans, events)

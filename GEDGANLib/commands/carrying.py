@@ -60,16 +60,13 @@ def add(kinds: argparse._SubParsersAction) -> None:
 
 
 def run_carry(arguments: argparse.Namespace, events: Events) -> None:
-    from ..alignment.runs import model_and_run
     from ..exchange.shards import Description, GrowingDataset, Shard, shard_folder
     from ..synthesis.carried import FEWEST_TO_LEARN_FROM, Carrier
-    from ..synthesis.model_file import load_model
-    from ..synthesis.variations import Places, Variations
+    from ..synthesis.variations import Variations
     from ..volumes.files import NRRD, suffix_of
 
-    path, run = model_and_run(arguments.model)
-    model = load_model(path, arguments.device)
-    variations = Variations(model, None if run is None else Places.of(run))
+    variations = Variations.open(arguments.model, arguments.device)
+    model = variations.model
     labelled, dataset = find_for(model, arguments.labelled), find_for(model, arguments.data)
     sources = _sources(arguments, labelled)
     targets = _targets(arguments, labelled, dataset, sources, events)

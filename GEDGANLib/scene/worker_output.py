@@ -70,6 +70,15 @@ def made_of_scene(folder: Path, segmentations: Sequence[Any], name: str | None =
         yield replace(case, provenance=origin, description=_about(case, origin))
 
 
+def simulated_of(case: Case, scan: str, name: str) -> Case:
+    """A deformed scan, of a scan by the name that it has in the scene: a process knows it by that of a file.
+
+    :param name: of the deformed one.
+    """
+    origin = case.provenance | {"simulated_from": scan}
+    return replace(case, name=name, provenance=origin, description=description_of_simulation(scan))
+
+
 def _about(case: Case, origin: dict[str, Any]) -> str:
     """What a case made of a scan says of itself."""
     if "variation_of" in origin:

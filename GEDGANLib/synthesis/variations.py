@@ -20,7 +20,7 @@ from .. import __version__
 from ..alignment.job import Aligned
 from ..alignment.lattice import Lattice
 from ..alignment.modes import components_of
-from ..alignment.runs import RESULT
+from ..alignment.runs import RESULT, model_and_run
 from ..alignment.transformations import Transformations
 from ..alignment.variations import ORDER, Population, Request, Scan, Subject, Variation, background_of
 from ..errors import InputError
@@ -29,7 +29,7 @@ from ..jobs.steps import through
 from ..training.request import image_digest
 from ..volumes.case import Case, as_kind, description_of_variation
 from ..volumes.pipeline import to_working
-from .model_file import Model
+from .model_file import Model, load_model
 from .onto_template import TemplateProjector
 from .statistical import Population as Cases
 from .statistical import modes_held_by
@@ -98,6 +98,18 @@ class Variations:
         self.known = known or Places({}, {})
         self._projector: TemplateProjector | None = None
         self._populations: dict[frozenset[str], Population] = {}
+
+    @classmethod
+    def open(cls, path: Path, device: str = "auto", with_population: bool = False) -> Variations:
+        """With the model that a path means, and with where the scans of its run lie.
+
+        :param path: of a run of ``gedgan align``, or of a model of one.
+        :param device, with_population: as for :func:`.model_file.load_model`.
+        :raises InputError: there is no such model, or it was trained and not aligned.
+        """
+        found, run = model_and_run(path)
+        model = load_model(found, device, with_population=with_population)
+        return cls(model, None if run is None else Places.of(run))
 
     @property
     def members(self) -> dict[str, str]:
