@@ -202,7 +202,7 @@ def _write_sheet(path: Path, cases: Sequence[Any]) -> None:
 
     groups = [list(cases[start : start + COLUMNS]) for start in range(0, len(cases), COLUMNS)]
     headings = [[f"{case.name[-18:]} {case.provenance['trust']:.2f}" for case in group] for group in groups]
-    title = "Carried segmentations, the least to be trusted first, made by GED-GAN; nobody drew them."
+    title = "Carried segmentations and their trust, the least first; made by GED-GAN, nobody drew them."
     contact_sheet(path, [("", group) for group in groups], title, headings)
 
 
