@@ -64,11 +64,14 @@ def shrunk(labels, label, spacing, random):
 
 
 def pushed(labels, label, spacing, random):
-    """All segments together."""
+    """What the segment leaves goes to what is nearest to it."""
     field = [ndimage.gaussian_filter(random.standard_normal(labels.shape), WIDTH) for _ in range(3)]
     longest = max(np.abs(part).max() for part in field)
     where = np.indices(labels.shape) + np.stack(field) / longest * PUSH
-    return ndimage.map_coordinates(labels, where, order=0)
+    mask = labels == label
+    there = ndimage.map_coordinates(mask.astype(np.float32), where, order=1) > 0.5
+    nearest = ndimage.distance_transform_edt(mask, return_distances=False, return_indices=True)
+    return np.where(there, label, np.where(mask, labels[tuple(nearest)], labels))
 
 
 EDITS = {"painted": painted, "erased": erased, "grown": grown, "shrunk": shrunk, "pushed": pushed}
