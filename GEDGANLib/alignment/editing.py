@@ -24,7 +24,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -344,7 +344,7 @@ class Edit:
             volume = int(made.sum()) / max(int(is_now.sum()), 1) - 1
             followed = float((made == is_now)[was != is_now].mean())
             reached.append(Reached(label, dice(carried, self.after, label), volume, followed))
-        return Deformation(found.window, found.displacement, tuple(reached), jacobian, found.farthest)
+        return replace(found, reached=tuple(reached))
 
 
 def _bending(velocity: Tensor, spacing: Sequence[float]) -> Tensor:

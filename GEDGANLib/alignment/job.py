@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..device import choose_device
 from ..errors import InputError, StoppedOnRequest
 from ..jobs.checkpoint import checkpoints, load_checkpoint, remove_after, save_checkpoint
 from ..jobs.events import Progress, quiet
@@ -170,6 +171,15 @@ def lacks_an_operation(device: str) -> bool:
             raise
         return True
     return False
+
+
+def device_that_aligns(wanted: str) -> str:
+    """Where to compute: as :func:`GEDGANLib.device.choose_device` says; the CPU where an Apple GPU lacks an operation.
+
+    :raises InputError: there is no such device.
+    """
+    device = choose_device(wanted)
+    return "cpu" if device == "mps" and lacks_an_operation(device) else device
 
 
 def registration_shape(shape: Sequence[int], extent: Sequence[float], device: str) -> tuple[int, ...]:

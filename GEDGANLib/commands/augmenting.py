@@ -292,17 +292,13 @@ class _Maker:
         return made, told
 
     def _fault(self, case: Any) -> str | None:
-        import numpy as np
-
+        from ..volumes.case import numbered_by
         from ..volumes.pipeline import to_working
 
         plan = self.variations.plan
-        numbers = np.zeros(256, np.uint8)
-        known = {label.name: label.index for label in plan.labels}
-        for label in case.label_table:
-            numbers[label.index] = known.get(label.name, 0)
         if case.labels is not None:
-            case = replace(case, labels=numbers[case.labels])
+            known = {label.name: label.index for label in plan.labels}
+            case = replace(case, labels=numbered_by(case, known))
         working = to_working(case, plan)
         return self.screen.fault(working.image, working.labels, working.affine)
 

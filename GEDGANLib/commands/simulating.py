@@ -39,7 +39,6 @@ def add(kinds: argparse._SubParsersAction) -> None:
     simulate.add_argument(
         "--free",
         nargs="*",
-        default=argparse.SUPPRESS,
         metavar="NAME",
         help="segments that were not edited and may move along; all without a name (default: none of them moves)",
     )
@@ -54,7 +53,7 @@ def run_simulate(arguments: argparse.Namespace, events: Events) -> None:
     from ..volumes.files import NRRD, suffix_of
 
     case, edited = _cases(arguments)
-    steps = simulating(case, edited, _names(_free(arguments), case), arguments.reach, arguments.device)
+    steps = simulating(case, edited, _free(arguments, case), arguments.reach, arguments.device)
     next(steps)  # what is refused is so before anything is begun
     with shard_folder(arguments.output, "folder", Shard(), {}):
         with events.bar("deforming") as show:
@@ -133,17 +132,12 @@ def _label_names(segmentation: Path) -> dict[int, str]:
     return {}
 
 
-def _free(arguments: argparse.Namespace) -> list[str] | None:
-    """Names that were given; None, for all, where the option has none."""
-    return getattr(arguments, "free", []) if getattr(arguments, "free", True) else None
-
-
-def _names(asked: list[str] | None, case: Any) -> list[str] | None:
-    """Names of segments; of a label map, their numbers will do. None for all."""
-    if asked is None:
+def _free(arguments: argparse.Namespace, case: Any) -> list[str] | None:
+    """Names of the segments that may move; of a label map, their numbers will do. None for all."""
+    if arguments.free == []:
         return None
     by_number = {str(label.value): label.name for label in case.label_table}
-    return [by_number.get(word, word) for word in asked]
+    return [by_number.get(word, word) for word in arguments.free or ()]
 
 
 def _write_sheet(path: Path, before: Any, after: Any) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from ..errors import InputError
 from ..exchange.nnunet import DatasetWriter
 from ..jobs.writing import claim_empty_folder, explain_unwritable, write_bytes
-from ..volumes.case import Case, Label, default_color
+from ..volumes.case import Case, Label, default_color, numbered_by
 from ..volumes.files import write_volume
 from ..volumes.fingerprint import Progress, quiet
 from .read import case_from_scene
@@ -181,12 +181,7 @@ def _cases(
     taken: set[str] = set()
     for position, each in enumerate(ticked):
         case = case_from_scene([each.volume, *each.more], each.segmentation_with_segments(), each.class_name)
-        labels = case.labels
-        if labels is not None:
-            numbers = np.zeros(len(case.label_table) + 1, np.uint8)
-            for label in case.label_table:
-                numbers[label.index] = index_of[label.name]
-            labels = numbers[labels]
+        labels = None if case.labels is None else numbered_by(case, index_of)
         name = file_name_of(each.name or case.name, taken)
         yield replace(case, name=name, labels=labels, label_table=table, channel_names=channels)
         progress(position + 1, len(ticked), case.name)

@@ -18,7 +18,7 @@ from ..alignment.voting import SOFTNESS
 from ..errors import InputError
 from ..jobs.events import Progress, quiet
 from ..jobs.steps import part_of, through
-from ..volumes.case import Case, Label, description_of_carried
+from ..volumes.case import Case, Label, description_of_carried, numbered_by
 from .variations import Variations
 
 FEWEST_TO_LEARN_FROM = 3
@@ -32,13 +32,11 @@ class CarriedCase:
     :param case: on its own voxels.
     :param votes: of all labels, where there are any.
     :param trust: Dice coefficient that these promise, in [0, 1], as a mean over labels, 0 where nothing came.
-    :param by_label: the same of each label, (label_count,).
     """
 
     case: Case
     votes: Carried
     trust: float
-    by_label: np.ndarray
 
     def share_of(self, label: int) -> np.ndarray:
         """Share of the votes for a label, 0 being the background, (*own voxels) float32."""
@@ -141,7 +139,7 @@ class Carrier:
         told |= {f"trust of {label.name}": value for label, value in zip(self.labels, by_label)}
         about = description_of_carried(case.name, sources)
         made_case = replace(case, labels=made.labels, label_table=self.labels, provenance=told, description=about)
-        return CarriedCase(made_case, made, trust, made.trust)
+        return CarriedCase(made_case, made, trust)
 
 
 def numbered_alike(cases: Sequence[Case]) -> tuple[list[Case], tuple[Label, ...]]:
@@ -150,20 +148,18 @@ def numbered_alike(cases: Sequence[Case]) -> tuple[list[Case], tuple[Label, ...]
     :raises InputError: more than 255 names.
     """
     table: dict[str, Label] = {}
-    found = []
     for case in cases:
-        numbers = np.zeros(256, np.uint8)
         for label in case.label_table:
             table.setdefault(label.name, replace(label, index=len(table) + 1, value=len(table) + 1))
-            numbers[label.index] = table[label.name].index & 255
-        found.append(case if case.labels is None else replace(case, labels=numbers[case.labels]))
     labels = tuple(table.values())
     if len(labels) > 255:
         raise InputError(
             f"The segmentations have {len(labels)} different segment names, more than 255.",
             "Give the same structure the same name in every segmentation.",
         )
-    return [replace(case, label_table=labels) for case in found], labels
+    index_of = {label.name: label.index for label in labels}
+    found = [None if case.labels is None else numbered_by(case, index_of) for case in cases]
+    return [replace(case, labels=each, label_table=labels) for case, each in zip(cases, found)], labels
 
 
 def _mean(values: np.ndarray) -> float:

@@ -217,12 +217,13 @@ def load_model(path: Path, device: str = "cpu", with_critic: bool = False, with_
     from ..device import choose_device
     from ..networks.build import build_generator
 
-    device = choose_device(device)
     if plan.method == "modes":
         _refuse_other_grids(plan, tensors, path)
-        from ..alignment.job import lacks_an_operation
+        from ..alignment.job import device_that_aligns
 
-        device = "cpu" if device == "mps" and lacks_an_operation(device) else device
+        device = device_that_aligns(device)
+    else:
+        device = choose_device(device)
     generator = build_generator(plan)
     beside = (DISCRIMINATOR, REALNESS, POPULATION)
     _fill(generator, {name: tensor for name, tensor in tensors.items() if not name.startswith(beside)}, path)

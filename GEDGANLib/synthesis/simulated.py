@@ -14,12 +14,11 @@ import torch
 
 from .. import __version__
 from ..alignment.editing import Change, Deformation, Edit, Reached, edited_labels, topology_changed
-from ..alignment.job import lacks_an_operation
+from ..alignment.job import device_that_aligns
 from ..alignment.sampling import LabelImage, SmoothImage, identity
 from ..alignment.variations import ORDER, background_of
-from ..device import choose_device
 from ..errors import InputError
-from ..volumes.case import Case, as_kind, description_of_simulation
+from ..volumes.case import Case, as_kind, description_of_simulation, numbered_by
 from ..volumes.geometry import spacing_of
 
 REFUSED = {
@@ -98,9 +97,7 @@ def simulating(
         raise InputError(f"{unknown[0]} is no segment that was left as it was.", f"These are: {there}.")
     moving = [label for label in others if names[label] in free]
     held = [label for label in others if label not in moving]
-    where = choose_device(device)
-    where = "cpu" if where == "mps" and lacks_an_operation(where) else where
-    edit = Edit(before, after, spacing_of(case.affine), held, reach, where)
+    edit = Edit(before, after, spacing_of(case.affine), held, reach, device_that_aligns(device))
     deformation = yield from edit.solving()
     image = case.image.astype(np.float32, copy=True)
     image[(slice(None), *deformation.window)] = _read_off(case.image[(slice(None), *deformation.window)], deformation)
@@ -140,13 +137,10 @@ def _as_before(case: Case, edited: Case) -> np.ndarray:
                 f"Two segments are called {twice}: which is which after the edit?", "Give each a name of its own."
             )
     known = {label.name: label.index for label in case.label_table}
-    numbers = np.zeros(256, case.labels.dtype)
     for label in edited.label_table:
-        if label.name in known:
-            numbers[label.index] = known[label.name]
-        elif (edited.labels == label.index).any():
+        if label.name not in known and (edited.labels == label.index).any():
             raise _refusal(label.name, Change("appears", 0, 1))
-    return numbers[edited.labels]
+    return numbered_by(edited, known).astype(case.labels.dtype)
 
 
 def _change(before: np.ndarray, after: np.ndarray) -> Change | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -67,6 +67,15 @@ class Case:
     provenance: dict = field(default_factory=dict)
     class_name: str | None = None
     kind: str = ""
+
+
+def numbered_by(case: Case, index_of: Mapping[str, int]) -> np.ndarray:
+    """The labels of a case with the numbers that their names have elsewhere, (I, J, K) uint8; what has none there is
+    background."""
+    numbers = np.zeros(256, np.uint8)
+    for label in case.label_table:
+        numbers[label.index] = index_of.get(label.name, 0)
+    return numbers[case.labels]
 
 
 def description_of_variation(name: str) -> str:
