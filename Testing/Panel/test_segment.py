@@ -37,6 +37,19 @@ def with_brains(panel, aligned_run):
     return panel
 
 
+@pytest.fixture
+def no_pytorch(panel, monkeypatch):
+    """PyTorch does not start in Slicer."""
+    from GEDGANPanel.engine import Engine, EngineUnavailable
+
+    def refuse(self, *_unused):
+        raise EngineUnavailable("PyTorch does not start in Slicer (damaged).")
+        yield
+
+    monkeypatch.setattr(Engine, "loading", refuse)
+    monkeypatch.setattr(Engine, "starting", refuse)
+
+
 def labels_of(volume, segmentation) -> np.ndarray:
     return case_from_scene([volume], segmentation).labels
 
@@ -102,18 +115,10 @@ def test_one_segmentation_is_carried_to_one_chosen_scan(with_brains):
     assert not panel.segment_section.rows and not panel.segment_section.carried_last()
 
 
-def test_where_pytorch_does_not_run_in_slicer_a_process_does_it(with_brains, monkeypatch):
+def test_where_pytorch_does_not_run_in_slicer_a_process_does_it(with_brains, no_pytorch):
     from GEDGANPanel import places
-    from GEDGANPanel.engine import Engine, EngineUnavailable
 
     panel, ui = with_brains, with_brains.ui
-
-    def refuse(self, *_unused):
-        raise EngineUnavailable("PyTorch does not start in Slicer (damaged).")
-        yield
-
-    monkeypatch.setattr(Engine, "loading", refuse)
-    monkeypatch.setattr(Engine, "starting", refuse)
     ui.carryTo.setCurrentNode(panel.brains[1].volumes[0])
     ui.carryButton.click()
     idle(panel, 180)
@@ -152,18 +157,10 @@ def test_a_volume_that_is_taken_out_meanwhile_is_passed_over(with_brains):
     assert "1 segmentation(s) were carried" in ui.messageLabel.text, ui.messageLabel.text
 
 
-def test_a_process_that_fails_or_is_stopped_leaves_no_copies(with_brains, monkeypatch):
+def test_a_process_that_fails_or_is_stopped_leaves_no_copies(with_brains, no_pytorch):
     from GEDGANPanel import places
-    from GEDGANPanel.engine import Engine, EngineUnavailable
 
     panel, ui = with_brains, with_brains.ui
-
-    def refuse(self, *_unused):
-        raise EngineUnavailable("PyTorch does not start in Slicer (damaged).")
-        yield
-
-    monkeypatch.setattr(Engine, "loading", refuse)
-    monkeypatch.setattr(Engine, "starting", refuse)
     ui.carryButton.click()
     pump(lambda: panel.tasks.job is not None, 60)
     pump(lambda: list((places.base_folder() / "carried").glob("*/images/*")), 120)  # the first case is written
