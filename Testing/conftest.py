@@ -37,7 +37,7 @@ LONG_LASTING = """
     test_workers test_files test_article test_trainer test_variations test_interruption test_atlas test_output
     test_worker test_alignment test_starting_from_a_model test_quality test_export test_conjugate test_modes
     test_faults test_explain test_on_the_fly test_agreement test_prepared test_older_files test_gather test_recording
-    test_carrying test_twice test_set_up test_fused_field test_structure_tensor test_demo
+    test_carrying test_segmentation test_twice test_set_up test_fused_field test_structure_tensor test_demo
 """.split()  # noqa: SIM905
 """Modules of more than two seconds, the longest first: so they are begun, and ``make test-quick`` leaves them out."""
 

@@ -160,10 +160,15 @@ def _align(arguments: argparse.Namespace, events: Events) -> None:
     # As a training of seed 0 holds them out.
     held_out = [] if onto else split_held_out(cases, plan.training.held_out, Draws(0))[1]
     settings = Settings.of(plan.alignment)
-    stop, bars = run / STOP, _Bars(events)
+    stop, bars = run / STOP, Bars(events)
+    beside = getattr(arguments, "stop", None)  # of a job that this one is a part of
     try:
         with stop_on_signals(lambda: events.emit("warning", message="Stopping as soon as it can.")) as signalled:
-            job = Job(run, settings, device, lambda: signalled() or stop.exists(), bars.show, shape)
+
+            def is_asked() -> bool:
+                return signalled() or stop.exists() or (beside is not None and beside.exists())
+
+            job = Job(run, settings, device, is_asked, bars.show, shape)
             aligned = job.align(cases, extent, held_out, len(plan.labels), template)
             bars.close()
             write_sheet(run / SHEET, cases, aligned, plan, job.watched("drawing"))
@@ -183,7 +188,7 @@ def _align(arguments: argparse.Namespace, events: Events) -> None:
     _tell(aligned, arguments, onto is not None, events)
 
 
-class _Bars:
+class Bars:
     """One bar after the other, as a job comes from one stage to the next."""
 
     def __init__(self, events: Events) -> None:

@@ -6,8 +6,6 @@ Heavy packages are imported by the command that needs them, so that help and mis
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +13,13 @@ from typing import Any
 
 from ..errors import InputError, StoppedOnRequest
 from ..jobs.events import Events
-from ..jobs.writing import write_bytes
 from .options import DATA, DEVICE, a_path, a_shard, above_zero
 from .scans import find_for, names_in, refuse_labels, tell_left_out, warn_of_other_kind
+from .trusted import Shown, write_trust
 from .wanted import label_table, scan_of, values_fit, with_own_values
 
-TABLE, SHEET, SHOWN, COLUMNS = "carried.csv", "carried.png", 24, 6
+TABLE, SHEET = "carried.csv", "carried.png"
+TITLE = "Carried segmentations and their trust, the least first; made by GED-GAN, nobody drew them."
 SUGGESTED = 3
 
 
@@ -84,12 +83,13 @@ def run_carry(arguments: argparse.Namespace, events: Events) -> None:
     form = with_own_values if own_numbers else lambda case: case
     labels = {label.name: label.value if own_numbers else label.index for label in table.labels()}
     described = Description(words, labels, tuple(dataset.channel_names))
-    shown: list[tuple[float, Any]] = []
+    shown = Shown()
     with shard_folder(arguments.output, arguments.format, shard, asked) as is_written:
         growing = GrowingDataset(arguments.output, arguments.format, described)
 
         def finish(provenance: dict[str, dict]) -> None:
-            _write_table(arguments.output / TABLE, provenance, table.labels())
+            column, of = "carried from", lambda origin: " ".join(origin["segmentation_carried_from"])
+            write_trust(arguments.output / TABLE, provenance, table.labels(), column, of)
 
         own = [] if is_written else shard.of(targets)
         if own:
@@ -122,8 +122,7 @@ def run_carry(arguments: argparse.Namespace, events: Events) -> None:
                     growing.add(form(made.case), ".nrrd" if suffix_of(files.images[0]) in NRRD else ".nii.gz")
                     if arguments.soft:
                         _write_shares(arguments.output, made)
-                    shown.append((made.trust, made.case))
-                    shown = sorted(shown, key=lambda pair: (pair[0], pair[1].name))[:SHOWN]
+                    shown.add(made.case)
                 show(len(own), len(own), "")
         except KeyboardInterrupt as interrupt:
             if shard.count == 1:
@@ -136,10 +135,10 @@ def run_carry(arguments: argparse.Namespace, events: Events) -> None:
         print(f"Segmentations were carried to {len(growing.provenance)} scan(s); they are in {arguments.output}.")
     if not whole:
         print(f"That was shard {shard.number} of {shard.count}; the data set is whole when all of them are done.")
-    elif shown and shard.count == 1:
-        _write_sheet(arguments.output / SHEET, [case for _, case in shown])
-        least = ", ".join(f"{case.name} ({trust:.2f})" for trust, case in shown[:5])
-        print(f"The least to be trusted: {least}. All of them: {arguments.output / TABLE}; {arguments.output / SHEET}")
+    elif shown.cases and shard.count == 1:
+        shown.write(arguments.output / SHEET, TITLE)
+        words = f"The least to be trusted: {shown.words()}."
+        print(f"{words} All of them: {arguments.output / TABLE}; {arguments.output / SHEET}")
 
 
 def _sources(arguments: argparse.Namespace, labelled: Any) -> list[Any]:
@@ -183,27 +182,6 @@ def _write_shares(folder: Path, made: Any) -> None:
         about = f"share of votes for {label.name}"
         path = place / f"{made.case.name}_{label.index:02d}.nii.gz"
         write_volume(path, made.share_of(label.index), made.case.affine, about)
-
-
-def _write_table(path: Path, provenance: dict[str, dict], labels: Sequence[Any]) -> None:
-    """How far each can be trusted, the least first."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    names = [label.name for label in labels]
-    writer.writerow(["case", "trust", *(f"trust of {name}" for name in names), "carried from"])
-    for name, origin in sorted(provenance.items(), key=lambda item: (item[1]["trust"], item[0])):
-        figures = [origin["trust"], *(origin[f"trust of {label}"] for label in names)]
-        writer.writerow([name, *figures, " ".join(origin["segmentation_carried_from"])])
-    write_bytes(path, text.getvalue().encode("utf-8"))
-
-
-def _write_sheet(path: Path, cases: Sequence[Any]) -> None:
-    from ..volumes.pictures import contact_sheet
-
-    groups = [list(cases[start : start + COLUMNS]) for start in range(0, len(cases), COLUMNS)]
-    headings = [[f"{case.name[-18:]} {case.provenance['trust']:.2f}" for case in group] for group in groups]
-    title = "Carried segmentations and their trust, the least first; made by GED-GAN, nobody drew them."
-    contact_sheet(path, [("", group) for group in groups], title, headings)
 
 
 def run_next(arguments: argparse.Namespace, events: Events) -> None:

@@ -5,9 +5,33 @@ from __future__ import annotations
 import argparse
 
 from .. import __version__
-from . import aligning, augmenting, carrying, judging, learning, populating, showing, simulating, steering, synthesizing
+from . import (
+    aligning,
+    augmenting,
+    carrying,
+    judging,
+    learning,
+    populating,
+    segmenting,
+    showing,
+    simulating,
+    steering,
+    synthesizing,
+)
 
-GROUPS = (learning, aligning, augmenting, carrying, simulating, populating, synthesizing, steering, judging, showing)
+GROUPS = (
+    learning,
+    aligning,
+    augmenting,
+    carrying,
+    segmenting,
+    simulating,
+    populating,
+    synthesizing,
+    steering,
+    judging,
+    showing,
+)
 """A module a group of commands, each with a function ``add``. A new command is added to one, or is a new one here."""
 
 

@@ -16,13 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..segmentation.learner import Recipe
+from ..segmentation.pairs import BATCH, Pairs, coarsened, coarsened_pairs, train_segmenter
 from ..volumes.fingerprint import Progress, quiet
 from ..volumes.pipeline import WorkingCase
-from .segmentation import BATCH, Pairs, coarsened, coarsened_pairs, train_segmenter
 
 COMPONENTS = 32
 """Most principal components that are kept; fewer where there are few cases."""
 FEWEST_PAIRS = 4
+RECIPE = Recipe((), 0, batch=8, learning_rate=5e-3, normalisation="batch")
+"""How the encoder is trained: statistics of a batch keep how bright a case is in the features, and ask for many."""
 INTENSITY_CLASSES = 4
 """Of the pseudo-segmentation that an encoder learns where there are no labels."""
 
@@ -54,7 +57,7 @@ class Encoder:
         progress: Progress = quiet,
     ) -> Encoder:
         """Train the encoder on real training cases."""
-        network = train_segmenter(pairs, label_count, steps, seed, device, normalisation="batch", progress=progress)
+        network = train_segmenter(pairs, label_count, steps, seed, device, RECIPE, progress=progress)
         return cls(network, pairs.images)
 
     def __call__(self, images: Tensor) -> np.ndarray:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ..segmentation.pairs import case_dice, coarsened_pairs, join, train_segmenter
 from ..volumes.fingerprint import Progress, quiet
 from ..volumes.pipeline import WorkingCase
-from .segmentation import case_dice, coarsened_pairs, join, train_segmenter
 
 ARMS = ("real", "synthesized", "real and synthesized")
 

@@ -95,6 +95,11 @@ def description_of_carried(name: str, sources: Sequence[str]) -> str:
     return f"{_short(name, 14)}, carried from {_short(sources[0], 14)}{more} by GED-GAN {__version__}"
 
 
+def description_of_segmented(name: str) -> str:
+    """The same of a scan that a network segmented."""
+    return f"{_short(name, LONGEST_NAME - 3)}, segmented by GED-GAN {__version__}"
+
+
 def _short(name: str, most: int) -> str:
     return name if len(name) <= most + 3 else f"{name[:most]}..."
 

@@ -31,7 +31,7 @@ from ablation import best_setting, write_result
 from common import machine, run_or_table, table
 from trial import LABELLED_SHARE, Data, Trial, load, pairs_of, synthesize
 
-from GEDGANLib.quality.segmentation import Pairs, dice, join, train_segmenter
+from GEDGANLib.segmentation.pairs import Pairs, dice, join, train_segmenter
 from GEDGANLib.training.trainer import Trainer
 
 RESULTS = Path(__file__).parent / "results" / "augmentation"

@@ -15,9 +15,9 @@ from common import machine
 from GEDGANLib.planning.choosing import make_plan
 from GEDGANLib.planning.plan import Augmentation, Plan
 from GEDGANLib.quality.distances import coverage, kernel_distance, relative_diversity
-from GEDGANLib.quality.features import Encoder
-from GEDGANLib.quality.segmentation import Pairs, dice, train_segmenter
+from GEDGANLib.quality.features import RECIPE, Encoder
 from GEDGANLib.quality.spectrum import fine_power_ratio
+from GEDGANLib.segmentation.pairs import Pairs, dice, train_segmenter
 from GEDGANLib.synthesis.synthesizer import latent_of
 from GEDGANLib.training.trainer import Trainer
 from GEDGANLib.volumes.case import Case
@@ -185,7 +185,7 @@ def encoder_of(name: str, pairs: Pairs, label_count: int) -> Encoder:
         weights = {key: value.clone().contiguous() for key, value in encoder.network.state_dict().items()}
         save_file(weights, partial, metadata=about)
         os.replace(partial, file)
-    network = train_segmenter(pairs, label_count, 0, 0, normalisation="batch")
+    network = train_segmenter(pairs, label_count, 0, 0, recipe=RECIPE)
     network.load_state_dict(load_file(file))
     return Encoder(network.eval(), pairs.images)
 

@@ -21,8 +21,8 @@ from GEDGANLib.networks.build import build_generator
 from GEDGANLib.quality.features import INTENSITY_CLASSES, encoder_for
 from GEDGANLib.quality.result import Evaluation
 from GEDGANLib.quality.screening import Screen
-from GEDGANLib.quality.segmentation import Pairs, case_dice, coarsened, train_segmenter
 from GEDGANLib.quality.summary import summary_of
+from GEDGANLib.segmentation.pairs import Pairs, case_dice, coarsened, train_segmenter
 from GEDGANLib.synthesis.membership import membership
 from GEDGANLib.synthesis.model_file import digest_of, keep_report, load_model, read_report, save_model
 from GEDGANLib.synthesis.synthesizer import Synthesizer

@@ -9,8 +9,8 @@ from scipy import ndimage
 
 from GEDGANLib.quality.distances import coverage, kernel_distance, relative_diversity
 from GEDGANLib.quality.features import Encoder
-from GEDGANLib.quality.segmentation import Pairs, augment, dice, mean_dice, train_segmenter
 from GEDGANLib.quality.spectrum import fine_power_ratio, nyquist_excess, radial_power
+from GEDGANLib.segmentation.pairs import Pairs, dice, mean_dice, train_segmenter
 
 
 def test_kernel_distance_is_unbiased_and_its_interval_honest(random):
@@ -88,18 +88,6 @@ def test_the_segmenter_learns_what_the_pairs_teach():
     assert np.isnan(dice(network, Pairs(held_out.images, torch.zeros_like(held_out.labels)), 1)[0])
     with pytest.raises(ValueError, match="no pairs"):
         train_segmenter(balls(20, 0)[:0], 1, 1, seed=0)
-
-
-def test_augmentation_moves_image_and_labels_alike():
-    pairs = balls(12, 2)
-    clean = Pairs(pairs.labels[:, None].float() * 2 - 1, pairs.labels)
-    moved = augment(clean, torch.Generator().manual_seed(0))
-    assert moved.images.shape == clean.images.shape
-    middle = (moved.images.amax((1, 2, 3, 4), keepdim=True) + moved.images.amin((1, 2, 3, 4), keepdim=True)) / 2
-    seen = moved.images[:, 0] > middle[:, 0]
-    assert float((seen == moved.labels.bool()).float().mean()) > 0.98
-    overlap = float((moved.labels.bool() == pairs.labels.bool()).float().mean())
-    assert overlap < 0.99
 
 
 def test_an_encoder_tells_real_cases_from_others():

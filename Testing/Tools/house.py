@@ -32,8 +32,7 @@ ROOMS = {
     "scene": "MRML nodes from cases, and back",
     "commands": "the command line",
 }
-"""Rooms from the ground up, with what they are for; a room imports those before it alone.
-``segmentation`` is still to come."""
+"""Rooms from the ground up, with what they are for; a room imports those before it alone."""
 GROUND = ("errors", "device", "jobs")
 """Rooms, or single modules, that anybody may import."""
 APART = ("structure", "alignment", "networks")

@@ -1,15 +1,15 @@
-"""A small U-Net that learns from pairs of image and segmentation: what the pairs teach is what they are worth.
+"""Pairs of image and segmentation on one small grid, and a U-Net that learns from them: what they teach is their worth.
 
-The network is MONAI's ``DynUNet``, the U-Net of nnU-Net. Pairs are turned, scaled, moved and re-contrasted at random,
-the same way whatever they are, and training is counted in steps, so that more pairs do not mean more training.
+Pairs are changed at random the same way whatever they are, and training is counted in steps, so that more pairs do not
+mean more training.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,12 +18,12 @@ from torch.nn import functional
 
 from ..volumes.fingerprint import Progress, quiet
 from ..volumes.pipeline import WorkingCase
+from .applying import overlaps
+from .examples import Example, Group
+from .learner import Learner, Recipe
 
-WIDTHS = (8, 16, 32)
 BATCH = 8
-LEARNING_RATE = 5e-3
-TELLING = 10
-"""Steps between two reports of a training."""
+"""Pairs that are looked at at once."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,9 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter((self.images, self.labels))
 
     def __getitem__(self, chosen) -> Pairs:
         return Pairs(self.images[chosen], self.labels[chosen])
@@ -110,106 +113,38 @@ def join(*sets: Pairs) -> Pairs:
     return Pairs(torch.cat([each.images for each in sets]), torch.cat([each.labels for each in sets]))
 
 
-def small_unet(spatial_dims: int, image_channels: int, label_count: int, normalisation: str) -> nn.Module:
-    """U-Net of three levels, (N, C, *grid) -> logits (N, label_count + 1, *grid); sides must be multiples of 4.
-
-    :param normalisation: ``instance`` for segmentation; ``batch`` keeps how bright a case is in the features.
-    """
-    from monai.networks.nets import DynUNet
-
-    levels = len(WIDTHS)
-    network = DynUNet(
-        spatial_dims=spatial_dims,
-        in_channels=image_channels,
-        out_channels=label_count + 1,
-        kernel_size=[3] * levels,
-        strides=[1] + [2] * (levels - 1),
-        upsample_kernel_size=[2] * (levels - 1),
-        filters=WIDTHS,
-        norm_name=normalisation,
-    )
-    return network.to(memory_format=torch.channels_last_3d if spatial_dims == 3 else torch.channels_last)
-
-
-def augment(pairs: Pairs, random: torch.Generator) -> Pairs:
-    """Turn by up to 15° about each axis, scale by up to 15 %, move by up to 8 %, change contrast and brightness.
-
-    Noise is added too. Angles are those of cubic voxels.
-    """
-    count, dims = len(pairs), pairs.images.ndim - 2
-
-    def draw(*shape: int, reach: float = 1.0) -> Tensor:
-        return (2 * torch.rand(count, *shape, generator=random) - 1) * reach
-
-    turn = draw(dims, dims, reach=math.radians(15))
-    matrix = torch.linalg.matrix_exp((turn - turn.mT) / 2) * torch.exp(draw(1, 1, reach=0.15))
-    sides = torch.tensor(pairs.images.shape[:1:-1], dtype=torch.float32)
-    # affine_grid counts in halves of each side: turn in voxels, or the grid's shape would shear the case.
-    matrix = matrix * sides[None, None, :] / sides[None, :, None]
-    grid = functional.affine_grid(
-        torch.cat([matrix, draw(dims, 1, reach=0.16)], 2), list(pairs.images.shape), align_corners=False
-    )
-    images = functional.grid_sample(pairs.images, grid, padding_mode="border", align_corners=False)
-    labels = functional.grid_sample(pairs.labels[:, None].float(), grid, mode="nearest", align_corners=False)
-    tail = [1] * (dims + 1)
-    images = images * (1 + draw(*tail, reach=0.2)) + draw(*tail, reach=0.1)
-    images = images + torch.randn(images.shape, generator=random) * draw(*tail).abs() * 0.1
-    return Pairs(images, labels[:, 0].to(torch.uint8))
-
-
 def train_segmenter(
     pairs: Pairs,
     label_count: int,
     steps: int,
     seed: int,
     device: str = "cpu",
-    normalisation: str = "instance",
+    recipe: Recipe | None = None,
     shares: Tensor | None = None,
     progress: Progress = quiet,
 ) -> nn.Module:
-    """Train a U-Net on ``pairs`` with cross-entropy and soft Dice, its rate falling along a cosine.
+    """Train a U-Net on ``pairs``, whole.
 
+    :param recipe: how, apart from the number of steps and what it sees; that of :mod:`.learner` when not given.
     :param shares: how often each pair is drawn, (pairs,) of any sum; equally often when not given.
     :raises ValueError: there are no pairs.
     """
-    from monai.losses import DiceCELoss
-
     if not len(pairs):
         raise ValueError("there are no pairs to learn from")
-    torch.manual_seed(seed)
-    random = torch.Generator().manual_seed(seed)
-    network = small_unet(pairs.images.ndim - 2, pairs.images.shape[1], label_count, normalisation).to(device)
-    loss = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False)
-    optimizer = torch.optim.AdamW(network.parameters(), LEARNING_RATE)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    network.train()
-    for step in range(steps):
-        if step % TELLING == 0:
-            progress(step, steps, "")
-        if shares is None:
-            chosen = torch.randint(len(pairs), (BATCH,), generator=random)
-        else:
-            chosen = torch.multinomial(shares.double(), BATCH, replacement=True, generator=random)
-        batch = augment(pairs[chosen], random)
-        optimizer.zero_grad(set_to_none=True)
-        loss(network(batch.images.to(device)), batch.labels[:, None].to(device)).backward()
-        optimizer.step()
-        schedule.step()
-    return network.eval()
+    weights = [1.0] * len(pairs) if shares is None else shares.tolist()
+    examples = [Example(image, labels, weight=weight) for image, labels, weight in zip(*pairs, weights)]
+    patch = tuple(pairs.images.shape[2:])
+    recipe = replace(recipe or Recipe(patch, steps), patch=patch, updates=steps)
+    return Learner([Group(examples)], label_count, recipe, seed, device).learn(progress)
 
 
 @torch.inference_mode()
 def case_dice(network: nn.Module, pairs: Pairs, label_count: int) -> np.ndarray:
     """Dice coefficient of each label in each case, (cases, label_count); NaN where a case does not have the label."""
     device = next(network.parameters()).device
-    found = np.full((len(pairs), label_count), np.nan)
-    predictions = (network(images.to(device)).argmax(1).cpu() for images in pairs.images.split(BATCH))
-    for index, predicted in enumerate(itertools.chain.from_iterable(predictions)):
-        for label in range(1, label_count + 1):
-            truth, guess = pairs.labels[index] == label, predicted == label
-            if truth.any():
-                found[index, label - 1] = 2 * float((truth & guess).sum()) / float(truth.sum() + guess.sum())
-    return found
+    predictions = (network(images.float().to(device)).argmax(1).cpu() for images in pairs.images.split(BATCH))
+    each = zip(itertools.chain.from_iterable(predictions), pairs.labels)
+    return np.array([overlaps(found.numpy(), truth.numpy(), label_count) for found, truth in each])
 
 
 def dice(network: nn.Module, pairs: Pairs, label_count: int) -> list[float]:

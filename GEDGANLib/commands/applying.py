@@ -1,0 +1,111 @@
+"""A segmentation network applied to scans, into a data set; what the command ``segment`` ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError, StoppedOnRequest
+from ..jobs.events import Events
+from .scans import refuse_labels, tell_left_out
+from .trusted import Shown, write_trust
+from .wanted import values_fit, with_own_values
+
+TABLE, SHEET = "segmented.csv", "segmented.png"
+TITLE = "Segmentations and their trust, the least first; made by GED-GAN, nobody drew them."
+
+
+class Form:
+    """In what form segmentations are written.
+
+    :param kind: ``nnunet`` or ``folder``.
+    :param soft: probabilities, too.
+    :param drawn: scans that somebody segmented, to be in the data set as well.
+    :param beside: folder of table and sheet.
+    """
+
+    def __init__(self, kind: str, soft: bool, drawn: Sequence[Any], beside: Path) -> None:
+        self.kind, self.soft, self.drawn, self.beside = kind, soft, drawn, beside
+
+
+def apply(
+    network: Any, dataset: Any, targets: Sequence[Any], folder: Path, shard: Any, form: Form,
+    stop: Callable[[], bool], events: Events,
+) -> None:  # fmt: skip
+    """Segment scans into a data set."""
+    from ..exchange.shards import Description, GrowingDataset, shard_folder
+    from ..segmentation.segmenting import segmented
+    from ..volumes.files import NRRD, suffix_of
+    from ..volumes.labels import LabelTable
+    from ..volumes.pipeline import load_case
+
+    plan = network.plan
+    own_numbers = form.kind == "folder" and values_fit(plan.labels)
+    written_as = with_own_values if own_numbers else lambda case: case
+    labels = {label.name: label.value if own_numbers else label.index for label in plan.labels}
+    words = f"segmentations made by {network.path.name} with GED-GAN, not drawn by anybody"
+    if form.drawn:
+        words += f", but for {len(form.drawn)} that were drawn: provenance.json tells them apart"
+    asked = {
+        "network": network.digest, "data": str(dataset.folder.resolve()), "cases": [each.name for each in targets],
+        "format": form.kind, "soft": form.soft, "shards": shard.count,
+    }  # fmt: skip
+    table, known = LabelTable(dataset), {label.name for label in plan.labels}
+    shown, count = Shown(), 0
+    with shard_folder(folder, form.kind, shard, asked) as is_written:
+        growing = GrowingDataset(folder, form.kind, Description(words, labels, tuple(dataset.channel_names)))
+
+        def finish(provenance: dict[str, dict]) -> None:
+            of = lambda origin: origin["segmented_by"]  # noqa: E731
+            write_trust(form.beside / TABLE, provenance, plan.labels, "segmented by", of)
+
+        own = [] if is_written else shard.of(targets)
+        try:
+            with events.bar("segmenting") as show:
+                for number, files in enumerate(own):
+                    show(number, len(own), files.name)
+                    if stop():
+                        raise StoppedOnRequest(f"Stopped after {number} of {len(own)} scans.")
+                    try:
+                        case = load_case(replace(files, label=None), dataset, plan.labels, table, set())
+                        refuse_labels(files.images[0], case.image, case.kind)
+                        made = segmented(case, network)
+                    except InputError as error:
+                        tell_left_out(files.name, error, events)
+                        continue
+                    growing.add(written_as(made.case), ".nrrd" if suffix_of(files.images[0]) in NRRD else ".nii.gz")
+                    if form.soft:
+                        _write_shares(folder, made)
+                    shown.add(made.case)
+                    count += 1
+                show(len(own), len(own), "")
+            for files in form.drawn:
+                growing.add(load_case(files, dataset, plan.labels, table, known))
+        except KeyboardInterrupt as interrupt:
+            if shard.count == 1:
+                growing.close(shard, finish)
+            raise StoppedOnRequest(f"Stopped; what is complete is in {folder}.") from interrupt
+        whole = growing.close(shard, finish)
+    if is_written:
+        print(f"Shard {shard.number} of {shard.count} was there already.")
+    else:
+        print(f"{count} scan(s) were segmented; they are in {folder}.")
+    if not whole:
+        print(f"That was shard {shard.number} of {shard.count}; the data set is whole when all of them are done.")
+    elif shown.cases and shard.count == 1:
+        shown.write(form.beside / SHEET, TITLE)
+        least = f"The least to be trusted: {shown.words()}."
+        print(f"{least} All of them: {form.beside / TABLE}; {form.beside / SHEET}")
+
+
+def _write_shares(folder: Path, made: Any) -> None:
+    """The soft segmentation: a volume a label, on the network's grid."""
+    from ..volumes.files import write_volume
+
+    place = folder / "shares"
+    place.mkdir(exist_ok=True)
+    for label in made.case.label_table:
+        path = place / f"{made.case.name}_{label.index:02d}.nii.gz"
+        write_volume(path, made.shares[label.index], made.affine, f"probability of {label.name}")

@@ -1,0 +1,291 @@
+"""What the command ``segment`` does: learn from few segmented scans and segment the rest, or apply what was learned.
+
+The folder of a learning job holds ``segment.json`` (what was asked for), ``alignment`` where the scans were aligned on
+the way, ``network.safetensors``, ``segmented.csv`` and ``segmented.png``, and the segmentations as a data set. Until it
+is done there are ``.material.safetensors`` and what :mod:`GEDGANLib.segmentation.job` keeps. A file ``STOP`` in it ends
+the work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError, StoppedOnRequest
+from ..jobs.events import Events, JsonEvents, stop_on_signals
+from ..jobs.writing import write_bytes
+from .aligning import Bars, run_align
+from .applying import TABLE, Form, apply
+from .options import DATA, DEVICE, a_path, a_seed, a_shard, above_zero
+from .scans import names_in
+from .teaching import Teaching
+from .wanted import label_table
+
+REQUEST, NETWORK, STOP, ALIGNMENT = "segment.json", "network.safetensors", "STOP", "alignment"
+KEPT = frozenset(
+    {"data", "sources", "targets", "run", "spacing", "updates", "variations", "seed", "device", "format", "soft"}
+)
+MATERIAL = ".material.safetensors"
+FOLDER, DATASET = "segmented", "Dataset501_"
+
+
+def add(kinds: argparse._SubParsersAction) -> None:
+    """Add the commands of this group to the parser."""
+    segment = kinds.add_parser(
+        "segment", help="segment all scans of a folder from the few that are segmented, or by a network that did"
+    )
+    segment.add_argument(
+        "source",
+        type=a_path,
+        metavar="DATA|NETWORK",
+        help=f"scans of which one is segmented at least ({DATA}); or a network.safetensors to apply",
+    )
+    segment.add_argument("data", type=a_path, nargs="?", metavar="DATA", help="scans that a NETWORK is applied to")
+    segment.add_argument("-o", "--output", type=a_path, required=True, metavar="OUT", help="new folder")
+    segment.add_argument("--run", type=a_path, dest="run_folder", metavar="RUN", help="run of gedgan align of DATA")
+    segment.add_argument("--source", nargs="+", dest="sources", metavar="NAME", help="learn from these alone")
+    segment.add_argument("--case", nargs="+", metavar="NAME", help="segment these alone (default: all not segmented)")
+    segment.add_argument(
+        "--format",
+        choices=("nnunet", "folder"),
+        default="folder",
+        help="plain files (default), or a data set for nnU-Net with the scans that somebody segmented in it",
+    )
+    segment.add_argument(
+        "--spacing", type=above_zero(float), nargs="+", metavar="MM", help="voxels of the network: one number or three"
+    )
+    segment.add_argument("--updates", type=above_zero(int), help="of each of its two trainings (default: by device)")
+    segment.add_argument("--variations", type=a_seed, metavar="N", help="of all segmented scans (default: 200)")
+    segment.add_argument("--seed", type=a_seed, default=0, help="of the network (default: 0)")
+    segment.add_argument("--soft", action="store_true", help="write the probability of each label, too, a volume each")
+    segment.add_argument("--shard", type=a_shard, metavar="I/N", help="NETWORK: segment the I-th of N parts")
+    segment.add_argument("--resume", action="store_true", help="go on with the work in OUT")
+    segment.add_argument("--device", **DEVICE)
+    segment.set_defaults(run=run_segment)
+
+
+def run_segment(arguments: argparse.Namespace, events: Events) -> None:
+    from ..segmentation.network_file import is_network
+
+    if not arguments.source.exists():
+        raise InputError(f"{arguments.source} is not there.", "Check the path.")
+    if is_network(arguments.source) or arguments.source.is_file():
+        _refuse(
+            arguments, ("run_folder", "sources", "spacing", "updates", "variations", "resume"), "applying a network"
+        )
+        if arguments.data is None:
+            raise InputError("Scans to segment are missing.", "gedgan segment NETWORK DATA -o OUT")
+        _apply_to_folder(arguments, events)
+        return
+    _refuse(arguments, ("shard",), "learning")
+    if arguments.data is not None:
+        words = f"gedgan segment {shlex.quote(str(arguments.source))} -o OUT"
+        raise InputError(f"{arguments.source} is no network.", f"To learn from it and segment the rest of it: {words}")
+    _learn(arguments, events)
+
+
+def _refuse(arguments: argparse.Namespace, names: Sequence[str], doing: str) -> None:
+    given = [name for name in names if getattr(arguments, name) not in (None, False)]
+    if given:
+        option = {"run_folder": "run", "sources": "source"}.get(given[0], given[0])
+        raise InputError(f"--{option} means nothing when {doing}.", "Leave it out.")
+
+
+def _learn(arguments: argparse.Namespace, events: Events) -> None:
+    from ..jobs.writing import sole_owner
+    from ..training.request import PREPARING, claim_run_folder, forget_old_stop
+
+    out = arguments.output
+    claim_run_folder(out, arguments.resume, REQUEST)
+    with sole_owner(out):
+        asked = _asked(arguments, events)
+        (out / PREPARING).unlink(missing_ok=True)
+        forget_old_stop(out, arguments.begun if arguments.resume else 0)
+        again = ["gedgan", "segment", str(arguments.source), "-o", str(out), "--resume"]
+        try:
+            _learn_and_apply(arguments, asked, events)
+        except (StoppedOnRequest, KeyboardInterrupt) as stop:
+            if isinstance(events, JsonEvents):
+                raise
+            raise StoppedOnRequest(f"{str(stop) or 'Stopped.'} Go on: {shlex.join(again)}") from stop
+        finally:
+            (out / STOP).unlink(missing_ok=True)
+
+
+def _asked(arguments: argparse.Namespace, events: Events) -> dict[str, Any]:
+    """What the job is asked for; of one that goes on, what it was begun with. Written to the folder.
+
+    :raises InputError: no scan is segmented, or a job that goes on is asked for something else.
+    """
+    out = arguments.output
+    if arguments.resume:
+        begun_with = ("run_folder", "sources", "case", "spacing", "updates", "variations")
+        if any(getattr(arguments, name) is not None for name in begun_with):
+            raise InputError("--resume goes on with what it was begun with.", "Leave the other options out.")
+        try:
+            asked = json.loads((out / REQUEST).read_text("utf-8"))
+            if KEPT - asked.keys():
+                raise ValueError("parts are missing")
+        except (OSError, ValueError, AttributeError) as error:
+            raise InputError(f"{out / REQUEST} cannot be read.", "Begin in a new folder.") from error
+        if (out / NETWORK).exists() and (out / TABLE).exists():
+            raise InputError(f"{out} is done already.", "Use it, or begin in a new folder.")
+        return asked
+    from ..device import choose_device
+    from ..volumes.dataset import find_dataset
+
+    dataset = find_dataset(arguments.source)
+    named = set(names_in(dataset, arguments.sources)) if arguments.sources else None
+    sources = [
+        files.name for files in dataset.cases if files.label is not None and (named is None or files.name in named)
+    ]
+    if not sources:
+        raise InputError(
+            f"No scan of {arguments.source} is segmented{'' if named is None else ' among those'}.",
+            "Segment one of them: one is enough.",
+        )
+    if arguments.case:
+        targets = names_in(dataset, arguments.case)
+    else:
+        targets = [files.name for files in dataset.cases if files.label is None]
+    spacing = arguments.spacing
+    if spacing is not None and len(spacing) not in (1, 3):
+        raise InputError("--spacing takes one number or three.", "Correct it.")
+    asked = {
+        "data": str(arguments.source.resolve()), "sources": sources, "targets": targets,
+        "run": None if arguments.run_folder is None else str(arguments.run_folder.resolve()),
+        "spacing": spacing and (spacing * 3)[:3] if spacing and len(spacing) == 1 else spacing,
+        "updates": arguments.updates, "variations": arguments.variations, "seed": arguments.seed,
+        "device": choose_device(arguments.device), "format": arguments.format, "soft": arguments.soft,
+    }  # fmt: skip
+    write_bytes(out / REQUEST, json.dumps(asked, indent=1).encode("utf-8"))
+    return asked
+
+
+def _learn_and_apply(arguments: argparse.Namespace, asked: dict[str, Any], events: Events) -> None:
+    from ..segmentation.network_file import load_network
+    from ..volumes.dataset import find_dataset
+
+    out, stop = arguments.output, arguments.output / STOP
+    run = out / ALIGNMENT if asked["run"] is None else Path(asked["run"])
+    if asked["run"] is None:
+        _aligned(arguments, asked, run, events)
+    dataset = find_dataset(arguments.source)
+    bars = Bars(events)
+    try:
+        with stop_on_signals(lambda: events.emit("warning", message="Stopping as soon as it can.")) as signalled:
+
+            def is_asked() -> bool:
+                return signalled() or stop.exists()
+
+            if not (out / NETWORK).exists():
+                _learned(arguments, asked, run, dataset, is_asked, bars, events)
+            bars.close()
+            network = load_network(out / NETWORK, asked["device"])
+            _segment_rest(arguments, asked, network, dataset, is_asked, events)
+    finally:
+        bars.close()
+
+
+def _aligned(arguments: argparse.Namespace, asked: dict[str, Any], run: Path, events: Events) -> None:
+    """Align the scans on the way."""
+    from ..alignment.runs import REQUEST as ALIGNED_REQUEST
+    from ..alignment.runs import RESULT
+
+    if (run / RESULT).exists():
+        return
+    given = {
+        "data": arguments.source, "output": run, "onto": None, "exclude": [], "class_column": None,
+        "device": asked["device"], "grid": None, "spacing": None, "resume": (run / ALIGNED_REQUEST).exists(),
+        "for_sharing": False, "shard": None, "begun": arguments.begun, "stop": arguments.output / STOP,
+    }  # fmt: skip
+    run_align(argparse.Namespace(**given), events)
+
+
+def _learned(
+    arguments: argparse.Namespace, asked: dict[str, Any], run: Path, dataset: Any, stop: Callable[[], bool], bars: Any,
+    events: Events,
+) -> None:  # fmt: skip
+    """Learn, and write the network."""
+    from ..segmentation.job import Job, Material
+    from ..segmentation.network_file import save_network
+    from ..segmentation.plan import plan_network
+    from ..synthesis.variations import Variations
+
+    out, device = arguments.output, asked["device"]
+    variations = Variations.open(run, device)
+    by_name = {files.name: files for files in dataset.cases}
+    sources = [by_name[name] for name in asked["sources"] if name in by_name]
+    table = label_table(dataset, sources, events)
+    if not table.labels():
+        raise InputError("The segmentations are empty.", "Segment a scan of them.")
+    plan = plan_network(
+        variations.plan, table.labels(), device, asked["spacing"], asked["updates"], asked["variations"]
+    )
+    for words in plan.reasons:
+        events.emit("said", message=words) if isinstance(events, JsonEvents) else print(words)
+    print(f"Learning takes about {max(plan.minutes, 1):.0f} minutes here, after scans and labels are brought together.")
+    job = Job(out, plan, asked["seed"], device, stop, bars.show)
+    teaching = Teaching(variations, plan, dataset, table, sources, asked["seed"], stop, bars, events)
+    material: Material = teaching.material(out / MATERIAL)
+    network = job.learn(material)
+    about = {
+        "description": variations.plan.description, "labelled": len(material.labelled), "rest": len(material.rest),
+        "variations": len(material.variations), "trained_images": teaching.digests, "seed": asked["seed"],
+        "device": device, "alignment_digest": variations.model.digest,
+    }  # fmt: skip
+    save_network(out / NETWORK, network, plan, about)
+    job.forget()
+    (out / MATERIAL).with_suffix(".json").unlink(missing_ok=True)
+
+
+def _segment_rest(
+    arguments: argparse.Namespace, asked: dict[str, Any], network: Any, dataset: Any, stop: Callable[[], bool],
+    events: Events,
+) -> None:  # fmt: skip
+    """Segment the scans that a learning job is for, into a data set in its folder."""
+    from ..exchange.shards import Shard
+
+    out = arguments.output
+    name = FOLDER if asked["format"] == "folder" else DATASET + (re.sub(r"\W+", "", out.name) or "Segmented")
+    by_name = {files.name: files for files in dataset.cases}
+    targets = [by_name[each] for each in asked["targets"] if each in by_name]
+    drawn = [by_name[each] for each in asked["sources"] if each in by_name and each not in set(asked["targets"])]
+    if not targets:
+        print(f"All scans are segmented. The network is {out / NETWORK}; to apply it: gedgan segment NETWORK DATA -o …")
+        write_bytes(out / TABLE, b"")
+        return
+    if (out / name).exists():  # of before a kill
+        import shutil
+
+        shutil.rmtree(out / name)
+    form = Form(asked["format"], asked["soft"], drawn if asked["format"] == "nnunet" else [], out)
+    apply(network, dataset, targets, out / name, Shard(), form, stop, events)
+
+
+def _apply_to_folder(arguments: argparse.Namespace, events: Events) -> None:
+    """Apply a network to a folder of scans."""
+    from ..exchange.shards import Shard
+    from ..segmentation.network_file import load_network
+    from ..volumes.dataset import find_dataset
+
+    network = load_network(arguments.source, arguments.device)
+    dataset = find_dataset(arguments.data)
+    if arguments.case:
+        wanted = set(names_in(dataset, arguments.case))
+        targets = [files for files in dataset.cases if files.name in wanted]
+    else:
+        targets = [files for files in dataset.cases if files.label is None]
+        drawn = len(dataset.cases) - len(targets)
+        if drawn:
+            words = f"{drawn} scan(s) of {dataset.folder} are segmented, and are left alone."
+            events.emit("warning", message=f"{words} Ask for them by --case; what was drawn stays where it is.")
+    if not targets:
+        raise InputError(f"All scans of {dataset.folder} are segmented.", "Name those to segment by --case.")
+    form = Form(arguments.format, arguments.soft, [], arguments.output)
+    apply(network, dataset, targets, arguments.output, Shard(*(arguments.shard or (1, 1))), form, lambda: False, events)

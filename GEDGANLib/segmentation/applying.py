@@ -1,0 +1,53 @@
+"""A segmentation network applied to scans: probabilities on its own grid, a segmentation on theirs, and how far to
+trust it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+OVERLAP = 0.5
+AT_A_TIME = 4
+"""Patches that the network sees at once."""
+
+
+@torch.inference_mode()
+def probabilities(network: nn.Module, image: Tensor, patch: Sequence[int]) -> Tensor:
+    """Probability of each label, background first, (label_count + 1, *grid) float32, on the CPU.
+
+    :param image: (C, *grid) in [-1, 1]; a grid smaller than the patch is filled up by repeating its edge.
+    """
+    from monai.inferers import sliding_window_inference
+
+    device = next(network.parameters()).device
+    shape = image.shape[1:]
+    before = [max(side - own, 0) // 2 for own, side in zip(shape, patch)]
+    after = [max(side - own, 0) - first for own, side, first in zip(shape, patch, before)]
+    padding = [each for pair in zip(reversed(before), reversed(after)) for each in pair]
+    whole = functional.pad(image.float()[None], padding, mode="replicate").to(device)
+
+    def predict(part: Tensor) -> Tensor:
+        with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
+            return network(part).float().softmax(1)
+
+    if tuple(whole.shape[2:]) == tuple(patch):
+        found = predict(whole)
+    else:
+        found = sliding_window_inference(
+            whole, tuple(patch), AT_A_TIME, predict, overlap=OVERLAP, mode="gaussian", device=torch.device("cpu")
+        )
+    return found[0][(slice(None), *(slice(first, first + own) for first, own in zip(before, shape)))].cpu()
+
+
+def overlaps(found: np.ndarray, truth: np.ndarray, label_count: int) -> np.ndarray:
+    """Dice coefficient of each label, (label_count,); NaN where the truth does not have it."""
+    values = np.full(label_count, np.nan)
+    for label in range(1, label_count + 1):
+        own, other = found == label, truth == label
+        if other.any():
+            values[label - 1] = 2 * float((own & other).sum()) / float(own.sum() + other.sum())
+    return values

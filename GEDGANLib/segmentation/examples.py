@@ -1,0 +1,165 @@
+"""What a segmentation network learns from: scans, with what is known of their segmentation, and parts of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..jobs.writing import write_bytes
+
+ON_LABELS = 0.67
+"""Share of the parts whose middle lies on a label, as in nnU-Net one in three does; rare labels as often as others."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A scan on a grid of the network's voxels.
+
+    :param image: (C, *grid) in [-1, 1].
+    :param labels: (*grid) uint8, 0 background; of a segmentation that nobody drew, the likeliest ones.
+    :param shares: where they are not certain, probability of each label, background first, (label_count + 1, *grid).
+    :param weight: how often it is drawn, beside others of its group.
+    """
+
+    image: Tensor
+    labels: Tensor
+    shares: Tensor | None = None
+    weight: float = 1.0
+
+    def kept(self) -> dict[str, Tensor]:
+        """As tensors with names."""
+        found = {"image": self.image, "labels": self.labels, "weight": torch.tensor(self.weight)}
+        return found if self.shares is None else {**found, "shares": self.shares}
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> Example:
+        """Of what :meth:`kept` gave."""
+        return cls(tensors["image"], tensors["labels"], tensors.get("shares"), float(tensors["weight"]))
+
+
+def save_examples(path: Path, kinds: Mapping[str, Sequence[Example]]) -> None:
+    """Write examples of several kinds, each in order, to one safetensors file.
+
+    :raises InputError: it cannot be written.
+    """
+    from safetensors.torch import save
+
+    tensors = {
+        f"{kind}.{number:06d}.{part}": tensor.contiguous()
+        for kind, examples in kinds.items()
+        for number, example in enumerate(examples)
+        for part, tensor in example.kept().items()
+    }
+    write_bytes(path, save(tensors))
+
+
+def load_examples(path: Path, kinds: Sequence[str]) -> dict[str, list[Example]]:
+    """What :func:`save_examples` wrote.
+
+    :raises OSError: it is not there.
+    :raises ValueError: it is damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        parts: dict[str, dict[int, dict[str, Tensor]]] = {kind: {} for kind in kinds}
+        for name, tensor in load(path.read_bytes()).items():
+            kind, number, part = name.split(".")
+            parts[kind].setdefault(int(number), {})[part] = tensor
+        return {kind: [Example.of(each) for _number, each in sorted(found.items())] for kind, found in parts.items()}
+    except (SafetensorError, KeyError) as error:
+        raise ValueError(f"{path} is damaged") from error
+
+
+@dataclass(frozen=True)
+class Group:
+    """Examples of one kind, as labelled scans or variations.
+
+    :param share: of the parts that are drawn from it.
+    """
+
+    examples: Sequence[Example]
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Parts of examples.
+
+    :param images: (N, C, *region) float32.
+    :param targets: probability of each label, (N, label_count + 1, *region) float32.
+    :param seen: 1 where the scan is, 0 beyond its field of view, whose edge is repeated, (N, 1, *region).
+    """
+
+    images: Tensor
+    targets: Tensor
+    seen: Tensor
+
+    def to(self, device: str) -> Batch:
+        """The same on a device."""
+        return Batch(*(each.to(device) for each in (self.images, self.targets, self.seen)))
+
+
+def draw(
+    groups: Sequence[Group], count: int, region: Sequence[int], label_count: int, random: torch.Generator
+) -> Batch:
+    """Draw parts of examples.
+
+    :param region: voxels of each part; a scan that is smaller lies somewhere in it whole.
+    """
+    shares = torch.tensor([group.share for group in groups], dtype=torch.float64)
+    parts = []
+    for number in torch.multinomial(shares, count, replacement=True, generator=random).tolist():
+        examples = groups[number].examples
+        weights = torch.tensor([example.weight for example in examples], dtype=torch.float64)
+        chosen = examples[int(torch.multinomial(weights, 1, generator=random))]
+        parts.append(_part(chosen, _corner(chosen, region, random), region, label_count))
+    return Batch(*(torch.stack(each) for each in zip(*parts)))
+
+
+def _corner(example: Example, region: Sequence[int], random: torch.Generator) -> list[int]:
+    """First voxel of a part, in those of the example; negative where the part begins before it."""
+    shape = example.labels.shape
+    middle = None
+    if float(torch.rand((), generator=random)) < ON_LABELS:
+        present = torch.unique(example.labels)
+        present = present[present > 0]
+        if len(present):
+            label = present[int(torch.randint(len(present), (), generator=random))]
+            places = torch.nonzero(example.labels == label)
+            middle = places[int(torch.randint(len(places), (), generator=random))].tolist()
+    corner = []
+    for axis, (side, wanted) in enumerate(zip(shape, region)):
+        if side <= wanted:
+            corner.append((side - wanted) // 2)
+        else:
+            at = int(torch.randint(side, (), generator=random)) if middle is None else middle[axis]
+            corner.append(min(max(at - wanted // 2, 0), side - wanted))
+    return corner
+
+
+def _part(
+    example: Example, corner: Sequence[int], region: Sequence[int], label_count: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Image, target and field of view of a part."""
+    image, labels, shares = example.image, example.labels, example.shares
+    seen = torch.ones(1, *region)
+    for axis, (first, side) in enumerate(zip(corner, region)):
+        count = labels.shape[axis]
+        index = torch.arange(first, first + side)
+        beyond = (index < 0) | (index >= count)
+        if beyond.any():
+            seen = seen * (~beyond).float().reshape([-1 if other == axis else 1 for other in range(len(region))])
+        index = index.clamp(0, count - 1)
+        image, labels = image.index_select(axis + 1, index), labels.index_select(axis, index)
+        shares = None if shares is None else shares.index_select(axis + 1, index)
+    if shares is None:
+        target = torch.nn.functional.one_hot(labels.long(), label_count + 1).movedim(-1, 0)
+    else:
+        target = shares
+    return image.float(), target.float(), seen

@@ -1,0 +1,53 @@
+"""Scans segmented by a network, on their own voxels, with how far each is to be trusted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .. import __version__
+from ..alignment.voting import promised_dice
+from ..volumes.case import Case, description_of_segmented
+from .applying import probabilities
+from .network_file import SegmentationNetwork
+from .scans import on_own_voxels, placed
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """A scan with the segmentation that a network made.
+
+    :param case: on its own voxels.
+    :param shares: probability of each label, background first, (label_count + 1, *grid of the network).
+    :param affine: of that grid, (4, 4), voxel to mm in RAS.
+    :param trust: Dice coefficient that these promise, as a mean over labels, in [0, 1]; 0 where nothing was found.
+    """
+
+    case: Case
+    shares: np.ndarray
+    affine: np.ndarray
+    trust: float
+
+
+def segmented(case: Case, network: SegmentationNetwork) -> Segmented:
+    """Segment a scan.
+
+    :raises InputError: other channels than the network's.
+    """
+    plan = network.plan
+    there = placed(replace(case, labels=None), plan)
+    shares = probabilities(network.network, there.example().image, plan.patch)
+    by_label = promised_dice(shares, shares.argmax(0))
+    known = by_label[~np.isnan(by_label)]
+    trust = float(known.mean()) if len(known) else 0.0
+    told = {
+        "segmented_by": network.path.name, "network_digest": network.digest, "trust": round(trust, 4),
+        "library_version": __version__,
+    }  # fmt: skip
+    for label, value in zip(plan.labels, by_label):
+        told[f"trust of {label.name}"] = None if np.isnan(value) else round(float(value), 4)
+    labels = on_own_voxels(shares.numpy(), there.case, case)
+    about = description_of_segmented(case.name)
+    made = replace(case, labels=labels, label_table=plan.labels, provenance=told, description=about)
+    return Segmented(made, shares.numpy(), there.case.affine, trust)
