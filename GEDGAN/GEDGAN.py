@@ -98,6 +98,9 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._clock.setInterval(1000)
         self._clock.connect("timeout()", self.onClock)
         self._makePathsBrowse()
+        for name, section in vars(self.ui).items():
+            if name.endswith("Section"):
+                section.connect("contentsCollapsed(bool)", self.onFolded)
         self.parameters = Parameters(self.ui, self.onParameterChanged)
         self.tasks = Tasks(self)
         self.sections = sections_of(self)
@@ -216,7 +219,7 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         from GEDGANPanel.states import Facts
 
         card, train, align = self.synthesize_section.card, self.train_section, self.align_section
-        augment, segment = self.augment_section, self.segment_section
+        augment, segment, rest = self.augment_section, self.segment_section, self.rest_section
         return Facts(
             ready=self.set_up.ready,
             task=self.tasks.name,
@@ -225,9 +228,12 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             checked=self.data_section.checked(),
             training=train.state,
             aligning=align.state,
+            segmenting=rest.state,
             can_end=train.job is not None and train.job.can_be_ended(),
             can_end_aligning=align.job is not None and align.job.can_be_ended(),
+            can_end_segmenting=rest.job is not None and rest.job.can_be_ended(),
             align_resumable=align.resumable(),
+            segment_resumable=rest.resumable(),
             aligned=align.aligned(),
             aligned_case=bool(align.chosen()),
             varies=augment.model() is not None,
@@ -279,6 +285,11 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._clock.start()
         else:
             self._clock.stop()
+
+    def onFolded(self, folded):
+        """A section that is unfolded may show what was hidden before it was ever seen."""
+        self._visible.clear()
+        self.paint()
 
     def say(self, words, warning=False):
         """The one line of the panel that tells what happened."""
@@ -520,6 +531,40 @@ class GEDGANLogic(ScriptedLoadableModuleLogic):
             finally:  # copies of patients' scans are not left about
                 shutil.rmtree(data, ignore_errors=True)
                 shutil.rmtree(folder, ignore_errors=True)
+
+    def segmentRest(self, scans, out=None, run=None, device="auto", onEvent=None):
+        """From the scans that are segmented learn, in a process of its own, to segment the rest of them; waits for it,
+        Slicer staying usable.
+
+        :param scans: folder of scans, see the documentation; or volume nodes of the scene, of which one at least has a
+            segmentation (a list of them, one a channel, for a scan that has several).
+        :param out: new folder for the network and, of a folder of scans, their segmentations; one in the user's
+            documents when not given.
+        :param run: of an alignment of such scans; they are aligned on the way when not given.
+        :param onEvent: called with each event, a dictionary as ``GEDGANLib.jobs.events`` describes.
+        :returns: ``out`` of a folder of scans; of nodes, the new segmentation nodes, which tell how far each can be
+            trusted by their attribute ``GEDGAN.trust``, from 0 to 1. What somebody drew stays as it is.
+        :raises InputError: no scan is segmented, one cannot be used, or it was stopped.
+        """
+        from GEDGANPanel import places, scene_cases, segmenting
+
+        folder = Path(out) if out is not None else places.new_folder("segmented")
+        if isinstance(scans, (str, Path)):
+            _wait(*self._follow(segmenting.segment_arguments(scans, run, device, folder), onEvent, folder / "STOP"))
+            return folder
+        drawn = {row.volume.GetID(): row.segmentation for row in scene_cases.rows() if row.segmentation is not None}
+        wanted = [list(scan) if isinstance(scan, (list, tuple)) else [scan] for scan in scans]
+        sources = [(volumes, drawn[volumes[0].GetID()]) for volumes in wanted if volumes[0].GetID() in drawn]
+        targets = [volumes for volumes in wanted if volumes[0].GetID() not in drawn]
+        data = places.new_folder("data")
+        try:
+            command, volumes = segmenting.segment_command(sources, targets, run, device, data, folder)
+            _wait(*self._follow(command, onEvent, folder / "STOP"))
+            nodes = [node for _volumes, node in sources]
+            return _result(segmenting.loading_carried(folder / "segmented", volumes, nodes, lambda node, volume: None))
+        finally:  # copies of patients' scans are not left about
+            shutil.rmtree(data, ignore_errors=True)
+            shutil.rmtree(folder / "segmented", ignore_errors=True)
 
     def simulate(self, volume, segmentation, edited, free=(), reach=None, device="auto"):
         """Deform a scan of the scene to an edit of its segmentation; returns its ``GEDGANLib.scene.nodes.CaseNodes``.

@@ -12,6 +12,7 @@ import slicer
 
 FOLDER, MODELS, PAGES, DEVICES = "GEDGAN/folder", "GEDGAN/models", "GEDGAN/reportPages", "GEDGAN/devices"
 TRAININGS, REPORTS, ALIGNMENTS = "GEDGAN/trainingJobs", "GEDGAN/reportJobs", "GEDGAN/alignmentJobs"
+SEGMENTATIONS = "GEDGAN/segmentationJobs"
 """Lists of jobs; several, as several Slicers may run at once."""
 MOST_MODELS = 12
 
@@ -77,7 +78,7 @@ def remember_report(model: Path, page: Path) -> None:
 def jobs(kind: str) -> list[Path]:
     """Folders of the jobs that were not seen ending, the latest first.
 
-    :param kind: :data:`TRAININGS`, :data:`REPORTS` or :data:`ALIGNMENTS`.
+    :param kind: :data:`TRAININGS`, :data:`REPORTS`, :data:`ALIGNMENTS` or :data:`SEGMENTATIONS`.
     """
     return [path for path in map(Path, _kept(kind, list)) if path.is_dir()]
 

@@ -23,6 +23,7 @@ USE, CASE, CLASS, SEGMENTATION = (f"GEDGANPanel.{name}" for name in ("use", "cas
 SYNTHETIC, PREVIEW, MAP = "GEDGAN.synthetic", "GEDGANPanel.preview", "GEDGANPanel.map"
 EDIT = "GEDGANPanel.edit"
 VARIATION, SIMULATED, CARRIED = "GEDGAN.variation_of", "GEDGAN.simulated_from", "GEDGAN.segmentation_carried_from"
+SEGMENTED = "GEDGAN.segmented_by"
 """Attributes of volumes and segmentations that the panel made; learning from these is not offered."""
 MOST_BYTES = 2_000_000
 """Of an array that are looked at to tell it from another; of a larger one every third, fifth ... byte."""
@@ -198,7 +199,8 @@ def set_case(volume: Any, name: str) -> None:
 
 
 def _ours(node: Any) -> bool:
-    return any(node.GetAttribute(name) for name in (SYNTHETIC, VARIATION, SIMULATED, CARRIED, PREVIEW, MAP, EDIT))
+    made = (SYNTHETIC, VARIATION, SIMULATED, CARRIED, SEGMENTED, PREVIEW, MAP, EDIT)
+    return any(node.GetAttribute(name) for name in made)
 
 
 def _fault(volume: Any) -> str:

@@ -156,6 +156,7 @@ def sections_of(panel: Any) -> dict[str, Section]:
     from .data_section import DataSection
     from .explore_section import ExploreSection
     from .judge_section import JudgeSection
+    from .rest_section import RestSection
     from .segment_section import SegmentSection
     from .set_up_section import SetUpSection
     from .simulate_section import SimulateSection
@@ -169,6 +170,7 @@ def sections_of(panel: Any) -> dict[str, Section]:
         "augment_section": AugmentSection,
         "simulate_section": SimulateSection,
         "segment_section": SegmentSection,
+        "rest_section": RestSection,
         "train_section": TrainSection,
         "synthesize_section": SynthesizeSection,
         "explore_section": ExploreSection,

@@ -1,4 +1,4 @@
-"""Section 4: segmentations carried from some scans to others, the least to be trusted first; which scan comes next."""
+"""Section 4: segmentations that nobody drew, the least to be trusted first; which scan to segment next."""
 
 from __future__ import annotations
 
@@ -75,9 +75,9 @@ class SegmentSection(Section):
         chosen = (self.ui.carrySegmentation, self.ui.carryTo)
         if self.panel.parameters["fromScene"] or any(each.currentNode() is not None for each in chosen):
             return False
-        return self._data() is not None
+        return self.data() is not None
 
-    def _data(self) -> Path | None:
+    def data(self) -> Path | None:
         """The folder of the scans that were aligned."""
         run = self.panel.align_section.run
         try:
@@ -141,18 +141,18 @@ class SegmentSection(Section):
             self._carry_files()
             return
         sources, targets, model = self.sources(), self.targets(), self.panel.augment_section.model()
-        self._begin()
-        steps = self.panel.logic.carrying(sources, targets, model, self._device(), self._came)
+        self.forget()
+        steps = self.panel.logic.carrying(sources, targets, model, self._device(), self.came)
         self.panel.tasks.run_steps(
             "carry", steps, self._carried, lambda error: self._instead(error, sources, targets, model)
         )
 
-    def _begin(self) -> None:
+    def forget(self) -> None:
         """Forget what the table shows of before."""
         self._last = []
         self._show([])
 
-    def _came(self, node: Any, volume: Any) -> None:
+    def came(self, node: Any, volume: Any) -> None:
         """A segmentation was carried; more may come, or somebody stops it."""
         self._last.append(node)
         self._show([*self.rows, Carried(volume.GetName(), segmenting.trust_of(node), volume, node)])
@@ -172,7 +172,7 @@ class SegmentSection(Section):
             return False
         for node in self.carried_last():
             slicer.mrmlScene.RemoveNode(node)
-        self._begin()
+        self.forget()
         data, folder = places.new_folder("data"), places.new_folder("carried")
 
         def forget(*which: Path) -> None:
@@ -188,7 +188,7 @@ class SegmentSection(Section):
 
         def loading() -> Any:
             try:
-                return (yield from segmenting.loading_carried(folder, volumes, segmentations, self._came))
+                return (yield from segmenting.loading_carried(folder, volumes, segmentations, self.came))
             finally:
                 forget(folder)
 
@@ -205,19 +205,29 @@ class SegmentSection(Section):
 
     def _carry_files(self) -> None:
         """From all segmented scans of the folder that was aligned to all others, into a folder of its own."""
-        run, data, folder = self.panel.align_section.run, self._data(), places.new_folder("carried")
+        run, data, folder = self.panel.align_section.run, self.data(), places.new_folder("carried")
         arguments = ["carry", run, data, data, "-o", folder, "--device", self._device()]
         self.panel.tasks.run_job(
-            "carry", arguments, lambda: self._carried_files(folder), _("Carrying segmentations"), lasting=True
+            "carry",
+            arguments,
+            lambda: self.show_files(folder, folder / TABLE),
+            _("Carrying segmentations"),
+            lasting=True,
         )
 
-    def _carried_files(self, folder: Path) -> None:
-        with open(folder / TABLE, encoding="utf-8", newline="") as file:
-            rows = [Carried(row["case"], float(row["trust"]), folder=folder) for row in csv.DictReader(file)]
+    def show_files(self, folder: Path, table: Path, volumes: dict[str, Any] | None = None) -> None:
+        """Scans with the segmentations that were made for them, as files.
+
+        :param table: of how far each is to be trusted.
+        :param volumes: of the scene, by the names of the cases, where they are scans of the scene.
+        """
+        with open(table, encoding="utf-8", newline="") as file:
+            rows = [
+                Carried(row["case"], float(row["trust"]), (volumes or {}).get(row["case"]), folder=folder)
+                for row in csv.DictReader(file)
+            ]
         self._show(rows)
-        text = _(
-            "{count} scans with the segmentations that were carried to them are in {folder}. Show brings one here."
-        )
+        text = _("{count} scans with the segmentations that were made for them are in {folder}. Show brings one here.")
         self.panel.say(text.format(count=len(rows), folder=folder))
 
     # The table
@@ -242,7 +252,7 @@ class SegmentSection(Section):
         row = self.chosen()
         if row is None:
             return
-        if row.folder is not None and not in_scene(row.volume):
+        if row.folder is not None and not (in_scene(row.volume) and in_scene(row.segmentation)):
             self._bring(row)
         if in_scene(row.volume):
             show_case(row.volume, row.segmentation if in_scene(row.segmentation) else None)
@@ -262,10 +272,14 @@ class SegmentSection(Section):
         if case is None:
             self.panel.say(_("{name} is not in {folder} any more.").format(name=row.name, folder=row.folder), True)
             return
+        if in_scene(row.volume):
+            row.segmentation = segmenting.add_carried(case, row.volume)
+            return
         nodes = add_case(case)
         row.volume, row.segmentation = nodes.volumes[0], nodes.segmentation
         for volume in nodes.volumes:  # a scan as it is: only its segmentation was made
-            volume.RemoveAttribute(scene_cases.CARRIED)
+            for name in (scene_cases.CARRIED, scene_cases.SEGMENTED):
+                volume.RemoveAttribute(name)
 
     def onAccept(self) -> None:
         """The selected segmentation becomes one that somebody drew: the scan's own, for learning."""
@@ -294,7 +308,7 @@ class SegmentSection(Section):
 
     def onNext(self) -> None:
         """Say which scan to segment next, and why; what is segmented in the scene counts."""
-        run, data = self.panel.align_section.run, self._data()
+        run, data = self.panel.align_section.run, self.data()
         if data is None:
             self.panel.say(_("The scans that were aligned are not there any more."), True)
             return

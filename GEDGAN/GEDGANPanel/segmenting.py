@@ -16,7 +16,7 @@ from slicer.i18n import tr as _
 
 from .batches import in_scene
 from .engine import explained
-from .scene_cases import CARRIED, EDIT
+from .scene_cases import CARRIED, EDIT, SEGMENTED
 
 Scan = tuple[Sequence[Any], "Any | None"]
 """Volume nodes, one a channel, and the segmentation node, of a scan."""
@@ -92,12 +92,17 @@ def carrying(
 
 
 def add_carried(case: Any, volume: Any) -> Any:
-    """Put a segmentation that was carried to a volume beside that, hidden."""
+    """Put a segmentation that was carried to a volume, or made for it by a network, beside that, hidden."""
     from GEDGANLib.scene.nodes import add_segmentation
 
-    sources = case.provenance["segmentation_carried_from"]
-    text = _("{name}, carried from {source}") if len(sources) == 1 else _("{name}, carried from {source} and others")
-    node = add_segmentation(case, volume, text.format(name=volume.GetName(), source=sources[0]))
+    sources = case.provenance.get("segmentation_carried_from")
+    if sources is None:
+        name = _("{name}, segmented by a network").format(name=volume.GetName())
+    elif len(sources) == 1:
+        name = _("{name}, carried from {source}").format(name=volume.GetName(), source=sources[0])
+    else:
+        name = _("{name}, carried from {source} and others").format(name=volume.GetName(), source=sources[0])
+    node = add_segmentation(case, volume, name)
     node.GetDisplayNode().SetVisibility(False)
     return node
 
@@ -110,20 +115,45 @@ def carry_command(
 
     :raises InputError: one of them cannot be used.
     """
+    names, wanted = _written(sources, targets, data)
+    arguments = ["carry", model, data, data, "-o", folder, "--device", device, "--source", *names[: len(sources)]]
+    return [*arguments, "--case", *wanted], wanted
+
+
+def _written(sources: Sequence[Scan], targets: Sequence[Sequence[Any]], data: Path) -> tuple[list[str], dict[str, Any]]:
+    """Write scans of the scene; returns the names that they have there, sources first, and the first volume of each
+    target by that name."""
     from GEDGANLib.scene.gather import Ticked, write_scene_cases
 
     scans = [*sources, *((volumes, None) for volumes in targets)]
     ticked = [Ticked(volumes[0], labels, None, tuple(volumes[1:])) for volumes, labels in scans]
     names = write_scene_cases(ticked, data)
-    wanted = dict(zip(names[len(sources) :], (volumes[0] for volumes in targets)))
-    arguments = ["carry", model, data, data, "-o", folder, "--device", device, "--source", *names[: len(sources)]]
-    return [*arguments, "--case", *wanted], wanted
+    return names, dict(zip(names[len(sources) :], (volumes[0] for volumes in targets)))
+
+
+def segment_command(
+    sources: Sequence[Scan], targets: Sequence[Sequence[Any]], run: Path | None, device: str, data: Path, folder: Path
+) -> tuple[list[Any], dict[str, Any]]:
+    """Write scans of the scene into ``data``; returns the command that segments the rest of them into ``folder``, and
+    the first volume of each target by the name that it has there.
+
+    :param run: of the alignment of such scans; they are aligned on the way when not given.
+    :raises InputError: one of them cannot be used.
+    """
+    _names, wanted = _written(sources, targets, data)
+    return segment_arguments(data, run, device, folder), wanted
+
+
+def segment_arguments(data: Path, run: Path | None, device: str, folder: Path) -> list[Any]:
+    """The command that segments the rest of a folder of scans."""
+    arguments = ["segment", data, "-o", folder, "--device", device]
+    return arguments if run is None else [*arguments, "--run", run]
 
 
 def loading_carried(
     folder: Path, volumes: dict[str, Any], segmentations: Sequence[Any], added: Any
 ) -> Iterator[tuple[float | None, str]]:
-    """Put what ``gedgan carry`` wrote into the scene; returns the new segmentation nodes.
+    """Put what ``gedgan carry`` or ``gedgan segment`` wrote into the scene; returns the new segmentation nodes.
 
     :param volumes: by the names of the cases.
     :param segmentations: that were carried, for the colours of labels.
@@ -132,7 +162,7 @@ def loading_carried(
 
     nodes = []
     for case in made_of_scene(folder, segmentations):
-        volume = volumes[case.name]
+        volume = volumes.get(case.name)
         if in_scene(volume):
             nodes.append(add_carried(case, volume))
             added(nodes[-1], volume)
@@ -157,7 +187,7 @@ def trust_of(segmentation: Any) -> float:
 
 def is_carried(segmentation: Any) -> bool:
     """Whether nobody drew it."""
-    return bool(segmentation.GetAttribute(CARRIED))
+    return bool(segmentation.GetAttribute(CARRIED) or segmentation.GetAttribute(SEGMENTED))
 
 
 def edit_copy(segmentation: Any, volume: Any) -> Any:

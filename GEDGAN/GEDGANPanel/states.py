@@ -22,10 +22,10 @@ class Facts:
     :param data: a folder is given, or a volume ticked.
     :param checked: these very data were checked and planned.
     :param planned: there are words of a plan to show.
-    :param training, aligning: "", ``running`` or ``stopping``.
+    :param training, aligning, segmenting: "", ``running`` or ``stopping``.
     :param can_end: the training was asked to stop long ago.
-    :param can_end_aligning: the alignment, alike.
-    :param align_resumable: an alignment was begun, and not ended.
+    :param can_end_aligning, can_end_segmenting: the alignment, and the segmenting of the rest, alike.
+    :param align_resumable, segment_resumable: an alignment, or the other, was begun, and not ended.
     :param aligned: there is one that is done.
     :param aligned_case: one of its cases is selected.
     :param varies: there is a model of an alignment.
@@ -55,9 +55,12 @@ class Facts:
     checked: bool = False
     training: str = ""
     aligning: str = ""
+    segmenting: str = ""
     can_end: bool = False
     can_end_aligning: bool = False
+    can_end_segmenting: bool = False
     align_resumable: bool = False
+    segment_resumable: bool = False
     aligned: bool = False
     aligned_case: bool = False
     varies: bool = False
@@ -118,7 +121,7 @@ def looks(facts: Facts) -> dict[str, Look]:
     set_up = (facts.ready, _("First press Set up at the top: packages are missing."))
     free = (not facts.task, _("Something else is being done; wait for it or stop it."))
     model = (facts.model, _("First choose a model, or train one."))
-    running = bool(facts.training) or bool(facts.aligning) or facts.reporting
+    running = bool(facts.training or facts.aligning or facts.segmenting) or facts.reporting
     model_in_use = facts.task in ("synthesize", "explore", "series", "project")
     in_use = _("The model is in use; wait for it or stop it.")
 
@@ -258,6 +261,7 @@ def looks(facts: Facts) -> dict[str, Look]:
         "reportBar": Look(True, "", visible=facts.reporting),
         "trainBar": Look(True, "", visible=bool(facts.training)),
         "alignBar": Look(True, "", visible=bool(facts.aligning)),
+        "segmentBar": Look(True, "", visible=bool(facts.segmenting)),
         "alignTable": Look(not facts.aligning, "", visible=facts.aligned),
     }
     for name in ("casesTable", "tickAllButton", "tickNoneButton", "casesLabel"):
@@ -399,7 +403,32 @@ def _segment(facts: Facts, set_up: tuple[bool, str], free: tuple[bool, str]) -> 
     model = (facts.varies, _("First align scans like these, or choose the model of an alignment."))
 
     button = partial(_button, facts)
+    rest = _job(
+        facts.segmenting,
+        facts.can_end_segmenting,
+        _("It keeps how far it came and stops; this takes some seconds."),
+        _("Stop after keeping how far it came; Resume goes on from there."),
+    )
+    if rest is None:
+        rest = button(
+            "",
+            _("Segment the rest"),
+            _("Learn from the segmented scans, in a process of its own, and segment all others; one is enough."),
+            set_up,
+            (facts.carry_from, _("Choose a segmentation, or tick a scan under Data that has one.")),
+            (facts.carry_to, _("Choose a volume, or tick scans under Data that have no segmentation.")),
+            free,
+        )
     return {
+        "segmentRestButton": rest,
+        "segmentResumeButton": button(
+            "",
+            None,
+            _("Go on with what was stopped."),
+            set_up,
+            (not facts.segmenting, _("The rest is being segmented.")),
+            (facts.segment_resumable, _("Nothing was stopped here.")),
+        ),
         "carryButton": button(
             "carry",
             _("Carry segmentation to…"),

@@ -45,7 +45,7 @@ def add(kinds: argparse._SubParsersAction) -> None:
     evaluate.set_defaults(run=run_evaluate)
 
     export = kinds.add_parser("export", help="write a data set or a bundle for other programs")
-    export.add_argument("model", type=a_path, metavar="MODEL", help="model.safetensors of a run")
+    export.add_argument("model", type=a_path, metavar="MODEL", help="model of a run, or a segmentation network")
     export.add_argument("-o", "--output", type=a_path, required=True, metavar="OUT", help="new folder")
     export.add_argument("--to", choices=("nnunet", "monai-bundle", "folder"), required=True, help="for which program")
     export.add_argument("-n", "--number", type=above_zero(int), default=200, help="cases to make (default: 200)")
@@ -129,8 +129,12 @@ def _each_once(cases: list[Any]) -> list[Any]:
 
 def run_export(arguments: argparse.Namespace, events: Events) -> None:
     from ..jobs.writing import new_folder
+    from ..segmentation.network_file import is_network
     from ..synthesis.model_file import load_model
 
+    if is_network(arguments.model):
+        _export_network(arguments)
+        return
     if arguments.to != "nnunet" and arguments.with_real is not None:
         raise InputError("--with-real is for --to nnunet alone.", "Leave it out.")
     if arguments.to == "monai-bundle":
@@ -174,6 +178,23 @@ def run_export(arguments: argparse.Namespace, events: Events) -> None:
         if rejected:
             say_rejected(rejected)
         print(f"{arguments.number} case(s) are in {arguments.output}.")
+
+
+def _export_network(arguments: argparse.Namespace) -> None:
+    """A segmentation network as a bundle."""
+    from ..exchange.segmentation_bundle import write_segmentation_bundle
+    from ..jobs.writing import new_folder
+    from ..segmentation.network_file import load_network
+
+    if arguments.to != "monai-bundle":
+        raise InputError(
+            f"{arguments.model} is a segmentation network, and makes no cases.",
+            "Use --to monai-bundle; or segment scans with it (gedgan segment NETWORK DATA -o OUT).",
+        )
+    network = load_network(arguments.model, "cpu")
+    with new_folder(arguments.output) as folder:
+        write_segmentation_bundle(folder, network)
+    print(f"The bundle is {arguments.output}; its docs/README.md says how to run it.")
 
 
 def _made(arguments: argparse.Namespace, model: Any, events: Events) -> tuple[Any, Counter[str], str]:

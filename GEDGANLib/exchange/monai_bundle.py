@@ -97,7 +97,7 @@ def metadata(model: Model) -> dict[str, Any]:
         "monai_version": monai.__version__,
         "pytorch_version": str(torch.__version__).split("+")[0],
         "numpy_version": np.__version__,
-        "required_packages_version": {"nibabel": _version_of("nibabel"), "fire": _version_of("fire")},
+        "required_packages_version": {"nibabel": version_of("nibabel"), "fire": version_of("fire")},
         "name": f"GED-GAN {model.path.stem}",
         "task": "Synthesis of volumes with their segmentations" if labels else "Synthesis of volumes",
         "description": f"{describe_origin(model)} Grid {' x '.join(map(str, shape))}, "
@@ -124,7 +124,7 @@ def enumerate_text(values: Any) -> list[tuple[str, str]]:
     return [(str(index), str(value)) for index, value in enumerate(values)]
 
 
-def _version_of(package: str) -> str:
+def version_of(package: str) -> str:
     from importlib.metadata import PackageNotFoundError, version
 
     try:

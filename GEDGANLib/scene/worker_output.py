@@ -14,7 +14,13 @@ import numpy as np
 from ..errors import InputError
 from ..exchange.atlas import template_files
 from ..planning.plan import Plan
-from ..volumes.case import Case, description_of_carried, description_of_simulation, description_of_variation
+from ..volumes.case import (
+    Case,
+    description_of_carried,
+    description_of_segmented,
+    description_of_simulation,
+    description_of_variation,
+)
 from ..volumes.dataset import find_dataset
 from ..volumes.files import SEGMENTATION_SUFFIX, read_volume
 from ..volumes.labels import LabelTable
@@ -42,7 +48,7 @@ def cases_in_folder(folder: Path, plan: Plan) -> Iterator[Case]:
 
 
 def made_of_scene(folder: Path, segmentations: Sequence[Any], name: str | None = None) -> Iterator[Case]:
-    """Yield what ``gedgan augment``, ``carry`` or ``simulate`` wrote of scans of the scene, one by one.
+    """Yield what ``gedgan augment``, ``carry``, ``segment`` or ``simulate`` wrote of scans of the scene, one by one.
 
     :param segmentations: nodes of the scans, for the colours of labels.
     :param name: of the case that alone is wanted.
@@ -87,6 +93,8 @@ def _about(case: Case, origin: dict[str, Any]) -> str:
         return description_of_simulation(origin["simulated_from"])
     if "segmentation_carried_from" in origin:
         return description_of_carried(case.name, origin["segmentation_carried_from"])
+    if "segmented_by" in origin:
+        return description_of_segmented(case.name)
     return case.description
 
 

@@ -117,7 +117,7 @@ def check(plan: NetworkPlan, source: str) -> None:
         wrong = "spacing must be in mm"
     elif min(numbers) < 1 or max(plan.patch) > 1024 or math.prod(plan.patch) > 20_000_000:
         wrong = f"a patch of {' x '.join(map(str, plan.patch))} voxels cannot be"
-    elif not 2 <= len(plan.widths) <= 8 or max(plan.widths) > 1024 or plan.batch > 1024:
+    elif not 3 <= len(plan.widths) <= 8 or max(plan.widths) > 1024 or plan.batch > 1024:
         wrong = "so large a network cannot be"
     elif not 1 <= len(plan.labels) <= 255 or not 1 <= len(plan.channels) <= 16:
         wrong = "it needs labels and channels"

@@ -15,6 +15,8 @@ from .labels import LabelTable
 from .reading import RawCase, looks_like_labels, read_case
 
 FAULTS_SHOWN = 10
+PERCENTILES = (0.5, 99.5)
+"""Of the intensities of a scan, between which its range lies."""
 SMALLEST_SIDE = 8
 """Voxels below which a scan is smaller than what the coarsest stage of the networks looks at."""
 
@@ -172,7 +174,7 @@ def _check_label_sets(dataset: Dataset, value_sets: dict[str, frozenset]) -> Non
 
 def percentile_range(voxels: np.ndarray) -> tuple[float, float]:
     """0.5th and 99.5th percentile, or smallest and largest value where those are one."""
-    low, high = (float(value) for value in np.percentile(voxels, (0.5, 99.5)))
+    low, high = (float(value) for value in np.percentile(voxels, PERCENTILES))
     return (low, high) if high > low else (float(voxels.min()), float(voxels.max()))
 
 

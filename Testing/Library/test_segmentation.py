@@ -211,7 +211,7 @@ def test_a_patch_holds_a_small_scan_whole_and_can_be_halved() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"patch": (10**6, 16, 16)}, {"patch": (16, 16)}, {"widths": (8,)},
+        {"patch": (10**6, 16, 16)}, {"patch": (16, 16)}, {"widths": (8, 8)},
         {"widths": (8, 10**9)}, {"updates": 0}, {"batch": 10**7}, {"spacing": (0.0, 1.0, 1.0)}, {"labels": ()},
         {"channels": ()}, {"labels": LABELS[::-1]}, {"format_version": 99}, {"patch": "none"},
     ],

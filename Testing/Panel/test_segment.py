@@ -223,6 +223,142 @@ def test_a_folder_is_carried_in_files_and_its_cases_are_shown(panel, aligned_run
     assert ui.messageLabel.text.startswith("1. "), ui.messageLabel.text
 
 
+QUICKLY = """
+import sys
+from pathlib import Path
+sys.path[:0] = {paths}
+exec({quick!r})
+from GEDGANLib.segmentation import job, plan
+job.CHECKPOINT_SECONDS = 0.0
+plan.MEANS["cpu"] = plan.Means(60_000, 600_000, (8, 8, 8), 2, {updates}, 0.12)
+plan.VARIATIONS = 4
+from GEDGANLib.commands.main import main
+raise SystemExit(main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def few_updates(panel, monkeypatch):
+    """The process learns in a few updates; returns how many, which may be changed."""
+    import subprocess
+
+    from alignment_sets import QUICK
+
+    from GEDGANLib.jobs.worker import Worker
+
+    wanted = {"updates": 20}
+    start = Worker.start.__func__
+
+    def started(cls, arguments, folder, python, *more, launch=subprocess.Popen, **options):
+        def go(command, **about):
+            at = command.index("segment") if "segment" in command else None
+            if at is not None:
+                paths = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
+                text = QUICKLY.format(paths=paths, quick=QUICK, updates=wanted["updates"])
+                command = [command[0], "-c", text, *command[at:]]
+            return launch(command, **about)
+
+        return start(cls, arguments, folder, python, *more, launch=go, **options)
+
+    monkeypatch.setattr(Worker, "start", classmethod(started))
+    return wanted
+
+
+def test_the_rest_is_segmented_corrected_accepted_and_segmented_again(with_brains, few_updates):
+    from GEDGANPanel import places
+
+    panel, ui = with_brains, with_brains.ui
+    assert ui.segmentRestButton.isEnabled(), ui.segmentRestButton.toolTip
+    assert not ui.segmentResumeButton.isEnabled() and ui.segmentBar.isHidden()
+    drawn = labels_of(panel.brains[0].volumes[0], panel.brains[0].segmentation)
+    ui.segmentRestButton.click()
+    assert ui.segmentRestButton.text == "Stop" and not ui.segmentBar.isHidden()
+    pump(lambda: panel.rest_section.job is None and not panel.tasks.name, 240)
+    assert "2 scan(s) were segmented by a network" in ui.messageLabel.text, ui.messageLabel.text
+    section = panel.segment_section
+    assert [row.trust for row in section.rows] == sorted(row.trust for row in section.rows)
+    for row in section.rows:
+        number = [nodes.volumes[0].GetID() for nodes in panel.brains].index(row.volume.GetID())
+        assert number and overlap(labels_of(row.volume, row.segmentation), panel.truth[number]) > 0.5
+        assert "segmented by a network" in row.segmentation.GetName()
+        assert row.segmentation.GetAttribute("GEDGAN.segmented_by") == "network.safetensors"
+    assert np.array_equal(labels_of(panel.brains[0].volumes[0], panel.brains[0].segmentation), drawn)
+    run = panel.rest_section.run
+    assert (run / "network.safetensors").is_file() and str(run) in ui.segmentLabel.text
+    assert not (run / "segmented").exists() and not run.with_name(f"{run.name}-scans").exists()
+    # Nobody learns from it before it is accepted; then it is learned from.
+    panel.data_section.refresh()
+    assert sum(row.segmentation is not None for row in panel.data_section.rows) == 1
+    ui.acceptButton.click()
+    tick_all(panel)
+    panel.paint()
+    ui.segmentRestButton.click()
+    pump(lambda: panel.rest_section.job is None and not panel.tasks.name, 240)
+    assert "1 scan(s) were segmented" in ui.messageLabel.text, ui.messageLabel.text
+    assert len(panel.segment_section.rows) == 1 and panel.rest_section.run != run
+    assert not list((places.base_folder() / "data").glob("*"))
+
+
+def test_segmenting_the_rest_is_stopped_and_gone_on_with(with_brains, few_updates):
+    panel, ui = with_brains, with_brains.ui
+    few_updates["updates"] = 2000
+    ui.segmentRestButton.click()
+    pump(lambda: ui.segmentLabel.text.startswith("learning to segment"), 120)
+    ui.segmentRestButton.click()
+    assert "Stopping" in ui.segmentLabel.text
+    pump(lambda: panel.rest_section.job is None, 60)
+    assert "Resume goes on" in ui.segmentLabel.text and ui.segmentResumeButton.isEnabled()
+    assert ui.segmentRestButton.isEnabled() and not panel.segment_section.rows
+    run = panel.rest_section.run
+    few_updates["updates"] = 20
+    for path in run.glob("checkpoint-*"):  # of another number of updates
+        import shutil
+
+        shutil.rmtree(path)
+    ui.segmentResumeButton.click()
+    pump(lambda: panel.rest_section.job is None and not panel.tasks.name, 240)
+    assert "2 scan(s) were segmented by a network" in ui.messageLabel.text, ui.messageLabel.text
+    assert not ui.segmentResumeButton.isEnabled()
+
+
+def test_the_rest_of_a_folder_is_segmented_in_files(panel, aligned_folder, aligned_run, few_updates):
+    ui = panel.ui
+    panel.parameters["alignRun"] = str(aligned_run)
+    panel.align_section.entered()
+    panel.paint()
+    ui.segmentRestButton.click()
+    pump(lambda: panel.rest_section.job is None, 240)
+    assert "Show brings one here" in ui.messageLabel.text, ui.messageLabel.text
+    (row,) = panel.segment_section.rows  # the only scan that nobody has segmented
+    ui.carriedShowButton.click()
+    assert row.segmentation.GetAttribute("GEDGAN.segmented_by") and row.volume.GetAttribute("GEDGAN.trust")
+    assert row.volume.GetAttribute("GEDGAN.segmented_by") is None
+    panel.data_section.refresh()
+    assert panel.data_section.rows[0].segmentation is None
+
+
+def test_what_fails_is_said_and_leaves_the_scene_as_it_is(with_brains, few_updates):
+    panel, ui = with_brains, with_brains.ui
+    panel.brains[0].segmentation.GetSegmentation().RemoveAllSegments()
+    panel.paint()
+    assert not ui.segmentRestButton.isEnabled()
+    there = segmentations()
+    with pytest.raises(InputError, match="segmented"):
+        panel.logic.segmentRest([nodes.volumes[0] for nodes in panel.brains])
+    assert segmentations() == there
+
+
+def test_scripts_segment_the_rest(with_brains, few_updates, aligned_run, aligned_folder, tmp_path):
+    panel = with_brains
+    heard = []
+    volumes = [nodes.volumes[0] for nodes in panel.brains]
+    nodes = panel.logic.segmentRest(volumes, tmp_path / "out", aligned_run, "cpu", heard.append)
+    assert len(nodes) == 2 and all(0 < float(node.GetAttribute("GEDGAN.trust")) <= 1 for node in nodes)
+    assert (tmp_path / "out" / "network.safetensors").is_file() and any(e["event"] == "progress" for e in heard)
+    assert panel.logic.segmentRest(aligned_folder, tmp_path / "two", aligned_run) == tmp_path / "two"
+    assert len(list((tmp_path / "two" / "segmented" / "labels").iterdir())) == 1
+
+
 def test_scripts_carry_without_a_panel(panel, aligned_run):
     first, second = put_brains(2)
     truth = labels_of(second.volumes[0], second.segmentation)
