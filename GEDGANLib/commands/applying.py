@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,14 @@ class Form:
     :param soft: probabilities, too.
     :param drawn: scans that somebody segmented, to be in the data set as well.
     :param beside: folder of table and sheet.
+    :param votes: shares of labels that were carried, by the names of scans; see
+        :func:`GEDGANLib.segmentation.segmenting.segmented`.
     """
 
-    def __init__(self, kind: str, soft: bool, drawn: Sequence[Any], beside: Path) -> None:
-        self.kind, self.soft, self.drawn, self.beside = kind, soft, drawn, beside
+    def __init__(
+        self, kind: str, soft: bool, drawn: Sequence[Any], beside: Path, votes: Mapping[str, Any] | None = None
+    ) -> None:
+        self.kind, self.soft, self.drawn, self.beside, self.votes = kind, soft, drawn, beside, votes or {}
 
 
 def apply(
@@ -71,7 +75,7 @@ def apply(
                     try:
                         case = load_case(replace(files, label=None), dataset, plan.labels, table, set())
                         refuse_labels(files.images[0], case.image, case.kind)
-                        made = segmented(case, network)
+                        made = segmented(case, network, form.votes.get(files.name))
                     except InputError as error:
                         tell_left_out(files.name, error, events)
                         continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,28 @@ def names_in(dataset: Any, asked: Sequence[str]) -> list[str]:
             )
         names += found
     return names
+
+
+def with_labels(dataset: Any, folder: Path | None) -> Any:
+    """A data set with more segmentations, in place of those that it has.
+
+    :param folder: of files that are named as the scans are; or with a folder ``labels`` or ``labelsTr`` of such files.
+    :raises InputError: it holds none.
+    """
+    from ..volumes.files import stem_of
+
+    if folder is None:
+        return dataset
+    places = [place for place in (folder, folder / "labels", folder / "labelsTr") if place.is_dir()]
+    found = {stem_of(path): path for place in places for path in sorted(place.iterdir()) if path.is_file()}
+    names = {files.name for files in dataset.cases} & found.keys()
+    if not names:
+        raise InputError(
+            f"{folder} has no file that is named as a scan of {dataset.folder} is.",
+            "Name segmentations as the scans are named, scan.nii.gz for example.",
+        )
+    cases = (replace(files, label=found[files.name]) if files.name in names else files for files in dataset.cases)
+    return replace(dataset, cases=tuple(cases))
 
 
 def tell_left_out(name: str, error: InputError, events: Events) -> None:

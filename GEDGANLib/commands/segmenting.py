@@ -22,14 +22,16 @@ from ..jobs.writing import write_bytes
 from .aligning import Bars, run_align
 from .applying import TABLE, Form, apply
 from .options import DATA, DEVICE, a_path, a_seed, a_shard, above_zero
-from .scans import names_in
-from .teaching import Teaching
+from .scans import names_in, with_labels
+from .teaching import Teaching, votes_of
 from .wanted import label_table
 
 REQUEST, NETWORK, STOP, ALIGNMENT = "segment.json", "network.safetensors", "STOP", "alignment"
 KEPT = frozenset(
-    {"data", "sources", "targets", "run", "spacing", "updates", "variations", "seed", "device", "format", "soft"}
+    "data labels sources targets run spacing updates variations teacher seed device format soft".split()  # noqa: SIM905
 )
+LEARNING = ("run_folder", "labels", "sources", "spacing", "updates", "variations", "teacher")
+"""Options that say what is learned from, and how."""
 MATERIAL = ".material.safetensors"
 FOLDER, DATASET = "segmented", "Dataset501_"
 
@@ -48,6 +50,12 @@ def add(kinds: argparse._SubParsersAction) -> None:
     segment.add_argument("data", type=a_path, nargs="?", metavar="DATA", help="scans that a NETWORK is applied to")
     segment.add_argument("-o", "--output", type=a_path, required=True, metavar="OUT", help="new folder")
     segment.add_argument("--run", type=a_path, dest="run_folder", metavar="RUN", help="run of gedgan align of DATA")
+    segment.add_argument(
+        "--labels",
+        type=a_path,
+        metavar="FOLDER",
+        help="more segmentations of these scans, named as they are, as those of before that somebody has corrected",
+    )
     segment.add_argument("--source", nargs="+", dest="sources", metavar="NAME", help="learn from these alone")
     segment.add_argument("--case", nargs="+", metavar="NAME", help="segment these alone (default: all not segmented)")
     segment.add_argument(
@@ -61,6 +69,9 @@ def add(kinds: argparse._SubParsersAction) -> None:
     )
     segment.add_argument("--updates", type=above_zero(int), help="of each of its two trainings (default: by device)")
     segment.add_argument("--variations", type=a_seed, metavar="N", help="of all segmented scans (default: 200)")
+    segment.add_argument(
+        "--teacher", action="store_true", help="a network labels the rest first, a second one learns from that"
+    )
     segment.add_argument("--seed", type=a_seed, default=0, help="of the network (default: 0)")
     segment.add_argument("--soft", action="store_true", help="write the probability of each label, too, a volume each")
     segment.add_argument("--shard", type=a_shard, metavar="I/N", help="NETWORK: segment the I-th of N parts")
@@ -75,9 +86,7 @@ def run_segment(arguments: argparse.Namespace, events: Events) -> None:
     if not arguments.source.exists():
         raise InputError(f"{arguments.source} is not there.", "Check the path.")
     if is_network(arguments.source) or arguments.source.is_file():
-        _refuse(
-            arguments, ("run_folder", "sources", "spacing", "updates", "variations", "resume"), "applying a network"
-        )
+        _refuse(arguments, (*LEARNING, "resume"), "applying a network")
         if arguments.data is None:
             raise InputError("Scans to segment are missing.", "gedgan segment NETWORK DATA -o OUT")
         _apply_to_folder(arguments, events)
@@ -124,8 +133,7 @@ def _asked(arguments: argparse.Namespace, events: Events) -> dict[str, Any]:
     """
     out = arguments.output
     if arguments.resume:
-        begun_with = ("run_folder", "sources", "case", "spacing", "updates", "variations")
-        if any(getattr(arguments, name) is not None for name in begun_with):
+        if any(getattr(arguments, name) not in (None, False) for name in (*LEARNING, "case")):
             raise InputError("--resume goes on with what it was begun with.", "Leave the other options out.")
         try:
             asked = json.loads((out / REQUEST).read_text("utf-8"))
@@ -139,7 +147,7 @@ def _asked(arguments: argparse.Namespace, events: Events) -> dict[str, Any]:
     from ..device import choose_device
     from ..volumes.dataset import find_dataset
 
-    dataset = find_dataset(arguments.source)
+    dataset = with_labels(find_dataset(arguments.source), arguments.labels)
     named = set(names_in(dataset, arguments.sources)) if arguments.sources else None
     sources = [
         files.name for files in dataset.cases if files.label is not None and (named is None or files.name in named)
@@ -160,14 +168,16 @@ def _asked(arguments: argparse.Namespace, events: Events) -> dict[str, Any]:
         "data": str(arguments.source.resolve()), "sources": sources, "targets": targets,
         "run": None if arguments.run_folder is None else str(arguments.run_folder.resolve()),
         "spacing": spacing and (spacing * 3)[:3] if spacing and len(spacing) == 1 else spacing,
-        "updates": arguments.updates, "variations": arguments.variations, "seed": arguments.seed,
-        "device": choose_device(arguments.device), "format": arguments.format, "soft": arguments.soft,
+        "updates": arguments.updates, "variations": arguments.variations, "teacher": arguments.teacher,
+        "seed": arguments.seed, "device": choose_device(arguments.device), "format": arguments.format,
+        "soft": arguments.soft, "labels": None if arguments.labels is None else str(arguments.labels.resolve()),
     }  # fmt: skip
     write_bytes(out / REQUEST, json.dumps(asked, indent=1).encode("utf-8"))
     return asked
 
 
 def _learn_and_apply(arguments: argparse.Namespace, asked: dict[str, Any], events: Events) -> None:
+    from ..segmentation.job import Job
     from ..segmentation.network_file import load_network
     from ..volumes.dataset import find_dataset
 
@@ -175,7 +185,7 @@ def _learn_and_apply(arguments: argparse.Namespace, asked: dict[str, Any], event
     run = out / ALIGNMENT if asked["run"] is None else Path(asked["run"])
     if asked["run"] is None:
         _aligned(arguments, asked, run, events)
-    dataset = find_dataset(arguments.source)
+    dataset = with_labels(find_dataset(arguments.source), asked["labels"] and Path(asked["labels"]))
     bars = Bars(events)
     try:
         with stop_on_signals(lambda: events.emit("warning", message="Stopping as soon as it can.")) as signalled:
@@ -188,6 +198,8 @@ def _learn_and_apply(arguments: argparse.Namespace, asked: dict[str, Any], event
             bars.close()
             network = load_network(out / NETWORK, asked["device"])
             _segment_rest(arguments, asked, network, dataset, is_asked, events)
+            Job(out, network.plan).forget()
+            (out / MATERIAL).with_suffix(".json").unlink(missing_ok=True)
     finally:
         bars.close()
 
@@ -225,8 +237,9 @@ def _learned(
     if not table.labels():
         raise InputError("The segmentations are empty.", "Segment a scan of them.")
     plan = plan_network(
-        variations.plan, table.labels(), device, asked["spacing"], asked["updates"], asked["variations"]
-    )
+        variations.plan, table.labels(), device, asked["spacing"], asked["updates"], asked["variations"],
+        asked["teacher"],
+    )  # fmt: skip
     for words in plan.reasons:
         events.emit("said", message=words) if isinstance(events, JsonEvents) else print(words)
     print(f"Learning takes about {max(plan.minutes, 1):.0f} minutes here, after scans and labels are brought together.")
@@ -240,8 +253,6 @@ def _learned(
         "device": device, "alignment_digest": variations.model.digest,
     }  # fmt: skip
     save_network(out / NETWORK, network, plan, about)
-    job.forget()
-    (out / MATERIAL).with_suffix(".json").unlink(missing_ok=True)
 
 
 def _segment_rest(
@@ -264,7 +275,8 @@ def _segment_rest(
         import shutil
 
         shutil.rmtree(out / name)
-    form = Form(asked["format"], asked["soft"], drawn if asked["format"] == "nnunet" else [], out)
+    drawn = drawn if asked["format"] == "nnunet" else []
+    form = Form(asked["format"], asked["soft"], drawn, out, votes_of(out / MATERIAL))
     apply(network, dataset, targets, out / name, Shard(), form, stop, events)
 
 

@@ -14,6 +14,8 @@ from ..jobs.writing import write_bytes
 from .scans import refuse_labels, tell_left_out
 from .wanted import scan_of
 
+KINDS = ("labelled", "variations", "rest")
+
 
 class Teaching:
     """Brings together what a network learns from, see :mod:`GEDGANLib.synthesis.teaching`."""
@@ -25,6 +27,9 @@ class Teaching:
         self.variations, self.plan, self.dataset, self.table = variations, plan, dataset, table
         self.sources, self.seed, self.stop, self.bars, self.events = sources, seed, stop, bars, events
         self.digests: list[str] = []
+        """Of all images that are learned from."""
+        self.names: list[str] = []
+        """Of the rest, in order."""
 
     def material(self, kept: Path) -> Any:
         """Of all scans; read again where it was brought together before.
@@ -34,18 +39,17 @@ class Teaching:
         from ..segmentation.examples import load_examples, save_examples
         from ..segmentation.job import Material
 
-        kinds = ("labelled", "variations", "rest")
-        digests = kept.with_suffix(".json")
-        if kept.exists() and digests.exists():
+        about = kept.with_suffix(".json")
+        if kept.exists() and about.exists():
             try:
-                found = load_examples(kept, kinds)
-                self.digests = json.loads(digests.read_text("utf-8"))
+                found, told = load_examples(kept, KINDS), json.loads(about.read_text("utf-8"))
+                self.digests, self.names = told["images"], told["rest"]
                 return Material(**found)
-            except (OSError, ValueError):
-                pass  # it is made anew
+            except (OSError, ValueError, KeyError, TypeError):
+                self.digests, self.names = [], []  # it is made anew
         made = self._made()
-        write_bytes(digests, json.dumps(self.digests).encode("utf-8"))
-        save_examples(kept, {kind: getattr(made, kind) for kind in kinds})
+        write_bytes(about, json.dumps({"images": self.digests, "rest": self.names}).encode("utf-8"))
+        save_examples(kept, {kind: getattr(made, kind) for kind in KINDS})
         return made
 
     def _made(self) -> Any:
@@ -83,6 +87,7 @@ class Teaching:
         rest = []
         for case in self._read(others, "carrying labels to the rest"):
             rest.append(with_carried(carrier.carried(case, carrier.laid(case)), self.plan))
+            self.names.append(case.name)
         return Material(labelled, variations, rest)
 
     def _read(self, files: Sequence[Any], words: str) -> Iterator[Any]:
@@ -106,3 +111,17 @@ class Teaching:
     def _stop_if_asked(self, words: str) -> None:
         if self.stop():
             raise StoppedOnRequest(f"Stopped while {words}.")
+
+
+def votes_of(kept: Path) -> dict[str, Any]:
+    """Shares of the labels that were carried to the rest, by the names of the scans; none where they are not kept.
+
+    :param kept: file of the material.
+    """
+    from ..segmentation.examples import load_examples
+
+    try:
+        names = json.loads(kept.with_suffix(".json").read_text("utf-8"))["rest"]
+        return {name: each.shares for name, each in zip(names, load_examples(kept, KINDS)["rest"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}

@@ -1,10 +1,11 @@
-"""From few labelled scans, their variations and the rest to one network: a teacher, what it says, a student.
+"""From few labelled scans, their variations and the rest to one network.
 
-The teacher learns from the labelled scans, from their variations, and from the rest with the labels that alignment
-carried there; then it says where these labels are in the rest, and what it says is averaged with what was carried. The
-student learns the same again, with these. Two views of the same scans, one by where anatomy lies and one by what it
-looks like, err in different places (co-training, Blum and Mitchell, COLT 1998; of segmentations from one labelled scan,
-Zhao et al., *Data augmentation using learned transformations*, CVPR 2019, which taught a network by variations alone).
+It learns from the labelled scans, from variations of these, and from the rest with the labels that alignment carried
+there (:mod:`GEDGANLib.alignment.voting`). Variations are all there is where there is no rest (Zhao et al., *Data
+augmentation using learned transformations*, CVPR 2019); where there is, its scans are real and all different. A plan
+may ask for a teacher first: a network that learns from labelled scans and variations alone and says where the labels
+are in the rest, which is averaged with what was carried. ``Testing/Benchmarks/augmentation.py`` says what each was
+worth.
 
 The work can be stopped and killed: networks that are done, and the last two checkpoints of the one at work, are kept in
 its folder until all is done.
@@ -32,7 +33,7 @@ from .plan import NetworkPlan
 from .unet import fill, weights_of
 
 CHECKPOINT_SECONDS = 20.0
-VARIATIONS_SHARE = 0.5
+VARIATIONS_SHARE = 0.25
 """Of what the networks see that are variations."""
 
 
@@ -54,6 +55,11 @@ class Material:
         """What a network is shown, and how often."""
         share = VARIATIONS_SHARE if self.variations else 0.0
         return [Group(self.variations, share), Group([*self.labelled, *self.rest], 1 - share)]
+
+    @property
+    def for_teacher(self) -> Material:
+        """Without the rest."""
+        return replace(self, rest=())
 
 
 @dataclass
@@ -78,8 +84,8 @@ class Job:
         :raises StoppedOnRequest: all is kept, and it goes on from there.
         :raises InputError: the disk is full.
         """
-        if material.rest:
-            teacher = self._trained("teacher", "learning to segment: the teacher", material)
+        if material.rest and self.plan.teacher:
+            teacher = self._trained("teacher", "learning to segment: the teacher", material.for_teacher)
             material = replace(material, rest=self._said(teacher, material.rest))
         return self._trained("student", "learning to segment", material)
 

@@ -17,6 +17,7 @@ from ..planning.plan import Channel
 from ..planning.plan import Plan as AlignmentPlan
 from ..planning.typed import build
 from ..volumes.case import Label
+from .changes import STRONG
 from .learner import Recipe
 from .unet import FEWEST
 
@@ -60,11 +61,12 @@ class NetworkPlan:
     :param patch: voxels that it sees at once.
     :param widths: features a level, finest first.
     :param batch: patches an update.
-    :param updates: of the teacher, and of the student.
+    :param updates: of a training.
     :param variations: of all labelled scans together.
     :param channels: how intensities are mapped to [-1, 1].
     :param reasons: why the choices are what they are, in words.
-    :param minutes: that both trainings take on the device the plan was made for, about.
+    :param teacher: a network labels the rest first, see :mod:`.job`; takes twice as long.
+    :param minutes: that training takes on the device the plan was made for, about.
     """
 
     spacing: tuple[float, ...]
@@ -75,6 +77,7 @@ class NetworkPlan:
     variations: int
     channels: tuple[Channel, ...]
     labels: tuple[Label, ...]
+    teacher: bool = False
     reasons: tuple[str, ...] = ()
     minutes: float = 0.0
     format_version: int = FORMAT_VERSION
@@ -82,7 +85,7 @@ class NetworkPlan:
     @property
     def recipe(self) -> Recipe:
         """How its networks are trained."""
-        return Recipe(self.patch, self.updates, self.spacing, self.widths, self.batch)
+        return Recipe(self.patch, self.updates, self.spacing, self.widths, self.batch, changes=STRONG)
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain JSON types."""
@@ -134,12 +137,14 @@ def plan_network(
     spacing: Sequence[float] | None = None,
     updates: int | None = None,
     variations: int | None = None,
+    teacher: bool = False,
 ) -> NetworkPlan:
     """Decide everything that a segmentation network needs.
 
     :param aligned: plan of the alignment of the scans; says how large they are, and maps intensities.
     :param device: ``cuda``, ``mps`` or ``cpu``.
     :param spacing, updates, variations: instead of a choice.
+    :param teacher: see :class:`NetworkPlan`.
     """
     means, reasons = MEANS[device], []
     shape = np.array(aligned.data.get("median_shape", aligned.grid.shape), float)
@@ -163,14 +168,14 @@ def plan_network(
     sides = np.maximum(np.round(shape * own / steps), 1)
     patch = patch_of(sides, steps, means.patch, len(means.widths))
     batch, wanted = means.batch, updates or means.updates
-    minutes = 2 * wanted * means.seconds * batch * math.prod(patch) / 100_000 / 60
+    minutes = (1 + teacher) * wanted * means.seconds * batch * math.prod(patch) / 100_000 / 60
     if (np.array(patch) >= sides).all():
         reasons.append(f"It sees a scan whole, {' x '.join(map(str, patch))} voxels.")
     else:
         reasons.append(f"It sees {' x '.join(map(str, patch))} voxels at once, of about {_words(sides)}.")
     return NetworkPlan(
         tuple(float(step) for step in steps), patch, means.widths, batch, wanted,
-        VARIATIONS if variations is None else variations, aligned.channels, tuple(labels), tuple(reasons),
+        VARIATIONS if variations is None else variations, aligned.channels, tuple(labels), teacher, tuple(reasons),
         round(minutes, 1),
     )  # fmt: skip
 

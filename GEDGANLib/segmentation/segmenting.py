@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from torch import Tensor
 
 from .. import __version__
 from ..alignment.voting import promised_dice
@@ -30,14 +31,18 @@ class Segmented:
     trust: float
 
 
-def segmented(case: Case, network: SegmentationNetwork) -> Segmented:
+def segmented(case: Case, network: SegmentationNetwork, votes: Tensor | None = None) -> Segmented:
     """Segment a scan.
 
+    :param votes: shares that labels have there that were carried to it, (label_count + 1, *grid of the network), which
+        are averaged with what the network says: they err elsewhere, and are finer where its voxels are coarse.
     :raises InputError: other channels than the network's.
     """
     plan = network.plan
     there = placed(replace(case, labels=None), plan)
     shares = probabilities(network.network, there.example().image, plan.patch)
+    if votes is not None and votes.shape == shares.shape:
+        shares = (shares + votes.float()) / 2
     by_label = promised_dice(shares, shares.argmax(0))
     known = by_label[~np.isnan(by_label)]
     trust = float(known.mean()) if len(known) else 0.0
