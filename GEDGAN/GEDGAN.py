@@ -262,6 +262,7 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             reporting=self.judge_section.job is not None,
             loaded=self.logic.engine.loaded,
             planned=bool(self.ui.planText.toPlainText()),
+            worth="" if card is None else card.worth,
             export_kind=self.parameters["exportKind"],
         )
 

@@ -12,6 +12,7 @@ from typing import Any
 from slicer.i18n import tr as _
 
 from GEDGANLib.errors import InputError
+from GEDGANLib.quality.words import WORTH
 from GEDGANLib.synthesis.model_file import read_header, read_report, variety_if_alike
 
 
@@ -50,6 +51,12 @@ class ModelCard:
             return [str(line) for line in read_report(self.path)["summary"]]
         except (InputError, KeyError, TypeError):
             return []
+
+    @cached_property
+    def worth(self) -> str:
+        """What the report says that its variations are worth for a segmentation of the user's data; "" where it does
+        not."""
+        return next((line for line in self.report() if line.startswith(WORTH)), "")
 
     def lines(self) -> list[str]:
         """Plain sentences for people."""

@@ -46,6 +46,7 @@ class Facts:
     :param measured: real cases are known that the model can be compared with.
     :param batch: something synthesized by this panel is in the scene.
     :param exploring: a case answers the sliders.
+    :param worth: what variations are worth for a segmentation of the user's data, as the report says it.
     """
 
     ready: bool = False
@@ -90,6 +91,7 @@ class Facts:
     loaded: bool = False
     planned: bool = False
     export_kind: int = 0
+    worth: str = ""
 
 
 @dataclass(frozen=True)
@@ -261,6 +263,7 @@ def looks(facts: Facts) -> dict[str, Look]:
         "reportBar": Look(True, "", visible=facts.reporting),
         "trainBar": Look(True, "", visible=bool(facts.training)),
         "alignBar": Look(True, "", visible=bool(facts.aligning)),
+        "worthLabel": Look(True, _("What the last report says of this model."), facts.worth, bool(facts.worth)),
         "segmentBar": Look(True, "", visible=bool(facts.segmenting)),
         "alignTable": Look(not facts.aligning, "", visible=facts.aligned),
     }

@@ -39,6 +39,11 @@ def add(kinds: argparse._SubParsersAction) -> None:
     evaluate.add_argument("-o", "--output", type=a_path, required=True, metavar="OUT", help="new folder for the report")
     evaluate.add_argument("-n", "--number", type=above_zero(int), default=100, help="cases to make (default: 100)")
     evaluate.add_argument("--updates", type=above_zero(int), default=500, help="of each U-Net (default: 500)")
+    evaluate.add_argument(
+        "--minutes",
+        type=above_zero(float),
+        help="of an alignment: for measuring what its variations are worth for a segmentation (default: 15)",
+    )
     evaluate.add_argument("--quick", action="store_true", help="leave out what pairs are worth for a segmentation")
     evaluate.add_argument("--seed", type=a_seed, default=0, help="of the cases and the U-Nets (default: 0)")
     evaluate.add_argument("--device", **DEVICE)
@@ -71,7 +76,7 @@ def run_evaluate(arguments: argparse.Namespace, events: Events) -> None:
     from ..synthesis.model_file import keep_report, load_model, refuse_unwritable
 
     device = choose_device(arguments.device)
-    model = load_model(arguments.model, device)
+    model = load_model(arguments.model, device, with_population=True)
     digest = model.digest  # of what is judged, before a training that goes on can write another one
     try:
         refuse_unwritable(arguments.model)
@@ -115,7 +120,16 @@ def _judge(
             read = load_working_cases(dataset, model.plan, show)
             cases += keep_cases(read, len(dataset.cases), model.plan, in_files / f"real-{number}")
     settings = Settings(arguments.number, arguments.updates, not arguments.quick, arguments.seed, device)
+    worth = None
+    if model.plan.method == "modes" and not arguments.quick:
+        from .worth import tell_worth
+
+        worth = tell_worth(arguments, model, datasets, device, events)
     result = evaluate(model, _each_once(cases), settings, events.bar, in_files / "synthesized")
+    if worth is not None:
+        words, figures = worth
+        result.summary.insert(0, words)
+        result.figures = {"worth": figures, **result.figures}
     write_report(folder, result, model.plan)
     return [*result.summary, *result.notes], figures_of(result, with_names=False)
 

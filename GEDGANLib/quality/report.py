@@ -112,6 +112,8 @@ def _page(result: Evaluation, plan: Any) -> str:
         parts.append(f"<h2>{_text(name.capitalize())}</h2>")
         if name == "privacy":
             parts.append(_privacy(result, plan))
+        elif name == "worth":
+            parts.append(_worth(section))
         elif name == "utility":
             parts.append(_utility(section, plan))
         elif name == "volumes and intensities":
@@ -220,6 +222,20 @@ def _privacy(result: Evaluation, plan: Any) -> str:
 
 def _percent(value: float | None) -> str:
     return "not known" if value is None else f"{value:.0%}"
+
+
+def _worth(section: dict[str, Any]) -> str:
+    """What variations are worth for a segmentation of these data."""
+    if "dice" not in section:
+        return f"<p>{_text(section['verdict'].capitalize())}: {section['cases']}.</p>"
+    ends = [f"{100 * value:+.1f}" if math.isfinite(value) else "unknown" for value in section["interval"]]
+    rows = [[_text(arm), f"{value:.3f}"] for arm, value in section["dice"].items()]
+    words = (
+        f"{section['verdict'].capitalize()}: {100 * section['difference']:+.1f} points of Dice ({ends[0]} to "
+        f"{ends[1]}) over {section['baseline']}, on {section['cases']} labelled cases in {section['folds']} "
+        f"folds; {section['updates']} updates each. Modes were made without the images of a fold."
+    )
+    return f"<p>{_text(words)}</p>" + _rows(["U-Nets that learned from labelled cases", "mean Dice"], rows)
 
 
 def _utility(section: dict[str, Any], plan: Any) -> str:

@@ -18,16 +18,20 @@ from .carried import CarriedCase
 from .variations import Variations, changed, key_of
 
 
-def varied(variations: Variations, case: Case, plan: NetworkPlan, count: int, seed: int) -> Generator[Example]:
+def varied(
+    variations: Variations, case: Case, plan: NetworkPlan, count: int, seed: int,
+    left_out: frozenset[str] = frozenset(),
+) -> Generator[Example, None, None]:  # fmt: skip
     """Variations of a labelled scan, on the network's grid, one after the other.
 
     They are read off the scan on that grid: what is finer teaches nothing there, and would take many times as long.
 
     :param seed: the same seed, the same variations.
+    :param left_out: cases whose images the modes are made without.
     """
     place, _digest = variations.place(case)
     there = placed(case, plan)
-    scan = variations.scan(place, there.case, order=ORDER_IN_A_HURRY)
+    scan = variations.scan(place, there.case, left_out, order=ORDER_IN_A_HURRY)
     for index in range(count):
         variation = scan.subject.varied(Request(), key_of(seed, case.name, index))
         made = changed(there.case, scan, variation, f"{case.name}_{index}")

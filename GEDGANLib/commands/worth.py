@@ -1,0 +1,98 @@
+"""What the command ``evaluate`` begins with for a model of an alignment: are variations worth it for these data?"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from ..errors import InputError
+from ..jobs.events import Events
+from .scans import tell_left_out
+from .wanted import label_table, scan_of
+
+MOST = 60
+"""Labelled cases that are looked at."""
+MINUTES = 15.0
+"""That it takes about, unless something else is asked for."""
+PUBLISHED = (
+    "On public hippocampi (voxels of 2 mm, {count} labelled of 150) a U-Net gained {gain} points of Dice over strong "
+    "augmentation by variations and the unlabelled scans; Testing/Benchmarks/results/augmentation.md"
+)
+
+
+def tell_worth(
+    arguments: argparse.Namespace, model: Any, datasets: Sequence[Any], device: str, events: Events
+) -> tuple[str, dict[str, Any]] | None:
+    """A sentence for the report's beginning, and its figures; None where the model makes no segmentations."""
+    from ..quality.words import WORTH
+    from ..quality.worth import FEWEST, measure_worth, runs_of, updates_within
+    from ..segmentation.plan import MEANS, plan_network
+    from ..segmentation.scans import placed
+    from ..synthesis.teaching import varied
+    from ..synthesis.variations import Places, Variations
+
+    if not model.plan.labels:
+        return None
+    cases: list[Any] = []
+    for dataset in datasets:
+        labelled = [files for files in dataset.cases if files.label is not None][: MOST - len(cases)]
+        table = label_table(dataset, labelled, events)
+        with events.bar("reading the labelled cases") as show:
+            for number, files in enumerate(labelled):
+                show(number, len(labelled), files.name)
+                try:
+                    case = scan_of(files, dataset, table)
+                except InputError as error:
+                    tell_left_out(files.name, error, events)
+                    continue
+                if case.labels is not None and case.labels.any():
+                    cases.append(case)
+            show(len(labelled), len(labelled), "")
+    if len(cases) < FEWEST:
+        words = f"{WORTH} {len(cases)} labelled case(s) cannot tell; from {FEWEST} on they can. {published(len(cases))}"
+        return words, {"verdict": "too few labelled cases", "cases": len(cases)}
+    plan = plan_network(model.plan, tuple(model.plan.labels), device)
+    voxels = plan.batch
+    for side in plan.patch:
+        voxels *= side
+    seconds = MEANS[device].seconds * voxels / 100_000
+    updates = updates_within(arguments.minutes or MINUTES, len(cases), seconds, plan.updates)
+    minutes = runs_of(len(cases)) * updates * seconds / 60
+    print(
+        f"What variations are worth: {runs_of(len(cases))} small trainings of {updates} updates, about {minutes:.0f} "
+        "minutes here; --minutes gives them more or less, --quick leaves them out."
+    )
+    variations = Variations(model, _places(model, Places))
+    digests = [variations.place(case)[1] for case in cases]
+    try:
+        variations.among_modes(digests)
+    except InputError as error:
+        return f"{WORTH} it cannot be told with this model. {error.message}", {
+            "verdict": "unknown",
+            "cases": len(cases),
+        }
+    each = max(plan.variations // len(cases), 1)
+
+    def vary(index: int, without: frozenset[int]) -> list[Any]:
+        left_out = variations.among_modes(digests[other] for other in without)
+        return list(varied(variations, cases[index], plan, each, arguments.seed, left_out))
+
+    examples = [placed(case, plan).example() for case in cases]
+    recipe = replace(plan.recipe, updates=updates)
+    with events.bar("measuring what variations are worth") as show:
+        found = measure_worth(examples, vary, len(plan.labels), recipe, arguments.seed, device, show)
+    return found.words, found.figures()
+
+
+def published(count: int) -> str:
+    """What was measured on public data with so many labelled cases."""
+    return PUBLISHED.format(count=max(count, 1), gain="?")
+
+
+def _places(model: Any, places: Any) -> Any:
+    from ..alignment.runs import model_and_run
+
+    _path, run = model_and_run(model.path)
+    return None if run is None else places.of(run)
