@@ -17,9 +17,11 @@ MOST = 60
 MINUTES = 15.0
 """That it takes about, unless something else is asked for."""
 PUBLISHED = (
-    "On public hippocampi (voxels of 2 mm, {count} labelled of 150) a U-Net gained {gain} points of Dice over strong "
-    "augmentation by variations and the unlabelled scans; Testing/Benchmarks/results/augmentation.md"
+    "On public scans (hippocampi, voxels of 2 mm, one labelled, Testing/Benchmarks/results/augmentation.md) variations "
+    "gained 2.4 points of Dice over strong augmentation, 0.796 for 0.773, and 4.7 where scans that nobody has labelled "
+    "took part (gedgan segment)."
 )
+"""What was measured with one labelled case, as a mean over three choices of it."""
 
 
 def tell_worth(
@@ -51,7 +53,7 @@ def tell_worth(
                     cases.append(case)
             show(len(labelled), len(labelled), "")
     if len(cases) < FEWEST:
-        words = f"{WORTH} {len(cases)} labelled case(s) cannot tell; from {FEWEST} on they can. {published(len(cases))}"
+        words = f"{WORTH} {len(cases)} labelled case(s) cannot tell; from {FEWEST} on they can. {PUBLISHED}"
         return words, {"verdict": "too few labelled cases", "cases": len(cases)}
     plan = plan_network(model.plan, tuple(model.plan.labels), device)
     voxels = plan.batch
@@ -84,11 +86,6 @@ def tell_worth(
     with events.bar("measuring what variations are worth") as show:
         found = measure_worth(examples, vary, len(plan.labels), recipe, arguments.seed, device, show)
     return found.words, found.figures()
-
-
-def published(count: int) -> str:
-    """What was measured on public data with so many labelled cases."""
-    return PUBLISHED.format(count=max(count, 1), gain="?")
 
 
 def _places(model: Any, places: Any) -> Any:

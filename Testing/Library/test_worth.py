@@ -127,4 +127,4 @@ def test_with_one_or_two_labelled_cases_it_is_said_that_they_cannot_tell(
         status = main(["evaluate", str(run / "model.safetensors"), *arguments, "-o", str(tmp_path / "report")])
     assert status == 0
     said = capsys.readouterr().out
-    assert "2 labelled case(s) cannot tell; from 3 on they can" in said and "On public hippocampi" in said
+    assert "2 labelled case(s) cannot tell; from 3 on they can" in said and "On public scans" in said

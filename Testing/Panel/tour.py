@@ -1,6 +1,6 @@
 """A whole session through the panel's own buttons, with the real worker: sample, plan, alignment, variations, a carried
-segmentation, a scan deformed to an edit, training, synthesis, exploring, report, export; with a picture of each state
-and of the views, and how long the panel did not answer.
+segmentation, a scan deformed to an edit, training, synthesis, exploring, report, export, the rest of the scans
+segmented; with a picture of each state and of the views, and how long the panel did not answer.
 
     .venv/bin/python Testing/Panel/tour.py OUT [--minutes 3] [--quick]
 
@@ -132,6 +132,31 @@ def segment(panel, watch: Stopwatch, out: Path) -> None:
     print(ui.messageLabel.text)
 
 
+def segment_rest(panel, watch: Stopwatch, out: Path) -> None:
+    """Two scans that nobody has segmented: the next one to segment is named, both are segmented from all others, the
+    least to be trusted is accepted."""
+    import slicer
+
+    ui, rows = panel.ui, panel.data_section.rows
+    for row in rows[-2:]:
+        slicer.mrmlScene.RemoveNode(row.segmentation)
+    ui.carrySegmentation.setCurrentNode(None)
+    ui.carryTo.setCurrentNode(None)
+    panel.data_section.refresh()
+    watch.enter("which scan next")
+    watch.press(ui.nextButton)
+    watch.pump(lambda: not panel.tasks.name)
+    print(ui.messageLabel.text)
+    watch.enter("segmenting the rest")
+    watch.press(ui.segmentRestButton)
+    watch.pump(lambda: panel.rest_section.job is None and not panel.tasks.name, 3600)
+    assert len(panel.segment_section.rows) == 2, ui.messageLabel.text
+    print(ui.messageLabel.text)
+    picture(panel, out / "7-segmented.png")
+    watch.press(ui.acceptButton)
+    print(ui.messageLabel.text)
+
+
 def session(out: Path, minutes: int, quick: bool) -> dict[str, float]:
     """Returns the longest time without an answer, in seconds, of each part."""
     watch = Stopwatch()
@@ -198,6 +223,7 @@ def session(out: Path, minutes: int, quick: bool) -> dict[str, float]:
         watch.pump(lambda: not panel.tasks.name)
         picture(panel, out / "6-judged.png")
         print(ui.messageLabel.text)
+        segment_rest(panel, watch, out)
         # Last, as views that are there are drawn anew at every change.
         from GEDGANPanel.views import show_case
 

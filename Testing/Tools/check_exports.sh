@@ -2,9 +2,11 @@
 # Does nnU-Net take what `gedgan export` writes, and MONAI its bundle? Needs a network for the first set-up (nnU-Net,
 # jsonschema, MONAI's schema), so it is not among the tests.
 #
-#   sh Testing/Tools/check_exports.sh MODEL DATA    (DATA with cases that MODEL was not trained on)
+#   sh Testing/Tools/check_exports.sh MODEL DATA [SEGMENTED]
+#
+# DATA has cases that MODEL was not trained on; SEGMENTED is a Dataset501_... that `gedgan segment --format nnunet` wrote.
 set -eu
-model=$1 data=$2
+model=$1 data=$2 segmented=${3:-}
 root=$(cd "$(dirname "$0")/../.." && pwd)
 gedgan=$root/.venv/bin/gedgan
 python=$root/.venv/bin/python
@@ -19,6 +21,12 @@ fi
 export nnUNet_raw="$work/raw" nnUNet_preprocessed="$work/preprocessed" nnUNet_results="$work/results"
 "$tools/bin/nnUNetv2_plan_and_preprocess" -d 501 --verify_dataset_integrity -c 3d_fullres -npfp 1 --no_pp > "$work/nnunet.log" 2>&1
 grep "most likely OK" "$work/nnunet.log" && test -f "$work/preprocessed/Dataset501_Check/nnUNetPlans.json"
+if [ -n "$segmented" ]; then
+    cp -r "$segmented" "$work/raw/Dataset502_Segmented"
+    "$tools/bin/nnUNetv2_plan_and_preprocess" -d 502 --verify_dataset_integrity -c 3d_fullres -npfp 1 --no_pp \
+        > "$work/segmented.log" 2>&1
+    grep "most likely OK" "$work/segmented.log" && test -f "$work/preprocessed/Dataset502_Segmented/nnUNetPlans.json"
+fi
 "$gedgan" export "$model" --to monai-bundle -o "$work/bundle"
 cd "$work/bundle"
 "$python" -m monai.bundle run --config_file configs/inference.json --number 1
