@@ -24,12 +24,12 @@ class Form:
     :param soft: probabilities, too.
     :param drawn: scans that somebody segmented, to be in the data set as well.
     :param beside: folder of table and sheet.
-    :param votes: shares of labels that were carried, by the names of scans; see
+    :param votes: files of examples whose shares are of labels that were carried, by the names of scans; see
         :func:`GEDGANLib.segmentation.segmenting.segmented`.
     """
 
     def __init__(
-        self, kind: str, soft: bool, drawn: Sequence[Any], beside: Path, votes: Mapping[str, Any] | None = None
+        self, kind: str, soft: bool, drawn: Sequence[Any], beside: Path, votes: Mapping[str, Path] | None = None
     ) -> None:
         self.kind, self.soft, self.drawn, self.beside, self.votes = kind, soft, drawn, beside, votes or {}
 
@@ -75,7 +75,7 @@ def apply(
                     try:
                         case = load_case(replace(files, label=None), dataset, plan.labels, table, set())
                         refuse_labels(files.images[0], case.image, case.kind)
-                        made = segmented(case, network, form.votes.get(files.name))
+                        made = segmented(case, network, _shares(form.votes.get(files.name)))
                     except InputError as error:
                         tell_left_out(files.name, error, events)
                         continue
@@ -102,6 +102,16 @@ def apply(
         shown.write(form.beside / SHEET, TITLE)
         least = f"The least to be trusted: {shown.words()}."
         print(f"{least} All of them: {form.beside / TABLE}; {form.beside / SHEET}")
+
+
+def _shares(path: Path | None) -> Any:
+    """Of an example that is kept; None where it is not, or cannot be read."""
+    from ..segmentation.examples import Example
+
+    try:
+        return None if path is None else Example.load(path).shares
+    except (OSError, ValueError):
+        return None
 
 
 def _write_shares(folder: Path, made: Any) -> None:

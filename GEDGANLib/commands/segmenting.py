@@ -2,7 +2,7 @@
 
 The folder of a learning job holds ``segment.json`` (what was asked for), ``alignment`` where the scans were aligned on
 the way, ``network.safetensors``, ``segmented.csv`` and ``segmented.png``, and the segmentations as a data set. Until it
-is done there are ``.material.safetensors`` and what :mod:`GEDGANLib.segmentation.job` keeps. A file ``STOP`` in it ends
+is done there are ``.material`` and what :mod:`GEDGANLib.segmentation.job` keeps. A file ``STOP`` in it ends
 the work.
 """
 
@@ -12,6 +12,7 @@ import argparse
 import json
 import re
 import shlex
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ KEPT = frozenset(
 )
 LEARNING = ("run_folder", "labels", "sources", "spacing", "updates", "variations", "teacher")
 """Options that say what is learned from, and how."""
-MATERIAL = ".material.safetensors"
+MATERIAL = ".material"
 FOLDER, DATASET = "segmented", "Dataset501_"
 
 
@@ -199,7 +200,7 @@ def _learn_and_apply(arguments: argparse.Namespace, asked: dict[str, Any], event
             network = load_network(out / NETWORK, asked["device"])
             _segment_rest(arguments, asked, network, dataset, is_asked, events)
             Job(out, network.plan).forget()
-            (out / MATERIAL).with_suffix(".json").unlink(missing_ok=True)
+            shutil.rmtree(out / MATERIAL, ignore_errors=True)
     finally:
         bars.close()
 
@@ -272,8 +273,6 @@ def _segment_rest(
         write_bytes(out / TABLE, b"")
         return
     if (out / name).exists():  # of before a kill
-        import shutil
-
         shutil.rmtree(out / name)
     drawn = drawn if asked["format"] == "nnunet" else []
     form = Form(asked["format"], asked["soft"], drawn, out, votes_of(out / MATERIAL))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from ..jobs.writing import write_bytes
 from .scans import refuse_labels, tell_left_out
 from .wanted import scan_of
 
-KINDS = ("labelled", "variations", "rest")
+KINDS, ABOUT = ("labelled", "variations", "rest"), "about.json"
 
 
 class Teaching:
@@ -34,61 +35,66 @@ class Teaching:
     def material(self, kept: Path) -> Any:
         """Of all scans; read again where it was brought together before.
 
-        :param kept: file for it.
+        :param kept: folder for it, a file an example: more of them than fit into memory are looked at part by part.
         """
-        from ..segmentation.examples import load_examples, save_examples
+        from ..segmentation.examples import Example
         from ..segmentation.job import Material
 
-        about = kept.with_suffix(".json")
-        if kept.exists() and about.exists():
+        about = kept / ABOUT
+        if about.exists():
             try:
-                found, told = load_examples(kept, KINDS), json.loads(about.read_text("utf-8"))
-                self.digests, self.names = told["images"], told["rest"]
-                return Material(**found)
+                told = json.loads(about.read_text("utf-8"))
+                self.digests, self.names = told["images"], told["rest names"]
+                return Material(
+                    *([Example.load(kept / _file(kind, number)) for number in range(told[kind])] for kind in KINDS)
+                )
             except (OSError, ValueError, KeyError, TypeError):
                 self.digests, self.names = [], []  # it is made anew
-        made = self._made()
-        write_bytes(about, json.dumps({"images": self.digests, "rest": self.names}).encode("utf-8"))
-        save_examples(kept, {kind: getattr(made, kind) for kind in KINDS})
-        return made
+        shutil.rmtree(kept, ignore_errors=True)
+        kept.mkdir()
+        found: dict[str, list[Any]] = {kind: [] for kind in KINDS}
+        for kind, example in self._made():
+            path = kept / _file(kind, len(found[kind]))
+            example.save(path)
+            found[kind].append(Example.load(path))
+        counts = {kind: len(examples) for kind, examples in found.items()}
+        told = {"images": self.digests, "rest names": self.names, **counts}
+        write_bytes(about, json.dumps(told).encode("utf-8"))
+        return Material(*(found[kind] for kind in KINDS))
 
-    def _made(self) -> Any:
-        from ..segmentation.job import Material
+    def _made(self) -> Iterator[tuple[str, Any]]:
+        """Examples one after the other, with their kinds."""
         from ..segmentation.scans import placed
         from ..synthesis.carried import Carrier
         from ..synthesis.teaching import varied, with_carried
 
         carrier = Carrier(self.variations, self.plan.labels)
-        labelled, laid, cases = [], [], []
+        laid, used = [], []
         for case in self._read(self.sources, "reading the segmented scans"):
             if case.labels is None or not case.labels.any():
                 self.events.emit("warning", message=f"{case.name} counts as not segmented: its segmentation is empty.")
                 continue
             laid.append(carrier.laid(case))
-            labelled.append(placed(case, self.plan).example())
-            cases.append(case)
-        if not cases:
+            used.append(case.name)
+            yield "labelled", placed(case, self.plan).example()
+        if not used:
             raise InputError("No segmentation of these scans can be used.", "Segment one of them.")
-        show = self.bars.show("making variations")
-        variations = []
-        counts = [
-            self.plan.variations * (number + 1) // len(cases) - self.plan.variations * number // len(cases)
-            for number in range(len(cases))
-        ]
-        for case, count in zip(cases, counts):
+        show, done, total = self.bars.show("making variations"), 0, self.plan.variations
+        by_name = {files.name: files for files in self.sources}
+        for number, name in enumerate(used):
+            count = total * (number + 1) // len(used) - total * number // len(used)
+            case = scan_of(by_name[name], self.dataset, self.table)
             for made in varied(self.variations, case, self.plan, count, self.seed):
-                variations.append(made)
-                show(len(variations), self.plan.variations, case.name)
+                yield "variations", made
+                done += 1
+                show(done, total, name)
                 self._stop_if_asked("making variations")
         show = self.bars.show("learning how to weigh the labels that are carried")
         carrier.take(laid, show)
-        used = {case.name for case in cases}
         others = [replace(files, label=None) for files in self.dataset.cases if files.name not in used]
-        rest = []
         for case in self._read(others, "carrying labels to the rest"):
-            rest.append(with_carried(carrier.carried(case, carrier.laid(case)), self.plan))
             self.names.append(case.name)
-        return Material(labelled, variations, rest)
+            yield "rest", with_carried(carrier.carried(case, carrier.laid(case)), self.plan)
 
     def _read(self, files: Sequence[Any], words: str) -> Iterator[Any]:
         """The scans that can be read and used, one after the other; the others are told."""
@@ -113,15 +119,18 @@ class Teaching:
             raise StoppedOnRequest(f"Stopped while {words}.")
 
 
-def votes_of(kept: Path) -> dict[str, Any]:
-    """Shares of the labels that were carried to the rest, by the names of the scans; none where they are not kept.
+def votes_of(kept: Path) -> dict[str, Path]:
+    """Files of the rest, whose shares are of the labels that were carried there, by the names of the scans; none where
+    they are not kept.
 
-    :param kept: file of the material.
+    :param kept: folder of the material.
     """
-    from ..segmentation.examples import load_examples
-
     try:
-        names = json.loads(kept.with_suffix(".json").read_text("utf-8"))["rest"]
-        return {name: each.shares for name, each in zip(names, load_examples(kept, KINDS)["rest"])}
+        names = json.loads((kept / ABOUT).read_text("utf-8"))["rest names"]
     except (OSError, ValueError, KeyError, TypeError):
         return {}
+    return {name: kept / _file("rest", number) for number, name in enumerate(names)}
+
+
+def _file(kind: str, number: int) -> str:
+    return f"{kind}-{number:06d}.safetensors"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -13,6 +14,8 @@ from ..jobs.writing import write_bytes
 
 ON_LABELS = 0.67
 """Share of the parts whose middle lies on a label, as in nnU-Net one in three does; rare labels as often as others."""
+PLACES = 1000
+"""Voxels of a label, spread over it, among which such middles are drawn."""
 
 
 @dataclass(frozen=True)
@@ -31,50 +34,42 @@ class Example:
     shares: Tensor | None = None
     weight: float = 1.0
 
-    def kept(self) -> dict[str, Tensor]:
-        """As tensors with names."""
-        found = {"image": self.image, "labels": self.labels, "weight": torch.tensor(self.weight)}
-        return found if self.shares is None else {**found, "shares": self.shares}
+    @cached_property
+    def places(self) -> list[Tensor]:
+        """Of each label that is there, some of its voxels, (at most :data:`PLACES`, D)."""
+        found = []
+        for label in torch.unique(self.labels):
+            if label:
+                voxels = torch.nonzero(self.labels == label)
+                found.append(voxels[:: max(len(voxels) // PLACES, 1)].clone())
+        return found
+
+    def save(self, path: Path) -> None:
+        """Write it as a safetensors file.
+
+        :raises InputError: it cannot be written.
+        """
+        from safetensors.torch import save
+
+        tensors = {"image": self.image, "labels": self.labels, "weight": torch.tensor(self.weight)}
+        tensors |= {} if self.shares is None else {"shares": self.shares}
+        write_bytes(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}))
 
     @classmethod
-    def of(cls, tensors: Mapping[str, Tensor]) -> Example:
-        """Of what :meth:`kept` gave."""
-        return cls(tensors["image"], tensors["labels"], tensors.get("shares"), float(tensors["weight"]))
+    def load(cls, path: Path) -> Example:
+        """What :meth:`save` wrote; its voxels stay in the file until they are looked at.
 
+        :raises OSError: it is not there.
+        :raises ValueError: it is damaged.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
 
-def save_examples(path: Path, kinds: Mapping[str, Sequence[Example]]) -> None:
-    """Write examples of several kinds, each in order, to one safetensors file.
-
-    :raises InputError: it cannot be written.
-    """
-    from safetensors.torch import save
-
-    tensors = {
-        f"{kind}.{number:06d}.{part}": tensor.contiguous()
-        for kind, examples in kinds.items()
-        for number, example in enumerate(examples)
-        for part, tensor in example.kept().items()
-    }
-    write_bytes(path, save(tensors))
-
-
-def load_examples(path: Path, kinds: Sequence[str]) -> dict[str, list[Example]]:
-    """What :func:`save_examples` wrote.
-
-    :raises OSError: it is not there.
-    :raises ValueError: it is damaged.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    try:
-        parts: dict[str, dict[int, dict[str, Tensor]]] = {kind: {} for kind in kinds}
-        for name, tensor in load(path.read_bytes()).items():
-            kind, number, part = name.split(".")
-            parts[kind].setdefault(int(number), {})[part] = tensor
-        return {kind: [Example.of(each) for _number, each in sorted(found.items())] for kind, found in parts.items()}
-    except (SafetensorError, KeyError) as error:
-        raise ValueError(f"{path} is damaged") from error
+        try:
+            found = load_file(path)
+            return cls(found["image"], found["labels"], found.get("shares"), float(found["weight"]))
+        except (SafetensorError, KeyError) as error:
+            raise ValueError(f"{path} is damaged") from error
 
 
 @dataclass(frozen=True)
@@ -127,13 +122,9 @@ def _corner(example: Example, region: Sequence[int], random: torch.Generator) ->
     """First voxel of a part, in those of the example; negative where the part begins before it."""
     shape = example.labels.shape
     middle = None
-    if float(torch.rand((), generator=random)) < ON_LABELS:
-        present = torch.unique(example.labels)
-        present = present[present > 0]
-        if len(present):
-            label = present[int(torch.randint(len(present), (), generator=random))]
-            places = torch.nonzero(example.labels == label)
-            middle = places[int(torch.randint(len(places), (), generator=random))].tolist()
+    if float(torch.rand((), generator=random)) < ON_LABELS and example.places:
+        voxels = example.places[int(torch.randint(len(example.places), (), generator=random))]
+        middle = voxels[int(torch.randint(len(voxels), (), generator=random))].tolist()
     corner = []
     for axis, (side, wanted) in enumerate(zip(shape, region)):
         if side <= wanted:

@@ -16,14 +16,15 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import StoppedOnRequest
-from ..jobs.checkpoint import checkpoints, load_checkpoint, remove_after, save_checkpoint
+from ..errors import InputError, StoppedOnRequest
+from ..jobs.checkpoint import load_checkpoint, remove_after, save_checkpoint
 from ..jobs.events import Progress, quiet
 from ..jobs.writing import PARTIAL, write_bytes
 from .applying import probabilities
@@ -111,7 +112,7 @@ class Job:
             return learner.network.eval()
         # The student's come after the teacher's, which may be left where a kill came before they were removed.
         before = 0 if name == "teacher" else self.plan.updates
-        if checkpoints(self.folder):
+        with suppress(InputError):  # none is there, or those of the teacher, half removed by a kill
             tensors, state = load_checkpoint(self.folder)
             if state["of"] == name:
                 learner.load(tensors, state)

@@ -26,7 +26,7 @@ from GEDGANLib.errors import InputError, StoppedOnRequest
 from GEDGANLib.planning.plan import Plan
 from GEDGANLib.segmentation.applying import overlaps, probabilities
 from GEDGANLib.segmentation.changes import STRONG, Changes, changed, region_of
-from GEDGANLib.segmentation.examples import Batch, Example, Group, draw, load_examples, save_examples
+from GEDGANLib.segmentation.examples import Batch, Example, Group, draw
 from GEDGANLib.segmentation.job import Job, Material, with_shares
 from GEDGANLib.segmentation.learner import Learner, Recipe
 from GEDGANLib.segmentation.network_file import is_network, load_network, save_network
@@ -150,16 +150,26 @@ def test_rare_labels_are_drawn_as_often_as_others() -> None:
 
 def test_examples_are_kept_as_they_are(tmp_path) -> None:
     soft = torch.rand(2, *PATCH).half()
-    rest = [replace(ball(number), shares=soft.clone(), weight=0.25) for number in range(12)]
-    kinds = {"labelled": [ball(0)], "rest": rest}
-    save_examples(tmp_path / "kept.safetensors", kinds)
-    found = load_examples(tmp_path / "kept.safetensors", ["labelled", "rest", "variations"])
-    assert len(found["rest"]) == 12 and found["variations"] == [] and found["labelled"][0].shares is None
-    assert torch.equal(found["rest"][11].image, ball(11).image) and found["rest"][0].weight == 0.25
-    assert torch.equal(found["rest"][3].shares, soft)
-    (tmp_path / "kept.safetensors").write_bytes(b"hallo")
+    example = replace(ball(3), shares=soft, weight=0.25)
+    path = tmp_path / "kept.safetensors"
+    example.save(path)
+    found = Example.load(path)
+    assert torch.equal(found.image, ball(3).image) and torch.equal(found.labels, ball(3).labels)
+    assert torch.equal(found.shares, soft) and found.weight == 0.25
+    ball(4).save(path)
+    assert Example.load(path).shares is None
+    path.write_bytes(b"hallo")
     with pytest.raises(ValueError, match="damaged"):
-        load_examples(tmp_path / "kept.safetensors", ["rest"])
+        Example.load(path)
+
+
+def test_middles_are_voxels_of_the_label_that_are_spread_over_it() -> None:
+    labels = torch.zeros(60, 60, 60, dtype=torch.uint8)
+    labels[10:50, 10:50, 10:50] = 1
+    labels[0, 0, 0] = 2
+    one, two = Example(torch.zeros(1, 60, 60, 60), labels).places
+    assert 1000 <= len(one) <= 1100 and bool((labels[tuple(one.T)] == 1).all()) and two.tolist() == [[0, 0, 0]]
+    assert one.min() == 10 and one.max() == 49
 
 
 def test_what_is_seen_in_windows_is_what_is_seen_at_once() -> None:
