@@ -549,6 +549,8 @@ class GEDGANLogic(ScriptedLoadableModuleLogic):
         """
         from GEDGANPanel import places, scene_cases, segmenting
 
+        from GEDGANLib.errors import InputError
+
         folder = Path(out) if out is not None else places.new_folder("segmented")
         if isinstance(scans, (str, Path)):
             _wait(*self._follow(segmenting.segment_arguments(scans, run, device, folder), onEvent, folder / "STOP"))
@@ -557,6 +559,9 @@ class GEDGANLogic(ScriptedLoadableModuleLogic):
         wanted = [list(scan) if isinstance(scan, (list, tuple)) else [scan] for scan in scans]
         sources = [(volumes, drawn[volumes[0].GetID()]) for volumes in wanted if volumes[0].GetID() in drawn]
         targets = [volumes for volumes in wanted if volumes[0].GetID() not in drawn]
+        if not sources or not targets:
+            what = _("None of these scans is segmented.") if not sources else _("All of these scans are segmented.")
+            raise InputError(what, _("Give some that are, and some that are not."))
         data = places.new_folder("data")
         try:
             command, volumes = segmenting.segment_command(sources, targets, run, device, data, folder)

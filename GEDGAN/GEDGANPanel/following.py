@@ -164,6 +164,15 @@ def stage_words(event: dict) -> str:
         "looking at random cases": _("looking at random cases"),
         "training U-Nets": _("training U-Nets"),
         "drawing": _("drawing"),
+        "reading the segmented scans": _("reading the segmented scans"),
+        "making variations": _("making variations"),
+        "learning how to weigh the labels that are carried": _("learning how to weigh the labels that are carried"),
+        "carrying labels to the rest": _("carrying labels to the rest"),
+        "learning to segment: the teacher": _("learning to segment: the teacher"),
+        "learning to segment": _("learning to segment"),
+        "segmenting": _("segmenting"),
+        "reading the labelled cases": _("reading the labelled cases"),
+        "measuring what variations are worth": _("measuring what variations are worth"),
         "writing": _("writing"),
     }
     stage = str(event.get("stage", ""))

@@ -84,7 +84,7 @@ PARAMETERS: dict[str, Parameter] = {
     "withReal": _yes("withRealCheck"),
     "export": _path("exportPath"),
 }
-WITHOUT_WIDGET = {"model": "", "checkedData": "", "plan": "", "checkedAs": "", "alignRun": ""}
+WITHOUT_WIDGET = {"model": "", "checkedData": "", "plan": "", "checkedAs": "", "alignRun": "", "segmentRun": ""}
 """Values that no single widget shows, and their defaults: paths of the model, the checked data set, its plan, what
 tells the data that were checked from others, and the folder of the last alignment."""
 

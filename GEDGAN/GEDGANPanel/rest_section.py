@@ -38,7 +38,12 @@ class RestSection(JobSection):
     def resumable(self) -> bool:
         """Whether a run was begun, and not ended."""
         run = self.run
-        return self.job is None and run is not None and (run / REQUEST).is_file() and not (run / TABLE).is_file()
+        if self.job is not None or run is None:
+            return False
+        try:
+            return not json.loads((run / REQUEST).read_text(encoding="utf-8")).get("done")
+        except (OSError, ValueError, AttributeError):
+            return False
 
     def scene_closed(self) -> None:
         self._volumes, self._segmentations = {}, []
@@ -56,20 +61,46 @@ class RestSection(JobSection):
         run = self.panel.align_section.run if self.panel.align_section.aligned() else None
         if segment.in_folder():
             self._volumes, self._segmentations = {}, []
-            self.launch(segmenting.segment_arguments(segment.data(), run, device, folder), folder)
+            try:
+                labels = segmenting.write_accepted(segment.accepted, _beside(folder, "accepted"))
+            except Exception as error:
+                self.panel.say(words_of(error), True)
+                return
+            self._begin(segmenting.segment_arguments(segment.data(), run, device, folder, labels), folder)
             return
         sources, targets = segment.sources(), segment.targets()
-        data = _scans_of(folder)
+        data = _beside(folder, "scans")
         try:
             arguments, volumes = segmenting.segment_command(sources, targets, run, device, data, folder)
         except Exception as error:
             shutil.rmtree(data, ignore_errors=True)
             self.panel.say(words_of(error), True)
             return
-        if self.launch(arguments, folder):
+        if self._begin(arguments, folder):
             self._volumes, self._segmentations = volumes, [segmentation for _scan, segmentation in sources]
         else:
             shutil.rmtree(data, ignore_errors=True)
+
+    def _begin(self, arguments: list[Any], folder: Path) -> bool:
+        """Start it, and keep with the scene where; whether it could be started."""
+        started = self.launch(arguments, folder)
+        if started:
+            self.panel.parameters["segmentRun"] = str(folder)
+        return started
+
+    def opened(self) -> None:
+        self._take_run_of_scene()
+
+    def entered(self) -> None:
+        self._take_run_of_scene()
+
+    def _take_run_of_scene(self) -> None:
+        """The run that the scene was saved with, where it can be gone on with."""
+        run = self.panel.parameters["segmentRun"]
+        if run and self.job is None and self.run is None and Path(run).is_dir():
+            self.run = Path(run)
+            if self.resumable():
+                self.label.text = _("Stopped; Resume goes on from there.")
 
     def onResume(self) -> None:
         try:
@@ -101,8 +132,12 @@ class RestSection(JobSection):
                 if self.resumable()
                 else _("Stopped before anything was learned; there is nothing to go on with.")
             )
+            if not self.resumable():
+                self._forget_copies()
         else:
             self.label.text = _("It has failed.")
+            if not self.resumable():
+                self._forget_copies()
             hint = _(" Resume goes on from where it was.") if self.resumable() else ""
             self.panel.say(explanation + hint, True)
         self.panel.paint()
@@ -112,6 +147,7 @@ class RestSection(JobSection):
     def _show(self) -> None:
         """The table; of scans of the scene, their new segmentations beside them."""
         segment, run = self.panel.segment_section, self.run
+        self._forget_copies()
         self.label.text = _("The network is {path}; it segments other scans like these, too.").format(
             path=run / NETWORK
         )
@@ -128,11 +164,15 @@ class RestSection(JobSection):
 
         def loading() -> Any:
             nodes = yield from segmenting.loading_carried(run / MADE, volumes, segmentations, segment.came)
-            for copies in (run / MADE, _scans_of(run)):  # of patients' scans are not left about
-                shutil.rmtree(copies, ignore_errors=True)
+            shutil.rmtree(run / MADE, ignore_errors=True)
             return nodes
 
         self.panel.tasks.run_steps("segment", loading(), self._loaded)
+
+    def _forget_copies(self) -> None:
+        """What was written for the run: copies of patients' scans are not left about."""
+        for what in ("scans", "accepted"):
+            shutil.rmtree(_beside(self.run, what), ignore_errors=True)
 
     def _loaded(self, nodes: list[Any]) -> None:
         self.panel.say(
@@ -144,6 +184,6 @@ class RestSection(JobSection):
         self.panel.segment_section.onShow()
 
 
-def _scans_of(run: Path) -> Path:
-    """Where scans of the scene are written that a run learns from."""
-    return run.with_name(f"{run.name}-scans")
+def _beside(run: Path, what: str) -> Path:
+    """A folder beside a run: of scans of the scene that it learns from, or of segmentations that were accepted."""
+    return run.with_name(f"{run.name}-{what}")

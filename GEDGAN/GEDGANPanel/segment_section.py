@@ -49,8 +49,8 @@ class SegmentSection(Section):
     def __init__(self, panel: Any) -> None:
         super().__init__(panel)
         self.rows: list[Carried] = []
-        self.accepted: set[str] = set()
-        """Names of scans of the folder whose carried segmentations were accepted."""
+        self.accepted: dict[str, Carried] = {}
+        """Scans of the folder whose segmentations were accepted, by their names."""
         self._last: list[Any] = []
         """Segmentation nodes that were carried last."""
         table = self.ui.carriedTable
@@ -291,8 +291,8 @@ class SegmentSection(Section):
             name=row.segmentation.GetName(), volume=row.volume.GetName()
         )
         if row.folder is not None:
-            self.accepted.add(row.name)
-            words += " " + _("In this scene: the files of the folder stay as they are.")
+            self.accepted[row.name] = row
+            words += " " + _("The files of the folder stay as they are; Segment the rest learns from this one, too.")
         self.panel.say(words)
         self.panel.paint()
 

@@ -144,10 +144,29 @@ def segment_command(
     return segment_arguments(data, run, device, folder), wanted
 
 
-def segment_arguments(data: Path, run: Path | None, device: str, folder: Path) -> list[Any]:
-    """The command that segments the rest of a folder of scans."""
+def segment_arguments(data: Path, run: Path | None, device: str, folder: Path, labels: Path | None = None) -> list[Any]:
+    """The command that segments the rest of a folder of scans.
+
+    :param labels: folder of more segmentations of these scans.
+    """
     arguments = ["segment", data, "-o", folder, "--device", device]
-    return arguments if run is None else [*arguments, "--run", run]
+    arguments += [] if run is None else ["--run", run]
+    return arguments if labels is None else [*arguments, "--labels", labels]
+
+
+def write_accepted(rows: dict[str, Any], folder: Path) -> Path | None:
+    """Write segmentations of the scene that were accepted for scans that are files, as they are now; None where none
+    is there any more.
+
+    :param rows: with their nodes, by the names of the scans.
+    :raises InputError: one of them cannot be written.
+    """
+    from GEDGANLib.scene.gather import write_segmentation_of
+
+    there = {name: row for name, row in rows.items() if in_scene(row.volume) and in_scene(row.segmentation)}
+    for name, row in there.items():
+        write_segmentation_of(row.volume, row.segmentation, name, folder)
+    return folder if there else None
 
 
 def loading_carried(

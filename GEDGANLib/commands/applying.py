@@ -85,17 +85,17 @@ def apply(
                     shown.add(made.case)
                     count += 1
                 show(len(own), len(own), "")
-            for files in form.drawn:
+            for files in form.drawn:  # that could be read when they were learned from
                 growing.add(load_case(files, dataset, plan.labels, table, known))
         except KeyboardInterrupt as interrupt:
-            if shard.count == 1:
+            if shard.count == 1 and folder == form.beside:  # else it is a part of a job that is begun anew there
                 growing.close(shard, finish)
             raise StoppedOnRequest(f"Stopped; what is complete is in {folder}.") from interrupt
         whole = growing.close(shard, finish)
     if is_written:
         print(f"Shard {shard.number} of {shard.count} was there already.")
     else:
-        print(f"{count} scan(s) were segmented; they are in {folder}.")
+        print(f"{count} scan(s) were segmented{f'; they are in {folder}' if folder == form.beside else ''}.")
     if not whole:
         print(f"That was shard {shard.number} of {shard.count}; the data set is whole when all of them are done.")
     elif shown.cases and shard.count == 1:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,8 +46,9 @@ def names_in(dataset: Any, asked: Sequence[str]) -> list[str]:
     return names
 
 
-def with_labels(dataset: Any, folder: Path | None) -> Any:
-    """A data set with more segmentations, in place of those that it has.
+def with_labels(dataset: Any, folder: Path | None, events: Events) -> Any:
+    """A data set with more segmentations, in place of those that it has. Such as carry or segment made, and nobody has
+    changed since, are left out: nobody drew them.
 
     :param folder: of files that are named as the scans are; or with a folder ``labels`` or ``labelsTr`` of such files.
     :raises InputError: it holds none.
@@ -57,13 +60,31 @@ def with_labels(dataset: Any, folder: Path | None) -> Any:
     places = [place for place in (folder, folder / "labels", folder / "labelsTr") if place.is_dir()]
     found = {stem_of(path): path for place in places for path in sorted(place.iterdir()) if path.is_file()}
     names = {files.name for files in dataset.cases} & found.keys()
-    if not names:
+    made = {name for name in names if _as_made(found[name])}
+    if made:
+        message = f"{len(made)} segmentation(s) in {folder} are as they were made, and are not learned from."
+        events.emit("warning", message=message)
+    if not names - made:
         raise InputError(
-            f"{folder} has no file that is named as a scan of {dataset.folder} is.",
+            f"{folder} has no segmentation of a scan of {dataset.folder} that somebody has drawn or corrected.",
             "Name segmentations as the scans are named, scan.nii.gz for example.",
         )
+    names -= made
     cases = (replace(files, label=found[files.name]) if files.name in names else files for files in dataset.cases)
     return replace(dataset, cases=tuple(cases))
+
+
+def _as_made(path: Path) -> bool:
+    """Whether a segmentation is one that a command made, and is what it was then."""
+    from ..volumes.case import labels_digest
+    from ..volumes.files import read_volume, stem_of
+
+    for place in (path.parent, path.parent.parent):
+        with suppress(OSError, ValueError, KeyError, TypeError, InputError):
+            told = json.loads((place / "provenance.json").read_text("utf-8"))
+            made = told.get("cases", told)[stem_of(path)]["labels_digest"]
+            return made == labels_digest(read_volume(path).array)
+    return False
 
 
 def tell_left_out(name: str, error: InputError, events: Events) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shlex
 import shutil
@@ -18,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, StoppedOnRequest
-from ..jobs.events import Events, JsonEvents, stop_on_signals
+from ..jobs.events import Events, JsonEvents, SilentEvents, stop_on_signals
 from ..jobs.writing import write_bytes
 from .aligning import Bars, run_align
-from .applying import TABLE, Form, apply
+from .applying import Form, apply
 from .options import DATA, DEVICE, a_path, a_seed, a_shard, above_zero
 from .scans import names_in, with_labels
-from .teaching import Teaching, votes_of
+from .teaching import Teaching, labelled_of, votes_of
 from .wanted import label_table
 
 REQUEST, NETWORK, STOP, ALIGNMENT = "segment.json", "network.safetensors", "STOP", "alignment"
@@ -62,7 +63,6 @@ def add(kinds: argparse._SubParsersAction) -> None:
     segment.add_argument(
         "--format",
         choices=("nnunet", "folder"),
-        default="folder",
         help="plain files (default), or a data set for nnU-Net with the scans that somebody segmented in it",
     )
     segment.add_argument(
@@ -73,7 +73,7 @@ def add(kinds: argparse._SubParsersAction) -> None:
     segment.add_argument(
         "--teacher", action="store_true", help="a network labels the rest first, a second one learns from that"
     )
-    segment.add_argument("--seed", type=a_seed, default=0, help="of the network (default: 0)")
+    segment.add_argument("--seed", type=a_seed, help="of the network (default: 0)")
     segment.add_argument("--soft", action="store_true", help="write the probability of each label, too, a volume each")
     segment.add_argument("--shard", type=a_shard, metavar="I/N", help="NETWORK: segment the I-th of N parts")
     segment.add_argument("--resume", action="store_true", help="go on with the work in OUT")
@@ -82,11 +82,9 @@ def add(kinds: argparse._SubParsersAction) -> None:
 
 
 def run_segment(arguments: argparse.Namespace, events: Events) -> None:
-    from ..segmentation.network_file import is_network
-
     if not arguments.source.exists():
         raise InputError(f"{arguments.source} is not there.", "Check the path.")
-    if is_network(arguments.source) or arguments.source.is_file():
+    if arguments.source.is_file():
         _refuse(arguments, (*LEARNING, "resume"), "applying a network")
         if arguments.data is None:
             raise InputError("Scans to segment are missing.", "gedgan segment NETWORK DATA -o OUT")
@@ -134,7 +132,8 @@ def _asked(arguments: argparse.Namespace, events: Events) -> dict[str, Any]:
     """
     out = arguments.output
     if arguments.resume:
-        if any(getattr(arguments, name) not in (None, False) for name in (*LEARNING, "case")):
+        others = ("case", "format", "soft", "seed")
+        if any(getattr(arguments, name) not in (None, False) for name in (*LEARNING, *others)):
             raise InputError("--resume goes on with what it was begun with.", "Leave the other options out.")
         try:
             asked = json.loads((out / REQUEST).read_text("utf-8"))
@@ -142,13 +141,18 @@ def _asked(arguments: argparse.Namespace, events: Events) -> dict[str, Any]:
                 raise ValueError("parts are missing")
         except (OSError, ValueError, AttributeError) as error:
             raise InputError(f"{out / REQUEST} cannot be read.", "Begin in a new folder.") from error
-        if (out / NETWORK).exists() and (out / TABLE).exists():
+        if asked.get("done"):
             raise InputError(f"{out} is done already.", "Use it, or begin in a new folder.")
+        if Path(asked["data"]) != arguments.source.resolve():
+            raise InputError(
+                f"{out} was begun with the scans in {asked['data']}, and not with {arguments.source}.",
+                "Give that folder, or begin in a new one.",
+            )
         return asked
     from ..device import choose_device
     from ..volumes.dataset import find_dataset
 
-    dataset = with_labels(find_dataset(arguments.source), arguments.labels)
+    dataset = with_labels(find_dataset(arguments.source), arguments.labels, events)
     named = set(names_in(dataset, arguments.sources)) if arguments.sources else None
     sources = [
         files.name for files in dataset.cases if files.label is not None and (named is None or files.name in named)
@@ -170,7 +174,7 @@ def _asked(arguments: argparse.Namespace, events: Events) -> dict[str, Any]:
         "run": None if arguments.run_folder is None else str(arguments.run_folder.resolve()),
         "spacing": spacing and (spacing * 3)[:3] if spacing and len(spacing) == 1 else spacing,
         "updates": arguments.updates, "variations": arguments.variations, "teacher": arguments.teacher,
-        "seed": arguments.seed, "device": choose_device(arguments.device), "format": arguments.format,
+        "seed": arguments.seed or 0, "device": choose_device(arguments.device), "format": arguments.format or "folder",
         "soft": arguments.soft, "labels": None if arguments.labels is None else str(arguments.labels.resolve()),
     }  # fmt: skip
     write_bytes(out / REQUEST, json.dumps(asked, indent=1).encode("utf-8"))
@@ -186,7 +190,7 @@ def _learn_and_apply(arguments: argparse.Namespace, asked: dict[str, Any], event
     run = out / ALIGNMENT if asked["run"] is None else Path(asked["run"])
     if asked["run"] is None:
         _aligned(arguments, asked, run, events)
-    dataset = with_labels(find_dataset(arguments.source), asked["labels"] and Path(asked["labels"]))
+    dataset = with_labels(find_dataset(arguments.source), asked["labels"] and Path(asked["labels"]), SilentEvents())
     bars = Bars(events)
     try:
         with stop_on_signals(lambda: events.emit("warning", message="Stopping as soon as it can.")) as signalled:
@@ -201,6 +205,7 @@ def _learn_and_apply(arguments: argparse.Namespace, asked: dict[str, Any], event
             _segment_rest(arguments, asked, network, dataset, is_asked, events)
             Job(out, network.plan).forget()
             shutil.rmtree(out / MATERIAL, ignore_errors=True)
+            write_bytes(out / REQUEST, json.dumps({**asked, "done": True}, indent=1).encode("utf-8"))
     finally:
         bars.close()
 
@@ -231,7 +236,7 @@ def _learned(
     from ..synthesis.variations import Variations
 
     out, device = arguments.output, asked["device"]
-    variations = Variations.open(run, device)
+    variations = Variations.open(run, device, with_population=True)
     by_name = {files.name: files for files in dataset.cases}
     sources = [by_name[name] for name in asked["sources"] if name in by_name]
     table = label_table(dataset, sources, events)
@@ -241,8 +246,7 @@ def _learned(
         variations.plan, table.labels(), device, asked["spacing"], asked["updates"], asked["variations"],
         asked["teacher"],
     )  # fmt: skip
-    for words in plan.reasons:
-        events.emit("said", message=words) if isinstance(events, JsonEvents) else print(words)
+    print("\n".join(plan.reasons))
     print(f"Learning takes about {max(plan.minutes, 1):.0f} minutes here, after scans and labels are brought together.")
     job = Job(out, plan, asked["seed"], device, stop, bars.show)
     teaching = Teaching(variations, plan, dataset, table, sources, asked["seed"], stop, bars, events)
@@ -266,17 +270,23 @@ def _segment_rest(
     out = arguments.output
     name = FOLDER if asked["format"] == "folder" else DATASET + (re.sub(r"\W+", "", out.name) or "Segmented")
     by_name = {files.name: files for files in dataset.cases}
-    targets = [by_name[each] for each in asked["targets"] if each in by_name]
-    drawn = [by_name[each] for each in asked["sources"] if each in by_name and each not in set(asked["targets"])]
+    used = labelled_of(out / MATERIAL) or asked["sources"]
+    unused = [each for each in asked["sources"] if each not in used]  # their segmentations are empty, or damaged
+    targets = [by_name[each] for each in dict.fromkeys([*asked["targets"], *unused]) if each in by_name]
+    drawn = [by_name[each] for each in used if each in by_name and by_name[each] not in targets]
+    if (out / name).exists():  # a kill came between this and the end
+        return
     if not targets:
         print(f"All scans are segmented. The network is {out / NETWORK}; to apply it: gedgan segment NETWORK DATA -o …")
-        write_bytes(out / TABLE, b"")
         return
-    if (out / name).exists():  # of before a kill
-        shutil.rmtree(out / name)
     drawn = drawn if asked["format"] == "nnunet" else []
     form = Form(asked["format"], asked["soft"], drawn, out, votes_of(out / MATERIAL))
-    apply(network, dataset, targets, out / name, Shard(), form, stop, events)
+    # Under its name when it is whole: nobody corrects what is begun anew after a stop.
+    partial = out / f".{name}"
+    shutil.rmtree(partial, ignore_errors=True)
+    apply(network, dataset, targets, partial, Shard(), form, stop, events)
+    os.replace(partial, out / name)
+    print(f"They are in {out / name}.")
 
 
 def _apply_to_folder(arguments: argparse.Namespace, events: Events) -> None:
@@ -298,5 +308,5 @@ def _apply_to_folder(arguments: argparse.Namespace, events: Events) -> None:
             events.emit("warning", message=f"{words} Ask for them by --case; what was drawn stays where it is.")
     if not targets:
         raise InputError(f"All scans of {dataset.folder} are segmented.", "Name those to segment by --case.")
-    form = Form(arguments.format, arguments.soft, [], arguments.output)
+    form = Form(arguments.format or "folder", arguments.soft, [], arguments.output)
     apply(network, dataset, targets, arguments.output, Shard(*(arguments.shard or (1, 1))), form, lambda: False, events)

@@ -95,9 +95,9 @@ def inference(network: SegmentationNetwork) -> dict[str, Any]:
         {"_target_": "EnsureChannelFirstd", "keys": "image"},
         {"_target_": "EnsureTyped", "keys": "image", "dtype": "float32"},
         {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS", "labels": None},
+        *_intensities(plan.channels),
         # As far as voxels become larger, what is finer is taken away first.
         {"_target_": "Lambdad", "keys": "image", "func": "$lambda image: @smooth(image)", "track_meta": True},
-        *_intensities(plan.channels),
         {"_target_": "Spacingd", "keys": "image", "pixdim": "@spacing", "mode": "bilinear", "padding_mode": "border"},
     ]
     files = "[path.replace('_0000.nii.gz', '_{:04d}.nii.gz'.format(channel)) for channel in range(@channels)]"

@@ -18,7 +18,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..jobs.writing import PARTIAL, claim_empty_folder, explain_unwritable, growing_folder, sole_owner, write_bytes
-from ..volumes.case import Case
+from ..volumes.case import Case, labels_digest
 from . import folder as plain
 from . import nnunet
 
@@ -85,6 +85,8 @@ class GrowingDataset:
         except OSError as error:
             raise explain_unwritable(self.folder, error) from error
         self.provenance[case.name] = case.provenance
+        if "trust" in case.provenance:  # nobody drew it: who is given the file later can tell whether anybody has since
+            self.provenance[case.name] = {**case.provenance, "labels_digest": labels_digest(case.labels)}
 
     def describe(self, provenance: dict[str, dict]) -> None:
         """Make a data set of the files.

@@ -121,6 +121,22 @@ def _parts_that_differ(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(" ".join(each) for each in words)
 
 
+def write_segmentation_of(volume: Any, segmentation: Any, name: str, folder: Path) -> None:
+    """Write a segmentation of the scene on the voxels of its volume, with the names of its segments, as
+    ``folder/NAME.seg.nrrd``.
+
+    :raises InputError: it cannot be written.
+    """
+    from ..volumes.segmentation_file import write_segmentation
+
+    case = replace(case_from_scene([volume], segmentation), name=name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_segmentation(folder, case, ".nrrd")
+    except OSError as error:
+        raise explain_unwritable(folder, error) from error
+
+
 def write_scene_cases(ticked: Sequence[Ticked], folder: Path, progress: Progress = quiet) -> list[str]:
     """Write the cases as a data set, and return their names; parameters as for :func:`writing_scene_cases`."""
     return list(writing_scene_cases(ticked, folder, progress))

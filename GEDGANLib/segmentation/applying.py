@@ -4,15 +4,34 @@ trust it."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..device import half_precision_is_right, half_type
+
 OVERLAP = 0.5
 AT_A_TIME = 4
 """Patches that the network sees at once."""
+
+
+def half_where_right(device: str) -> AbstractContextManager:
+    """Half precision on a CUDA GPU whose 3D convolutions are right in it; nothing elsewhere."""
+    kind = _half(device)
+    return nullcontext() if kind is None else torch.autocast(device, kind)
+
+
+@cache
+def _half(device: str) -> torch.dtype | None:
+    if device != "cuda":
+        return None
+    # Not float16, whose gradients would have to be scaled.
+    kind = half_type()
+    return kind if kind == torch.bfloat16 and half_precision_is_right(device, kind) else None
 
 
 @torch.inference_mode()
@@ -31,7 +50,7 @@ def probabilities(network: nn.Module, image: Tensor, patch: Sequence[int]) -> Te
     whole = functional.pad(image.float()[None], padding, mode="replicate").to(device)
 
     def predict(part: Tensor) -> Tensor:
-        with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
+        with half_where_right(device.type):
             return network(part).float().softmax(1)
 
     if tuple(whole.shape[2:]) == tuple(patch):

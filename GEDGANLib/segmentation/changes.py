@@ -1,6 +1,6 @@
 """How parts of scans are changed at random while a segmentation network learns: what is called augmentation.
 
-Turned, scaled, moved and bent as one sampling; then contrast, brightness, gamma, a bias field, blur and noise.
+Turned, scaled, moved and bent as one sampling; then contrast, brightness, gamma, a bias field and noise.
 """
 
 from __future__ import annotations
@@ -23,11 +23,10 @@ class Changes:
     :param turn: degrees about each axis.
     :param scale: as a share of the size.
     :param shift: as a share of each side.
-    :param bend: deviation of the displacement at nodes :data:`NODES` voxels apart, voxels.
+    :param bend: deviation of the displacement at nodes :data:`NODES` voxels apart, in the shortest side of a voxel.
     :param contrast, brightness: factor less 1, and summand, for intensities in [-1, 1].
     :param gamma: logarithm of the exponent.
     :param bias: deviation of the logarithm of a smooth factor, for intensities in [0, 2].
-    :param blur: deviation of a Gaussian, voxels.
     :param noise: deviation of the noise.
     """
 
@@ -39,7 +38,6 @@ class Changes:
     brightness: float = 0.1
     gamma: float = 0.0
     bias: float = 0.0
-    blur: float = 0.0
     noise: float = 0.1
 
 
@@ -56,11 +54,18 @@ def region_of(patch: Sequence[int]) -> tuple[int, ...]:
     return tuple(math.ceil(side * REACH) for side in patch)
 
 
-def changed(batch: Batch, patch: Sequence[int], changes: Changes, random: torch.Generator) -> Batch:
+def changed(
+    batch: Batch, patch: Sequence[int], changes: Changes, random: torch.Generator,
+    spacing: Sequence[float] | None = None,
+) -> Batch:  # fmt: skip
     """Change each part of a batch at random.
+
+    Turns are turns in mm; about an axis along which a turn would lead from one thick slice into others it is less, as
+    much as the slices are thicker than their voxels.
 
     :param patch: voxels of what is left.
     :param random: on the CPU: the same changes on every device.
+    :param spacing: of the voxels, mm; cubic ones when not given.
     """
     images, count, dims = batch.images, len(batch.images), len(patch)
     region = images.shape[2:]
@@ -71,8 +76,11 @@ def changed(batch: Batch, patch: Sequence[int], changes: Changes, random: torch.
     def normal(*shape: int) -> Tensor:
         return torch.randn(count, *shape, generator=random).to(images.device)
 
-    turn = draw(dims, dims, reach=math.radians(changes.turn))
+    steps = images.new_tensor(spacing or [1.0] * dims)
+    steps = steps / steps.min()
+    turn = draw(dims, dims, reach=math.radians(changes.turn)) / torch.maximum(steps[:, None], steps[None])
     linear = torch.matrix_exp((turn - turn.mT) / 2) * torch.exp(draw(1, 1, reach=changes.scale))
+    linear = linear * steps / steps[:, None]  # of mm -> of voxels
     axes = [torch.arange(side, device=images.device) - (side - 1) / 2 for side in patch]
     here = torch.stack(torch.meshgrid(*axes, indexing="ij")).to(images)  # voxels from the middle
     sides = images.new_tensor(patch).reshape(dims, *[1] * dims)
@@ -80,9 +88,8 @@ def changed(batch: Batch, patch: Sequence[int], changes: Changes, random: torch.
     there = there + draw(dims, *[1] * dims, reach=changes.shift) * sides
     if changes.bend:
         nodes = [max(round(side / NODES), 2) for side in patch]
-        there = there + functional.interpolate(
-            normal(dims, *nodes) * changes.bend, tuple(patch), mode=_LINEAR[dims], align_corners=True
-        )
+        bent = normal(dims, *nodes) * changes.bend / steps.reshape(dims, *[1] * dims)
+        there = there + functional.interpolate(bent, tuple(patch), mode=_LINEAR[dims], align_corners=True)
     halves = images.new_tensor(region).reshape(dims, *[1] * dims) / 2
     grid = (there / halves).flip(1).movedim(1, -1)  # grid_sample counts in halves of each side, last axis first
     together = torch.cat([images, batch.targets, batch.seen], 1)
@@ -97,8 +104,6 @@ _LINEAR = {2: "bilinear", 3: "trilinear"}
 def _recoloured(images: Tensor, changes: Changes, draw, normal) -> Tensor:
     channels, shape = images.shape[1], images.shape[2:]
     ones = [1] * len(shape)
-    if changes.blur:
-        images = _blurred(images, draw(1, *ones, reach=changes.blur).abs())
     if changes.bias or changes.gamma:
         light = (images + 1).clamp_min(0)
         if changes.gamma:
@@ -110,19 +115,3 @@ def _recoloured(images: Tensor, changes: Changes, draw, normal) -> Tensor:
     images = images * (1 + draw(channels, *ones, reach=changes.contrast))
     images = images + draw(channels, *ones, reach=changes.brightness)
     return images + normal(channels, *shape) * draw(1, *ones).abs() * changes.noise
-
-
-def _blurred(images: Tensor, deviations: Tensor) -> Tensor:
-    """Each image with a Gaussian of its own deviation, voxels, along all axes."""
-    radius = max(math.ceil(3 * float(deviations.max())), 1)
-    offsets = torch.arange(-radius, radius + 1, device=images.device)
-    kernels = torch.exp(-0.5 * (offsets / deviations.flatten()[:, None].clamp_min(1e-3)) ** 2)
-    kernels = kernels / kernels.sum(1, keepdim=True)
-    for axis in range(2, images.ndim):
-        index = [torch.arange(images.shape[axis], device=images.device) + int(offset) for offset in offsets]
-        images = sum(
-            kernels[:, number].reshape(-1, *[1] * (images.ndim - 1))
-            * images.index_select(axis, each.clamp(0, images.shape[axis] - 1))
-            for number, each in enumerate(index)
-        )
-    return images

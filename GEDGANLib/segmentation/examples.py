@@ -88,7 +88,7 @@ class Batch:
     """Parts of examples.
 
     :param images: (N, C, *region) float32.
-    :param targets: probability of each label, (N, label_count + 1, *region) float32.
+    :param targets: 1 for the label of a voxel, 0 for others, background first, (N, label_count + 1, *region) float32.
     :param seen: 1 where the scan is, 0 beyond its field of view, whose edge is repeated, (N, 1, *region).
     """
 
@@ -96,14 +96,11 @@ class Batch:
     targets: Tensor
     seen: Tensor
 
-    def to(self, device: str) -> Batch:
-        """The same on a device."""
-        return Batch(*(each.to(device) for each in (self.images, self.targets, self.seen)))
-
 
 def draw(
-    groups: Sequence[Group], count: int, region: Sequence[int], label_count: int, random: torch.Generator
-) -> Batch:
+    groups: Sequence[Group], count: int, region: Sequence[int], label_count: int, random: torch.Generator,
+    device: str = "cpu",
+) -> Batch:  # fmt: skip
     """Draw parts of examples.
 
     :param region: voxels of each part; a scan that is smaller lies somewhere in it whole.
@@ -114,8 +111,10 @@ def draw(
         examples = groups[number].examples
         weights = torch.tensor([example.weight for example in examples], dtype=torch.float64)
         chosen = examples[int(torch.multinomial(weights, 1, generator=random))]
-        parts.append(_part(chosen, _corner(chosen, region, random), region, label_count))
-    return Batch(*(torch.stack(each) for each in zip(*parts)))
+        parts.append(_part(chosen, _corner(chosen, region, random), region))
+    images, labels, seen = (torch.stack(each).to(device) for each in zip(*parts))
+    targets = torch.stack([(labels == label) for label in range(label_count + 1)], 1).float()
+    return Batch(images, targets, seen)
 
 
 def _corner(example: Example, region: Sequence[int], random: torch.Generator) -> list[int]:
@@ -135,10 +134,8 @@ def _corner(example: Example, region: Sequence[int], random: torch.Generator) ->
     return corner
 
 
-def _part(
-    example: Example, corner: Sequence[int], region: Sequence[int], label_count: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Image, target and field of view of a part."""
+def _part(example: Example, corner: Sequence[int], region: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Image, labels and field of view of a part."""
     image, labels = example.image, example.labels
     seen = torch.ones(1, *region)
     for axis, (first, side) in enumerate(zip(corner, region)):
@@ -149,5 +146,4 @@ def _part(
             seen = seen * (~beyond).float().reshape([-1 if other == axis else 1 for other in range(len(region))])
         index = index.clamp(0, count - 1)
         image, labels = image.index_select(axis + 1, index), labels.index_select(axis, index)
-    target = torch.nn.functional.one_hot(labels.long(), label_count + 1).movedim(-1, 0)
-    return image.float(), target.float(), seen
+    return image.float(), labels, seen

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..jobs.events import Progress, quiet
+from .applying import half_where_right
 from .changes import Changes, changed, region_of
 from .examples import Batch, Group, draw
 from .unet import build_unet, fill, strides_of, weights_of
@@ -82,10 +83,11 @@ class Learner:
         patch = self.recipe.patch
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.learning_rate * (1 + math.cos(math.pi * self.done / self.recipe.updates)) / 2
-        drawn = draw(self.groups, self.recipe.batch, region_of(patch), self.label_count, self.random)
-        batch = changed(drawn.to(self.device), patch, self.recipe.changes, self.random)
+        region = region_of(patch)
+        drawn = draw(self.groups, self.recipe.batch, region, self.label_count, self.random, self.device)
+        batch = changed(drawn, patch, self.recipe.changes, self.random, self.recipe.spacing)
         self.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cuda", torch.bfloat16, enabled=self.device.startswith("cuda")):
+        with half_where_right(self.device):
             logits = self.network(batch.images)
         self._loss(logits.float(), batch).backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), CLIPPED)

@@ -49,6 +49,8 @@ MEANS = {
     "mps": Means(260_000, 6_000_000, (16, 32, 64, 128), 4, 2000, 0.02),
     "cuda": Means(2_100_000, 150_000_000, (32, 64, 128, 256, 320), 2, 4000, 0.003),
 }
+LONGEST = 512
+"""Voxels of a side of a patch at most."""
 VARIATIONS = 200
 """Of all labelled scans together."""
 
@@ -145,6 +147,7 @@ def plan_network(
     :param device: ``cuda``, ``mps`` or ``cpu``.
     :param spacing, updates, variations: instead of a choice.
     :param teacher: see :class:`NetworkPlan`.
+    :raises InputError: no network can be made for such scans, as of too many labels or channels.
     """
     means, reasons = MEANS[device], []
     shape = np.array(aligned.data.get("median_shape", aligned.grid.shape), float)
@@ -173,11 +176,13 @@ def plan_network(
         reasons.append(f"It sees a scan whole, {' x '.join(map(str, patch))} voxels.")
     else:
         reasons.append(f"It sees {' x '.join(map(str, patch))} voxels at once, of about {_words(sides)}.")
-    return NetworkPlan(
+    plan = NetworkPlan(
         tuple(float(step) for step in steps), patch, means.widths, batch, wanted,
         VARIATIONS if variations is None else variations, aligned.channels, tuple(labels), teacher, tuple(reasons),
         round(minutes, 1),
     )  # fmt: skip
+    check(plan, "These scans")
+    return plan
 
 
 def _words(sides: Sequence[float]) -> str:
@@ -192,7 +197,7 @@ def patch_of(shape: Sequence[float], spacing: Sequence[float], voxels: int, leve
     :param shape: of scans, voxels.
     :param voxels: at most.
     """
-    sides, steps = np.array(shape, float), np.array(spacing, float)
+    sides, steps = np.minimum(np.array(shape, float), LONGEST), np.array(spacing, float)
     low, high = 0.0, float((sides * steps).max())
     for _halving in range(40):
         length = (low + high) / 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,6 +14,9 @@ from ..volumes.geometry import resample, spacing_of, to_closest_ras, working_aff
 from ..volumes.pipeline import map_intensities, resample_labels
 from .examples import Example
 from .plan import NetworkPlan
+
+MOST_VOXELS = 1_000_000_000
+"""Of a scan on the grid of a network."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Placed:
 def placed(case: Case, plan: NetworkPlan) -> Placed:
     """Bring a scan to the grid of a network.
 
-    :raises InputError: other channels than the network's.
+    :raises InputError: other channels than the network's, or a size that cannot be.
     """
     if len(case.image) != len(plan.channels):
         raise InputError(
@@ -50,6 +54,13 @@ def placed(case: Case, plan: NetworkPlan) -> Placed:
     image, affine = to_closest_ras(case.image, case.affine)
     sides = image.shape[1:] * spacing_of(affine) / plan.spacing
     shape = tuple(max(round(float(side)), 1) for side in sides)
+    if math.prod(shape) > MOST_VOXELS:
+        reach = " x ".join(f"{side:.0f}" for side in image.shape[1:] * spacing_of(affine))
+        raise InputError(
+            f"{case.name} would have {' x '.join(map(str, shape))} voxels for the network: it says that it reaches "
+            f"{reach} mm.",
+            "Correct the voxel size in its header, or leave it out.",
+        )
     target = working_affine(affine, image.shape[1:], shape, plan.spacing)
     labels = None
     if case.labels is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from .. import __version__
@@ -13,6 +14,9 @@ from ..volumes.case import Case, description_of_segmented
 from .applying import probabilities
 from .network_file import SegmentationNetwork
 from .scans import on_own_voxels, placed
+
+UNLIKELY = 0.05
+"""Probability below which a label does not count for trust."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,8 @@ def segmented(case: Case, network: SegmentationNetwork, votes: Tensor | None = N
     shares = probabilities(network.network, there.example().image, plan.patch)
     if votes is not None and votes.shape == shares.shape:
         shares = (shares + votes.float()) / 2
-    by_label = promised_dice(shares, shares.argmax(0))
+    # A network is never quite sure that nothing is there: without this, a structure that is not would count as missed.
+    by_label = promised_dice(torch.where(shares < UNLIKELY, 0.0, shares), shares.argmax(0))
     known = by_label[~np.isnan(by_label)]
     trust = float(known.mean()) if len(known) else 0.0
     told = {

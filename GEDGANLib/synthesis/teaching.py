@@ -39,8 +39,7 @@ def varied(
 
 
 def with_carried(made: CarriedCase, plan: NetworkPlan) -> Example:
-    """A scan with the labels that were carried to it, on the network's grid; how often it is learned from goes by how
-    far they are to be trusted."""
+    """A scan with the labels that were carried to it, and their shares of the votes, on the network's grid."""
     there = placed(made.case, plan)
     shares = np.stack(
         [share_on(made.share_of(label), made.case.affine, there.case) for label in range(len(plan.labels) + 1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -76,6 +77,12 @@ def numbered_by(case: Case, index_of: Mapping[str, int]) -> np.ndarray:
     for label in case.label_table:
         numbers[label.index] = index_of.get(label.name, 0)
     return numbers[case.labels]
+
+
+def labels_digest(labels: np.ndarray) -> str:
+    """A short text that changes with any voxel of a segmentation, (I, J, K) of whole numbers below 256."""
+    voxels = np.ascontiguousarray(labels, np.uint8)
+    return hashlib.sha256(repr(voxels.shape).encode() + voxels.tobytes()).hexdigest()[:16]
 
 
 def description_of_variation(name: str) -> str:

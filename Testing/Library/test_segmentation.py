@@ -38,7 +38,7 @@ from GEDGANLib.volumes.case import Case, Label
 from GEDGANLib.volumes.dataset import find_dataset
 
 PATCH = (16, 16, 16)
-STILL = Changes(0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+STILL = Changes(0, 0, 0, 0, 0, 0, 0, 0, 0)
 
 
 def ball(seed: int, shape: tuple[int, ...] = PATCH) -> Example:
@@ -87,7 +87,7 @@ def test_learning_leaves_the_random_numbers_of_the_program_alone() -> None:
     assert torch.equal(torch.rand(1), expected)
 
 
-@pytest.mark.parametrize("changes", [Changes(), STRONG, replace(STRONG, blur=1.0)])
+@pytest.mark.parametrize("changes", [Changes(), STRONG, Changes(turn=0, scale=0, bend=3.0)])
 def test_images_and_labels_are_changed_alike(changes: Changes) -> None:
     masks = torch.stack([ball(number).labels for number in range(8)]).float()[:, None]
     targets = torch.cat([1 - masks, masks], 1)
@@ -97,7 +97,7 @@ def test_images_and_labels_are_changed_alike(changes: Changes) -> None:
     assert made.images.shape == (8, 1, *PATCH) and made.targets.shape == (8, 2, *PATCH)
     torch.testing.assert_close(made.targets.sum(1), torch.ones(8, *PATCH), atol=1e-4, rtol=0)
     moved = made.targets[:, 1] > 0.5
-    if not changes.blur and not changes.bias:
+    if not changes.bias:
         middle = (made.images.amax((1, 2, 3, 4), True) + made.images.amin((1, 2, 3, 4), True)) / 2
         assert float(((made.images > middle)[:, 0] == moved).float().mean()) > 0.98
     assert float((moved == (masks[:, 0] > 0.5)).float().mean()) < 0.99
@@ -123,6 +123,20 @@ def test_a_turn_is_a_turn_in_mm_of_cubic_voxels_whatever_the_shape() -> None:
     made = changed(batch, (16, 64, 16), replace(STILL, turn=40.0), torch.Generator().manual_seed(1))
     overlap = ((made.images > 0.5) & (inside > 0.5)).float().sum() / (6 * inside.sum())
     assert float(overlap) > 0.93
+
+
+def test_thick_slices_are_not_turned_into_each_other() -> None:
+    """Slices of 6 mm, 0.5 mm in plane: what lies in a slice stays within about one of it, and turns in plane."""
+    slices = torch.arange(20.0).reshape(1, 1, 1, 1, 20).expand(4, 1, 96, 96, 20).clone()
+    batch = Batch(slices, torch.ones(4, 2, 96, 96, 20), torch.ones(4, 1, 96, 96, 20))
+    patch = (80, 80, 16)
+    made = changed(batch, patch, replace(STILL, turn=15.0), torch.Generator().manual_seed(0), (0.5, 0.5, 6.0))
+    whole = changed(batch, patch, STILL, torch.Generator().manual_seed(0), (0.5, 0.5, 6.0))
+    assert float((made.images - whole.images).abs().max()) < 1.0
+    rows = torch.arange(96.0).reshape(1, 1, 96, 1, 1).expand(4, 1, 96, 96, 20).clone()
+    batch = replace(batch, images=rows)
+    made = changed(batch, patch, replace(STILL, turn=15.0), torch.Generator().manual_seed(0), (0.5, 0.5, 6.0))
+    assert float((made.images - changed(batch, patch, STILL, torch.Generator(), None).images).abs().max()) > 4
 
 
 def test_beyond_the_field_of_view_nothing_is_learned() -> None:
@@ -201,6 +215,8 @@ def test_voxels_and_patch_go_by_data_and_device(aligned_plan) -> None:
     assert 2 < min(laptop.spacing) == max(laptop.spacing) < 3.5 and server.spacing == (1.0, 1.0, 1.0)
     assert math.prod(laptop.patch) <= 80_000 and math.prod(server.patch) > 1_000_000
     assert "larger than those of the scans" in laptop.reasons[0] and laptop.minutes > 1
+    long = {**data, "median_shape": (30, 30, 2000)}
+    assert max(plan_network(replace(aligned_plan, data=long), LABELS, "cuda").patch) <= 512
     thick = replace(aligned_plan, data={**data, "median_shape": (512, 512, 20), "median_spacing": (0.5, 0.5, 6.0)})
     plan = plan_network(thick, LABELS, "cpu")
     assert plan.spacing[2] == 6.0 and plan.spacing[0] < 6.0 and plan.patch[2] >= 4
@@ -471,8 +487,16 @@ def test_what_somebody_corrected_is_learned_from_next_time(aligned_run, aligned_
     assert segment(few, "-o", tmp_path / "out", "--labels", corrected.parent, *options) == 0
     assert load_network(tmp_path / "out" / "network.safetensors").about["labelled"] == 2
     assert name not in {row["case"] for row in csv_rows(tmp_path / "out" / "segmented.csv")}
-    assert segment(few, "-o", tmp_path / "none", "--labels", tmp_path / "out", *options) == 2
-    assert "named as a scan" in capsys.readouterr().err
+    assert segment(few, "-o", tmp_path / "none", "--labels", tmp_path / "out" / "segmented", *options) == 2
+    said = " ".join(capsys.readouterr().err.split())  # all that are there were made, and nobody has changed them
+    assert "are as they were made" in said and "somebody has drawn or corrected" in said
+    made = next((tmp_path / "out" / "segmented" / "labels").iterdir())
+    image = nibabel.load(made)
+    voxels = np.asarray(image.dataobj).copy()
+    voxels[0, 0, 0] = 1
+    nibabel.save(nibabel.Nifti1Image(voxels, image.affine), made)
+    assert segment(few, "-o", tmp_path / "again", "--labels", tmp_path / "out" / "segmented", *options) == 0
+    assert load_network(tmp_path / "again" / "network.safetensors").about["labelled"] == 2
 
 
 @pytest.mark.parametrize("mapping", ["percentiles", "window"])
@@ -504,6 +528,33 @@ def test_monai_segments_with_the_bundle_as_we_do(taught, tmp_path, mapping) -> N
 
 def csv_rows(path: Path) -> list[dict]:
     return list(csv.DictReader(path.read_text("utf-8").splitlines()))
+
+
+def test_scans_that_cannot_be_used_do_not_end_the_work(aligned_run, aligned_folder, few, tmp_path, capsys) -> None:
+    """A damaged segmentation, an empty one, and a copy of the only good one's scan under another name."""
+    good, damaged, empty = (case.name for case in find_dataset(aligned_folder).cases[:3])
+    content = (aligned_folder / "labelsTr" / f"{damaged}.nii.gz").read_bytes()
+    (few / "labelsTr" / f"{damaged}.nii.gz").write_bytes(content[: len(content) // 2])
+    scan = nibabel.load(few / "imagesTr" / f"{empty}_0000.nii.gz")
+    nothing = nibabel.Nifti1Image(np.zeros(scan.shape, np.uint8), scan.affine)
+    nibabel.save(nothing, few / "labelsTr" / f"{empty}.nii.gz")
+    shutil.copy(few / "imagesTr" / f"{good}_0000.nii.gz", few / "imagesTr" / "zz_copy_0000.nii.gz")
+    options = ("--run", aligned_run, "--format", "nnunet", *QUICKLY)
+    assert segment(few, "-o", tmp_path / "mine", *options) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "counts as not segmented" in said and f"{damaged} is left out" in said and "zz_copy is left out" in said
+    made = {row["case"] for row in csv_rows(tmp_path / "mine" / "segmented.csv")}
+    assert {damaged, empty, "zz_copy"} <= made and good not in made
+    labels = tmp_path / "mine" / "Dataset501_mine" / "labelsTr"
+    assert np.asarray(nibabel.load(labels / f"{empty}.nii.gz").dataobj).any()
+    other = tmp_path / "other"
+    shutil.copytree(few, other)
+    assert segment(other, "-o", tmp_path / "mine", "--resume") == 2
+    assert "is done already" in capsys.readouterr().err
+    told = tmp_path / "mine" / "segment.json"
+    told.write_text(told.read_text().replace('"done": true', '"done": false'))
+    assert segment(other, "-o", tmp_path / "mine", "--resume") == 2
+    assert "was begun with the scans in" in " ".join(capsys.readouterr().err.split())
 
 
 def test_what_cannot_be_segmented_is_said(aligned_run, few, tmp_path, capsys) -> None:

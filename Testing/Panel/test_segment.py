@@ -335,6 +335,17 @@ def test_the_rest_of_a_folder_is_segmented_in_files(panel, aligned_folder, align
     assert row.volume.GetAttribute("GEDGAN.segmented_by") is None
     panel.data_section.refresh()
     assert panel.data_section.rows[0].segmentation is None
+    # What is accepted there is learned from the next time.
+    ui.acceptButton.click()
+    assert "learns from this one" in ui.messageLabel.text
+    run = panel.rest_section.run
+    ui.segmentRestButton.click()
+    pump(lambda: panel.rest_section.job is None, 240)
+    assert "All scans were segmented already" in ui.messageLabel.text, ui.messageLabel.text
+    from GEDGANLib.segmentation.network_file import read_plan
+
+    labelled = [read_plan(each / "network.safetensors")[1]["labelled"] for each in (run, panel.rest_section.run)]
+    assert labelled == [8, 9] and not list(run.parent.glob("*-accepted"))
 
 
 def test_what_fails_is_said_and_leaves_the_scene_as_it_is(with_brains, few_updates):
@@ -345,6 +356,8 @@ def test_what_fails_is_said_and_leaves_the_scene_as_it_is(with_brains, few_updat
     there = segmentations()
     with pytest.raises(InputError, match="segmented"):
         panel.logic.segmentRest([nodes.volumes[0] for nodes in panel.brains])
+    with pytest.raises(InputError, match="segmented"):
+        panel.logic.segmentRest([])
     assert segmentations() == there
 
 
