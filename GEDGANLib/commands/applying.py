@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import InputError, StoppedOnRequest
 from ..jobs.events import Events
 from .scans import refuse_labels, tell_left_out
-from .trusted import Shown, write_trust
+from .trusted import Shown, tell_made, write_shares, write_trust
 from .wanted import values_fit, with_own_values
 
 TABLE, SHEET = "segmented.csv", "segmented.png"
@@ -81,27 +81,21 @@ def apply(
                         continue
                     growing.add(written_as(made.case), ".nrrd" if suffix_of(files.images[0]) in NRRD else ".nii.gz")
                     if form.soft:
-                        _write_shares(folder, made)
+                        write_shares(folder, made)
                     shown.add(made.case)
                     count += 1
                 show(len(own), len(own), "")
             for files in form.drawn:  # that could be read when they were learned from
                 growing.add(load_case(files, dataset, plan.labels, table, known))
         except KeyboardInterrupt as interrupt:
-            if shard.count == 1 and folder == form.beside:  # else it is a part of a job that is begun anew there
+            if folder != form.beside:  # a part of a job, which is begun anew
+                raise StoppedOnRequest("Stopped while segmenting.") from interrupt
+            if shard.count == 1:
                 growing.close(shard, finish)
             raise StoppedOnRequest(f"Stopped; what is complete is in {folder}.") from interrupt
         whole = growing.close(shard, finish)
-    if is_written:
-        print(f"Shard {shard.number} of {shard.count} was there already.")
-    else:
-        print(f"{count} scan(s) were segmented{f'; they are in {folder}' if folder == form.beside else ''}.")
-    if not whole:
-        print(f"That was shard {shard.number} of {shard.count}; the data set is whole when all of them are done.")
-    elif shown.cases and shard.count == 1:
-        shown.write(form.beside / SHEET, TITLE)
-        least = f"The least to be trusted: {shown.words()}."
-        print(f"{least} All of them: {form.beside / TABLE}; {form.beside / SHEET}")
+    words = f"{count} scan(s) were segmented{f'; they are in {folder}' if folder == form.beside else ''}."
+    tell_made(words, shown, is_written, whole, shard, form.beside / TABLE, form.beside / SHEET, TITLE)
 
 
 def _shares(path: Path | None) -> Any:
@@ -112,14 +106,3 @@ def _shares(path: Path | None) -> Any:
         return None if path is None else Example.load(path).shares
     except (OSError, ValueError):
         return None
-
-
-def _write_shares(folder: Path, made: Any) -> None:
-    """The soft segmentation: a volume a label, on the network's grid."""
-    from ..volumes.files import write_volume
-
-    place = folder / "shares"
-    place.mkdir(exist_ok=True)
-    for label in made.case.label_table:
-        path = place / f"{made.case.name}_{label.index:02d}.nii.gz"
-        write_volume(path, made.shares[label.index], made.affine, f"probability of {label.name}")

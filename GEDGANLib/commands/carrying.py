@@ -8,14 +8,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, StoppedOnRequest
 from ..jobs.events import Events
 from .options import DATA, DEVICE, a_path, a_shard, above_zero
 from .scans import find_for, names_in, refuse_labels, tell_left_out, warn_of_other_kind
-from .trusted import Shown, write_trust
+from .trusted import Shown, tell_made, write_shares, write_trust
 from .wanted import label_table, scan_of, values_fit, with_own_values
 
 TABLE, SHEET = "carried.csv", "carried.png"
@@ -121,7 +120,7 @@ def run_carry(arguments: argparse.Namespace, events: Events) -> None:
                         continue
                     growing.add(form(made.case), ".nrrd" if suffix_of(files.images[0]) in NRRD else ".nii.gz")
                     if arguments.soft:
-                        _write_shares(arguments.output, made)
+                        write_shares(arguments.output, made)
                     shown.add(made.case)
                 show(len(own), len(own), "")
         except KeyboardInterrupt as interrupt:
@@ -129,16 +128,9 @@ def run_carry(arguments: argparse.Namespace, events: Events) -> None:
                 growing.close(shard, finish)
             raise StoppedOnRequest(f"Stopped; what is complete is in {arguments.output}.") from interrupt
         whole = growing.close(shard, finish)
-    if is_written:
-        print(f"Shard {shard.number} of {shard.count} was there already.")
-    else:
-        print(f"Segmentations were carried to {len(growing.provenance)} scan(s); they are in {arguments.output}.")
-    if not whole:
-        print(f"That was shard {shard.number} of {shard.count}; the data set is whole when all of them are done.")
-    elif shown.cases and shard.count == 1:
-        shown.write(arguments.output / SHEET, TITLE)
-        words = f"The least to be trusted: {shown.words()}."
-        print(f"{words} All of them: {arguments.output / TABLE}; {arguments.output / SHEET}")
+    made_words = f"Segmentations were carried to {len(growing.provenance)} scan(s); they are in {arguments.output}."
+    out = arguments.output
+    tell_made(made_words, shown, is_written, whole, shard, out / TABLE, out / SHEET, TITLE)
 
 
 def _sources(arguments: argparse.Namespace, labelled: Any) -> list[Any]:
@@ -170,18 +162,6 @@ def _targets(
             "Give scans that are not, or name those by --case to which it shall be carried all the same.",
         )
     return chosen
-
-
-def _write_shares(folder: Path, made: Any) -> None:
-    """The soft segmentation: a volume a label."""
-    from ..volumes.files import write_volume
-
-    place = folder / "shares"
-    place.mkdir(exist_ok=True)
-    for label in made.case.label_table:
-        about = f"share of votes for {label.name}"
-        path = place / f"{made.case.name}_{label.index:02d}.nii.gz"
-        write_volume(path, made.share_of(label.index), made.case.affine, about)
 
 
 def run_next(arguments: argparse.Namespace, events: Events) -> None:

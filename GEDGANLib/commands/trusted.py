@@ -52,3 +52,34 @@ def write_trust(
     for name, origin in sorted(made.items(), key=lambda item: (item[1]["trust"], item[0])):
         writer.writerow([name, origin["trust"], *(origin[f"trust of {label}"] for label in names), of(origin)])
     write_bytes(path, text.getvalue().encode("utf-8"))
+
+
+def write_shares(folder: Path, made: Any) -> None:
+    """The soft segmentation: a volume a label, on the scan's own voxels; ``shares/CASE_02`` of the second label.
+
+    :param made: has ``case`` and ``share_of``.
+    """
+    from ..volumes.files import write_volume
+
+    place = folder / "shares"
+    place.mkdir(exist_ok=True)
+    for number, label in enumerate(made.case.label_table, 1):
+        path = place / f"{made.case.name}_{number:02d}.nii.gz"
+        write_volume(path, made.share_of(number), made.case.affine, f"share of {label.name}")
+
+
+def tell_made(
+    words: str, shown: Shown, is_written: bool, whole: bool, shard: Any, table: Path, sheet: Path, title: str
+) -> None:
+    """Say what came of a command that makes segmentations; where it made all of them, with a sheet.
+
+    :param words: of what it made.
+    :param is_written: its shard was there before.
+    :param whole: the data set is.
+    """
+    print(f"Shard {shard.number} of {shard.count} was there already." if is_written else words)
+    if not whole:
+        print(f"That was shard {shard.number} of {shard.count}; the data set is whole when all of them are done.")
+    elif shown.cases and shard.count == 1:
+        shown.write(sheet, title)
+        print(f"The least to be trusted: {shown.words()}. All of them: {table}; {sheet}")

@@ -11,6 +11,7 @@ from torch import Tensor
 from .. import __version__
 from ..alignment.voting import promised_dice
 from ..volumes.case import Case, description_of_segmented
+from ..volumes.geometry import resample
 from .applying import probabilities
 from .network_file import SegmentationNetwork
 from .scans import on_own_voxels, placed
@@ -33,6 +34,11 @@ class Segmented:
     shares: np.ndarray
     affine: np.ndarray
     trust: float
+
+    def share_of(self, label: int) -> np.ndarray:
+        """Probability of a label, 0 being the background, (*own voxels) float32."""
+        shape = self.case.image.shape[1:]
+        return resample(self.shares[label][None], self.affine, self.case.affine, shape)[0]
 
 
 def segmented(case: Case, network: SegmentationNetwork, votes: Tensor | None = None) -> Segmented:
