@@ -67,7 +67,7 @@ def with_labels(dataset: Any, folder: Path | None, events: Events) -> Any:
     if not names - made:
         raise InputError(
             f"{folder} has no segmentation of a scan of {dataset.folder} that somebody has drawn or corrected.",
-            "Name segmentations as the scans are named, scan.nii.gz for example.",
+            "Correct one of them first." if made else "Name them as the scans are named, scan.nii.gz for example.",
         )
     names -= made
     cases = (replace(files, label=found[files.name]) if files.name in names else files for files in dataset.cases)

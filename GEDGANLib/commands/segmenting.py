@@ -92,8 +92,13 @@ def run_segment(arguments: argparse.Namespace, events: Events) -> None:
         return
     _refuse(arguments, ("shard",), "learning")
     if arguments.data is not None:
-        words = f"gedgan segment {shlex.quote(str(arguments.source))} -o OUT"
-        raise InputError(f"{arguments.source} is no network.", f"To learn from it and segment the rest of it: {words}")
+        inside = arguments.source / NETWORK
+        hint = (
+            f"To learn from it and segment the rest of it: gedgan segment {shlex.quote(str(arguments.source))} -o OUT"
+        )
+        raise InputError(
+            f"{arguments.source} is a folder, and no network.", f"Did you mean {inside}?" if inside.is_file() else hint
+        )
     _learn(arguments, events)
 
 
@@ -109,9 +114,10 @@ def _learn(arguments: argparse.Namespace, events: Events) -> None:
     from ..training.request import PREPARING, claim_run_folder, forget_old_stop
 
     out = arguments.output
+    asked = _asked(arguments, events)
     claim_run_folder(out, arguments.resume, REQUEST)
     with sole_owner(out):
-        asked = _asked(arguments, events)
+        write_bytes(out / REQUEST, json.dumps(asked, indent=1).encode("utf-8"))
         (out / PREPARING).unlink(missing_ok=True)
         forget_old_stop(out, arguments.begun if arguments.resume else 0)
         again = ["gedgan", "segment", str(arguments.source), "-o", str(out), "--resume"]
@@ -126,7 +132,7 @@ def _learn(arguments: argparse.Namespace, events: Events) -> None:
 
 
 def _asked(arguments: argparse.Namespace, events: Events) -> dict[str, Any]:
-    """What the job is asked for; of one that goes on, what it was begun with. Written to the folder.
+    """What the job is asked for; of one that goes on, what it was begun with.
 
     :raises InputError: no scan is segmented, or a job that goes on is asked for something else.
     """
@@ -171,14 +177,23 @@ def _asked(arguments: argparse.Namespace, events: Events) -> dict[str, Any]:
         raise InputError("--spacing takes one number or three.", "Correct it.")
     asked = {
         "data": str(arguments.source.resolve()), "sources": sources, "targets": targets,
-        "run": None if arguments.run_folder is None else str(arguments.run_folder.resolve()),
+        "run": _run_of(arguments.run_folder),
         "spacing": spacing and (spacing * 3)[:3] if spacing and len(spacing) == 1 else spacing,
         "updates": arguments.updates, "variations": arguments.variations, "teacher": arguments.teacher,
         "seed": arguments.seed or 0, "device": choose_device(arguments.device), "format": arguments.format or "folder",
         "soft": arguments.soft, "labels": None if arguments.labels is None else str(arguments.labels.resolve()),
     }  # fmt: skip
-    write_bytes(out / REQUEST, json.dumps(asked, indent=1).encode("utf-8"))
     return asked
+
+
+def _run_of(folder: Path | None) -> str | None:
+    """The alignment that is meant, also by the folder of a job that made one on the way."""
+    from ..alignment.runs import RESULT
+
+    if folder is None:
+        return None
+    inside = folder / ALIGNMENT
+    return str((inside if (inside / RESULT).exists() and not (folder / RESULT).exists() else folder).resolve())
 
 
 def _learn_and_apply(arguments: argparse.Namespace, asked: dict[str, Any], events: Events) -> None:
@@ -222,7 +237,10 @@ def _aligned(arguments: argparse.Namespace, asked: dict[str, Any], run: Path, ev
         "device": asked["device"], "grid": None, "spacing": None, "resume": (run / ALIGNED_REQUEST).exists(),
         "for_sharing": False, "shard": None, "begun": arguments.begun, "stop": arguments.output / STOP,
     }  # fmt: skip
-    run_align(argparse.Namespace(**given), events)
+    try:
+        run_align(argparse.Namespace(**given), events)
+    except (StoppedOnRequest, KeyboardInterrupt) as stop:
+        raise StoppedOnRequest("Stopped while aligning the scans.") from stop
 
 
 def _learned(
@@ -247,7 +265,8 @@ def _learned(
         asked["teacher"],
     )  # fmt: skip
     print("\n".join(plan.reasons))
-    print(f"Learning takes about {max(plan.minutes, 1):.0f} minutes here, after scans and labels are brought together.")
+    minutes = "a minute" if plan.minutes < 1.5 else f"{plan.minutes:.0f} minutes"
+    print(f"Learning itself takes about {minutes} here; before, labels are carried to {len(dataset.cases)} scans.")
     job = Job(out, plan, asked["seed"], device, stop, bars.show)
     teaching = Teaching(variations, plan, dataset, table, sources, asked["seed"], stop, bars, events)
     material: Material = teaching.material(out / MATERIAL)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from ..errors import InputError
@@ -13,6 +12,8 @@ from .scans import tell_left_out
 
 MOST = 60
 """Labelled cases that are looked at."""
+MOST_VOXELS = {"cpu": 20_000, "mps": 100_000, "cuda": 500_000}
+"""Of a case for these trainings, of which there are many."""
 MINUTES = 15.0
 """That it takes about, unless something else is asked for."""
 PUBLISHED = (
@@ -29,8 +30,8 @@ def tell_worth(
     """A sentence for the report's beginning, and its figures; None where the model makes no segmentations."""
     from ..alignment.runs import model_and_run
     from ..quality.words import WORTH
-    from ..quality.worth import FEWEST, measure_worth, runs_of, updates_within
-    from ..segmentation.plan import MEANS, plan_network
+    from ..quality.worth import FEWEST, Effort, measure_worth
+    from ..segmentation.plan import plan_network
     from ..segmentation.scans import placed
     from ..synthesis.teaching import varied
     from ..synthesis.variations import Places, Variations
@@ -62,25 +63,23 @@ def tell_worth(
     if len(cases) < FEWEST:
         words = f"{WORTH} {len(cases)} labelled case(s) cannot tell; from {FEWEST} on they can. {PUBLISHED}"
         return words, {"verdict": "too few labelled cases", "cases": len(cases)}
-    plan = plan_network(model.plan, tuple(model.plan.labels), device)
-    voxels = plan.batch
-    for side in plan.patch:
-        voxels *= side
-    seconds = MEANS[device].seconds * voxels / 100_000
-    updates = updates_within(arguments.minutes or MINUTES, len(cases), seconds, plan.updates)
-    minutes = runs_of(len(cases)) * updates * seconds / 60
-    print(
-        f"What variations are worth: {runs_of(len(cases))} small trainings of {updates} updates, about {minutes:.0f} "
-        "minutes here; --minutes gives them more or less, --quick leaves them out."
-    )
     digests = [variations.place(case)[1] for case in cases]
     try:
         variations.among_modes(digests)
     except InputError as error:
-        return f"{WORTH} it cannot be told with this model. {error.message}", {
-            "verdict": "unknown",
-            "cases": len(cases),
-        }
+        figures = {"verdict": "it cannot be told with this model", "cases": len(cases)}
+        return f"{WORTH} it cannot be told with this model. {error.message}", figures
+    plan = plan_network(model.plan, tuple(model.plan.labels), device, most=MOST_VOXELS[device])
+    seconds = plan.seconds(device)
+    effort = Effort.within(arguments.minutes or MINUTES, len(cases), seconds, plan.updates)
+    spacing = " x ".join(f"{step:g}" for step in plan.spacing)
+    print(
+        f"What variations are worth: {effort.networks} small trainings of {effort.updates} updates at voxels of "
+        f"{spacing} mm, about {max(effort.networks * effort.updates * seconds / 60, 1):.0f} minutes here; --minutes "
+        "gives them more or less, --quick leaves them out."
+    )
+    if arguments.minutes and effort.networks * effort.updates * seconds > 90 * arguments.minutes:
+        print(f"{arguments.minutes:g} minute(s) are too few: fewer or shorter trainings would tell nothing.")
     each = max(plan.variations // len(cases), 1)
 
     def vary(index: int, without: frozenset[int]) -> list[Any]:
@@ -88,7 +87,6 @@ def tell_worth(
         return list(varied(variations, cases[index], plan, each, arguments.seed, left_out))
 
     examples = [placed(case, plan).example() for case in cases]
-    recipe = replace(plan.recipe, updates=updates)
     with events.bar("measuring what variations are worth") as show:
-        found = measure_worth(examples, vary, len(plan.labels), recipe, arguments.seed, device, show)
+        found = measure_worth(examples, vary, len(plan.labels), plan.recipe, effort, arguments.seed, device, show)
     return found.words, found.figures()

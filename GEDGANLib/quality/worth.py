@@ -39,6 +39,38 @@ HELPS, NOTHING, HARMS = "helps", "no difference that can be told", "harms: do no
 
 
 @dataclass(frozen=True)
+class Effort:
+    """How thoroughly to look.
+
+    :param updates: of each network.
+    """
+
+    folds: int = FOLDS
+    seeds: int = SEEDS
+    updates: int = FEWEST_UPDATES
+
+    @property
+    def networks(self) -> int:
+        """That are trained."""
+        return self.folds * self.seeds * (len(BASELINES) + 1)
+
+    @classmethod
+    def within(cls, minutes: float, cases: int, seconds: float, most: int) -> Effort:
+        """What takes about so many minutes; fewer seeds and folds where updates would be too few, and the least that
+        tells anything where that takes longer.
+
+        :param seconds: an update, about.
+        :param most: updates; more are not needed.
+        """
+        for folds, seeds in ((FOLDS, SEEDS), (FOLDS, 2), (3, 2), (3, 1)):
+            effort = cls(min(cases, folds), seeds)
+            updates = int(min(60 * minutes / (effort.networks * seconds), most))
+            if updates >= FEWEST_UPDATES:
+                break
+        return replace(effort, updates=min(max(updates, FEWEST_UPDATES), most))
+
+
+@dataclass(frozen=True)
 class Worth:
     """What was found.
 
@@ -46,7 +78,6 @@ class Worth:
     :param baseline: what is compared with.
     :param difference, low, high: Dice with variations less that, and its 95 %.
     :param cases: labelled.
-    :param updates: of each network.
     """
 
     dice: dict[str, float]
@@ -55,8 +86,7 @@ class Worth:
     low: float
     high: float
     cases: int
-    folds: int
-    updates: int
+    effort: Effort
 
     @property
     def verdict(self) -> str:
@@ -73,30 +103,18 @@ class Worth:
         both = f"{self.dice[VARIATIONS]:.3f} with variations and {self.dice[self.baseline]:.3f} with {self.baseline}"
         return (
             f"{WORTH} {self.verdict}: {100 * self.difference:+.1f} points of Dice{reach}, {both} alone. Measured on "
-            f"your {self.cases} labelled cases in {self.folds} folds, {SEEDS} seeds, {self.updates} updates each."
+            f"your {self.cases} labelled cases in {self.effort.folds} folds, {self.effort.seeds} seed(s), "
+            f"{self.effort.updates} updates each."
         )
 
     def figures(self) -> dict[str, Any]:
         """For a report; plain JSON types."""
         return {
             "verdict": self.verdict, "difference": round(self.difference, 4), "baseline": self.baseline,
-            "interval": [round(self.low, 4), round(self.high, 4)], "cases": self.cases, "folds": self.folds,
-            "updates": self.updates, "dice": {name: round(value, 4) for name, value in self.dice.items()},
+            "interval": [round(self.low, 4), round(self.high, 4)], "cases": self.cases, "folds": self.effort.folds,
+            "seeds": self.effort.seeds, "updates": self.effort.updates,
+            "dice": {name: round(value, 4) for name, value in self.dice.items()},
         }  # fmt: skip
-
-
-def runs_of(cases: int) -> int:
-    """Networks that are trained to tell what variations are worth."""
-    return min(cases, FOLDS) * SEEDS * (len(BASELINES) + 1)
-
-
-def updates_within(minutes: float, cases: int, seconds: float, most: int) -> int:
-    """Updates of each network so that all of them take about so many minutes.
-
-    :param seconds: an update, about.
-    :param most: more are not needed.
-    """
-    return int(min(max(60 * minutes / (runs_of(cases) * seconds), FEWEST_UPDATES), most))
 
 
 def measure_worth(
@@ -104,6 +122,7 @@ def measure_worth(
     vary: Callable[[int, frozenset[int]], Sequence[Example]],
     label_count: int,
     recipe: Recipe,
+    effort: Effort | None = None,
     seed: int = 0,
     device: str = "cpu",
     progress: Progress = quiet,
@@ -113,25 +132,26 @@ def measure_worth(
     :param examples: labelled cases.
     :param vary: variations of one of them, by modes that were made without the images of others; of an index, and the
         indices of these.
-    :param recipe: of all networks alike, apart from how cases are changed.
+    :param recipe: of all networks alike, apart from how cases are changed and how many updates there are.
     :raises ValueError: fewer than :data:`FEWEST` cases.
     """
     if len(examples) < FEWEST:
         raise ValueError("too few labelled cases")
+    effort = effort or Effort(min(len(examples), FOLDS), SEEDS, recipe.updates)
     order = np.random.default_rng(seed).permutation(len(examples))
-    folds = [sorted(map(int, part)) for part in np.array_split(order, min(len(examples), FOLDS))]
+    folds = [sorted(map(int, part)) for part in np.array_split(order, effort.folds)]
     arms = [*BASELINES, VARIATIONS]
     found = np.full((len(arms), len(folds)), np.nan)
-    done, total = 0, runs_of(len(examples))
+    done, total = 0, effort.networks
     for number, fold in enumerate(folds):
         rest = [index for index in range(len(examples)) if index not in fold]
         real = [examples[index] for index in rest]
         made = [each for index in rest for each in vary(index, frozenset(fold))]
         for position, arm in enumerate(arms):
             groups = [Group(real, 0.5), Group(made, 0.5)] if arm == VARIATIONS else [Group(real)]
-            how = replace(recipe, changes=BASELINES.get(arm, STRONG))
+            how = replace(recipe, updates=effort.updates, changes=BASELINES.get(arm, STRONG))
             scores = []
-            for each in range(SEEDS):
+            for each in range(effort.seeds):
 
                 def tell(step: float, steps: int, _name: str, done: int = done, arm: str = arm) -> None:
                     progress(done + step / steps, total, arm)
@@ -146,7 +166,7 @@ def measure_worth(
     differences = found[arms.index(VARIATIONS)] - found[arms.index(baseline)]
     low, high = interval(differences[np.isfinite(differences)], len(folds[0]) / (len(examples) - len(folds[0])))
     mean = float(np.nanmean(differences))
-    return Worth(means, baseline, mean, low, high, len(examples), len(folds), recipe.updates)
+    return Worth(means, baseline, mean, low, high, len(examples), effort)
 
 
 def _dice(network: torch.nn.Module, example: Example, patch: Sequence[int], label_count: int) -> float:

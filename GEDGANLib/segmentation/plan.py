@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -84,6 +84,10 @@ class NetworkPlan:
     minutes: float = 0.0
     format_version: int = FORMAT_VERSION
 
+    def seconds(self, device: str) -> float:
+        """An update, about."""
+        return MEANS[device].seconds * self.batch * math.prod(self.patch) / 100_000
+
     @property
     def recipe(self) -> Recipe:
         """How its networks are trained."""
@@ -140,6 +144,7 @@ def plan_network(
     updates: int | None = None,
     variations: int | None = None,
     teacher: bool = False,
+    most: int | None = None,
 ) -> NetworkPlan:
     """Decide everything that a segmentation network needs.
 
@@ -147,26 +152,29 @@ def plan_network(
     :param device: ``cuda``, ``mps`` or ``cpu``.
     :param spacing, updates, variations: instead of a choice.
     :param teacher: see :class:`NetworkPlan`.
+    :param most: voxels of a scan, for small trials.
     :raises InputError: no network can be made for such scans, as of too many labels or channels.
     """
     means, reasons = MEANS[device], []
+    if most is not None:
+        means = replace(means, volume=min(most, means.volume), patch=min(most, means.patch))
     shape = np.array(aligned.data.get("median_shape", aligned.grid.shape), float)
     own = np.array(aligned.data.get("median_spacing", aligned.grid.spacing), float)
     words = " x ".join(f"{step:g}" for step in own)
     if spacing is not None:
         steps = np.array(spacing, float)
-        reasons.append("Its voxels are as was asked for.")
+        reasons.append("The network's voxels are as was asked for.")
     else:
         steps = own.copy()
         while math.prod(shape * own / steps) > means.volume:
             steps = np.where(steps < 1.5 * steps.min(), steps * 1.02, steps)  # what is fine already grows first
         if (steps > own * 1.01).any():
             reasons.append(
-                f"Its voxels are larger than those of the scans ({words} mm), so that it learns in minutes here; "
-                "--spacing asks for others."
+                f"The network's voxels are larger than those of the scans ({words} mm), so that it learns in minutes "
+                "here; --spacing asks for others."
             )
         else:
-            reasons.append(f"Its voxels are as large as those of the scans are mostly: {words} mm.")
+            reasons.append(f"The network's voxels are as large as those of the scans are mostly: {words} mm.")
     steps = np.array([float(f"{step:.3g}") for step in steps])
     sides = np.maximum(np.round(shape * own / steps), 1)
     patch = patch_of(sides, steps, means.patch, len(means.widths))

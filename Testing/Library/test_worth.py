@@ -19,11 +19,10 @@ from GEDGANLib.quality.worth import (
     HARMS,
     HELPS,
     NOTHING,
+    Effort,
     Worth,
     interval,
     measure_worth,
-    runs_of,
-    updates_within,
 )
 from GEDGANLib.segmentation.examples import Example
 from GEDGANLib.segmentation.learner import Recipe
@@ -47,7 +46,7 @@ def ball(seed: int, bright: float | None = None) -> Example:
 
 def worth(low: float, high: float) -> Worth:
     dice = {"classical augmentation": 0.5, "strong augmentation": 0.6, "with variations": 0.62}
-    return Worth(dice, "strong augmentation", 0.02, low, high, 8, 5, 300)
+    return Worth(dice, "strong augmentation", 0.02, low, high, 8, Effort(5, 3, 300))
 
 
 def test_the_verdict_goes_by_the_interval_and_is_a_sentence() -> None:
@@ -66,9 +65,12 @@ def test_the_interval_is_that_of_the_corrected_t_test() -> None:
 
 
 def test_the_time_that_is_given_is_kept() -> None:
-    assert runs_of(3) == 27 and runs_of(50) == 45
-    assert updates_within(15, 10, 0.02, 2000) == 1000
-    assert updates_within(1000, 10, 0.02, 2000) == 2000 and updates_within(0.1, 10, 1.0, 2000) == FEWEST_UPDATES
+    assert Effort(3, 3).networks == 27 and Effort().networks == 45
+    assert Effort.within(15, 10, 0.02, 2000) == Effort(5, 3, 1000)
+    assert Effort.within(1000, 3, 0.02, 2000) == Effort(3, 3, 2000)
+    assert Effort.within(1.6, 10, 0.02, 2000) == Effort(5, 2, 160)  # fewer seeds, and then fewer folds
+    assert Effort.within(0.9, 10, 0.02, 2000) == Effort(3, 2, 150)
+    assert Effort.within(0.01, 10, 1.0, 2000) == Effort(3, 1, FEWEST_UPDATES)
 
 
 def test_variations_with_wrong_labels_harm_and_never_show_the_tested_cases() -> None:
@@ -90,7 +92,7 @@ def test_variations_with_wrong_labels_harm_and_never_show_the_tested_cases() -> 
 @pytest.mark.timeout(1200)
 def test_exact_copies_are_hardly_ever_said_to_help() -> None:
     found = Counter(
-        measure_worth(examples, lambda index, _without, of=examples: [of[index]] * 4, 1, SMALL, seed).verdict
+        measure_worth(examples, lambda index, _without, of=examples: [of[index]] * 4, 1, SMALL, seed=seed).verdict
         for seed, examples in ((seed, [ball(1000 * seed + number) for number in range(4)]) for seed in range(20))
     )
     assert found[HELPS] <= 2, found
@@ -109,7 +111,7 @@ def test_a_report_begins_with_what_variations_are_worth(aligned_run, aligned_fol
     assert "small trainings of 2 updates" in said and "Worth for a segmentation of your data: " in said
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     assert report["summary"][0].startswith("Worth for a segmentation") and "8 labelled cases" in report["summary"][0]
-    assert next(iter(report["figures"])) == "worth" and report["figures"]["worth"]["folds"] == 5
+    assert next(iter(report["figures"])) == "worth" and report["figures"]["worth"]["folds"] == 3
     assert "Worth" in (tmp_path / "report" / "report.html").read_text()
     assert read_report(model)["summary"][0] == report["summary"][0]
 
