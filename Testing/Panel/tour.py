@@ -133,8 +133,7 @@ def segment(panel, watch: Stopwatch, out: Path) -> None:
 
 
 def segment_rest(panel, watch: Stopwatch, out: Path) -> None:
-    """Two scans that nobody has segmented: the next one to segment is named, both are segmented from all others, the
-    least to be trusted is accepted."""
+    """Two scans that nobody has segmented: both are segmented from all others, the least to be trusted is accepted."""
     import slicer
 
     ui, rows = panel.ui, panel.data_section.rows
@@ -143,10 +142,6 @@ def segment_rest(panel, watch: Stopwatch, out: Path) -> None:
     ui.carrySegmentation.setCurrentNode(None)
     ui.carryTo.setCurrentNode(None)
     panel.data_section.refresh()
-    watch.enter("which scan next")
-    watch.press(ui.nextButton)
-    watch.pump(lambda: not panel.tasks.name)
-    print(ui.messageLabel.text)
     watch.enter("segmenting the rest")
     watch.press(ui.segmentRestButton)
     watch.pump(lambda: panel.rest_section.job is None and not panel.tasks.name, 3600)
