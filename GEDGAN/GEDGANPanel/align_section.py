@@ -17,7 +17,7 @@ from GEDGANLib.jobs.worker import DONE, STOPPED_ON_REQUEST
 
 from . import places
 from .data_section import DEVICES
-from .following import stage_words, words_of
+from .following import words_of
 from .scene_cases import MAP
 from .sections import JobSection
 from .views import show_case
@@ -145,12 +145,8 @@ class AlignSection(JobSection):
         self._forget()
 
     def heard(self, event: dict) -> None:
-        if event["event"] == "progress":
-            self.ui.alignBar.value = int(1000 * float(event.get("progress", 0)))
-            self.ui.alignLabel.text = f"{stage_words(event)} {event.get('name', '')}".strip()
-        elif event["event"] == "warning":
-            self.panel.say(event.get("message", ""), True)
-        elif event["event"] == "said" and self.job is not None:
+        super().heard(event)
+        if event["event"] == "said" and self.job is not None:
             self.ui.alignLabel.toolTip = event.get("message", "")
 
     def ended(self, state: str, explanation: str, asked: bool) -> None:

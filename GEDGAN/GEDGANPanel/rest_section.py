@@ -14,7 +14,7 @@ from GEDGANLib.jobs.worker import DONE, STOPPED_ON_REQUEST
 
 from . import places, segmenting
 from .data_section import DEVICES
-from .following import stage_words, words_of
+from .following import words_of
 from .sections import JobSection
 
 REQUEST, NETWORK, TABLE, MADE = "segment.json", "network.safetensors", "segmented.csv", "segmented"
@@ -37,13 +37,18 @@ class RestSection(JobSection):
 
     def resumable(self) -> bool:
         """Whether a run was begun, and not ended."""
-        run = self.run
-        if self.job is not None or run is None:
-            return False
+        about = self._about() if self.job is None else None
+        return about is not None and not about.get("done")
+
+    def _about(self) -> dict[str, Any] | None:
+        """What the run was asked for."""
+        if self.run is None:
+            return None
         try:
-            return not json.loads((run / REQUEST).read_text(encoding="utf-8")).get("done")
-        except (OSError, ValueError, AttributeError):
-            return False
+            about = json.loads((self.run / REQUEST).read_text(encoding="utf-8"))
+            return about if isinstance(about["data"], str) else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     def scene_closed(self) -> None:
         self._volumes, self._segmentations = {}, []
@@ -103,42 +108,36 @@ class RestSection(JobSection):
                 self.label.text = _("Stopped; Resume goes on from there.")
 
     def onResume(self) -> None:
-        try:
-            data = json.loads((self.run / REQUEST).read_text(encoding="utf-8"))["data"]
-        except (OSError, ValueError, KeyError, TypeError):
+        about = self._about()
+        if about is None:
             self.panel.say(_("{run} is not the folder of such a work.").format(run=self.run), True)
             return
-        self.launch(["segment", data, "-o", self.run, "--resume"], self.run)
+        self.launch(["segment", about["data"], "-o", self.run, "--resume"], self.run)
 
     def begun(self) -> None:
         self.panel.segment_section.forget()
         self.label.toolTip = ""
 
     def heard(self, event: dict) -> None:
-        if event["event"] == "progress":
-            self.bar.value = int(1000 * float(event.get("progress", 0)))
-            self.label.text = f"{stage_words(event)} {event.get('name', '')}".strip()
-        elif event["event"] == "warning":
-            self.panel.say(event.get("message", ""), True)
-        elif event["event"] == "said" and self.job is not None:
+        super().heard(event)
+        if event["event"] == "said" and self.job is not None:
             self.label.toolTip = f"{self.label.toolTip}\n{event.get('message', '')}".strip()
 
     def ended(self, state: str, explanation: str, asked: bool) -> None:
+        resumable = state != DONE and self.resumable()
+        if state != DONE and not resumable:
+            self._forget_copies()
         if state == DONE:
             self._show()
         elif state == STOPPED_ON_REQUEST or asked:
             self.label.text = (
                 _("Stopped; Resume goes on from there.")
-                if self.resumable()
+                if resumable
                 else _("Stopped before anything was learned; there is nothing to go on with.")
             )
-            if not self.resumable():
-                self._forget_copies()
         else:
             self.label.text = _("It has failed.")
-            if not self.resumable():
-                self._forget_copies()
-            hint = _(" Resume goes on from where it was.") if self.resumable() else ""
+            hint = _(" Resume goes on from where it was.") if resumable else ""
             self.panel.say(explanation + hint, True)
         self.panel.paint()
 

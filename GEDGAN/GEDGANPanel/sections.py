@@ -14,7 +14,7 @@ from slicer.i18n import tr as _
 from GEDGANLib.jobs.worker import Worker
 
 from . import places
-from .following import FollowedJob, find_job
+from .following import FollowedJob, find_job, stage_words
 
 
 class Section:
@@ -140,7 +140,12 @@ class JobSection(Section):
         """A process was started or found again: forget what was shown of another."""
 
     def heard(self, event: dict) -> None:
-        """An event of the process."""
+        """An event of the process: how far it is, or what it warns of."""
+        if event["event"] == "progress":
+            self.bar.value = int(1000 * float(event.get("progress", 0)))
+            self.label.text = f"{stage_words(event)} {event.get('name', '')}".strip()
+        elif event["event"] == "warning":
+            self.panel.say(event.get("message", ""), True)
 
     def ended(self, state: str, explanation: str, asked: bool) -> None:
         """It has ended.

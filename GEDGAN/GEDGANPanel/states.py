@@ -277,12 +277,7 @@ def _align(facts: Facts, set_up: tuple[bool, str], free: tuple[bool, str]) -> di
     """How the buttons of the section Align look."""
     aligned = (facts.aligned, _("First align the scans."))
     idle = (not facts.aligning, _("The scans are being aligned."))
-    align = _job(
-        facts.aligning,
-        facts.can_end_aligning,
-        _("It keeps how far it came and stops; this takes some seconds."),
-        _("Stop after keeping how far it came; Resume goes on from there."),
-    )
+    align = _job_that_goes_on(facts.aligning, facts.can_end_aligning)
     if align is None:
         why = _checked(facts, set_up, free)
         words = _("Bring all scans to a common template, in a process of its own; minutes, on any computer.")
@@ -406,12 +401,7 @@ def _segment(facts: Facts, set_up: tuple[bool, str], free: tuple[bool, str]) -> 
     model = (facts.varies, _("First align scans like these, or choose the model of an alignment."))
 
     button = partial(_button, facts)
-    rest = _job(
-        facts.segmenting,
-        facts.can_end_segmenting,
-        _("It keeps how far it came and stops; this takes some seconds."),
-        _("Stop after keeping how far it came; Resume goes on from there."),
-    )
+    rest = _job_that_goes_on(facts.segmenting, facts.can_end_segmenting)
     if rest is None:
         rest = button(
             "",
@@ -488,6 +478,16 @@ def _job(state: str, can_end: bool, stopping: str, stop: str) -> Look | None:
             )
         return Look(False, stopping, _("Stopping…"))
     return Look(True, stop, _("Stop")) if state else None
+
+
+def _job_that_goes_on(state: str, can_end: bool) -> Look | None:
+    """The same of a job that keeps how far it came."""
+    return _job(
+        state,
+        can_end,
+        _("It keeps how far it came and stops; this takes some seconds."),
+        _("Stop after keeping how far it came; Resume goes on from there."),
+    )
 
 
 def _checked(facts: Facts, set_up: tuple[bool, str], free: tuple[bool, str]) -> str:

@@ -11,7 +11,6 @@ that come later are.
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,9 +23,9 @@ from torch import Tensor
 
 from ..device import choose_device
 from ..errors import InputError, StoppedOnRequest
-from ..jobs.checkpoint import checkpoints, load_checkpoint, remove_after, save_checkpoint
+from ..jobs.checkpoint import checkpoints, forget_all, load_checkpoint, remove_after, save_checkpoint
 from ..jobs.events import Progress, quiet
-from ..jobs.writing import PARTIAL, write_bytes
+from ..jobs.writing import write_bytes
 from .registration import Registration, Settings
 from .sampling import identity, shape_of_at_most, shrink
 from .template import JUDGED, Quality, Scan, Template, judge, make_template
@@ -295,12 +294,7 @@ class Job:
 
     def forget(self) -> None:
         """Remove what was kept to go on from; for when the result is written."""
-        for path in [*self.run.glob(".*.safetensors"), *self.run.glob(f"{PARTIAL}*")]:
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
-        remove_after(self.run, -1)
+        forget_all(self.run)
 
     def watched(self, words: str) -> Progress:
         """Progress over cases that ends where a stop was asked for."""

@@ -129,6 +129,20 @@ def _part(shift: Sequence[int], start: Sequence[int], shape: Sequence[int]) -> t
     return tuple(slice(offset + first, offset + first + side) for offset, first, side in zip(shift, start, shape))
 
 
+def mean_trust(by_label: np.ndarray) -> float:
+    """Of all labels that are there; 0 where none is, the first to look at."""
+    known = by_label[~np.isnan(by_label)]
+    return float(known.mean()) if len(known) else 0.0
+
+
+def told_trust(names: Sequence[str], by_label: np.ndarray) -> dict[str, float | None]:
+    """What a case tells of how far its segmentation can be trusted: as a whole, and of each label by its name."""
+    found: dict[str, float | None] = {"trust": round(mean_trust(by_label), 4)}
+    for name, value in zip(names, by_label):
+        found[f"trust of {name}"] = None if np.isnan(value) else round(float(value), 4)
+    return found
+
+
 def promised_dice(shares: Tensor, labels: Tensor) -> np.ndarray:
     """Dice coefficient that shares of votes promise each label, (label_count,), in [0, 1]; nan where it has no votes.
 

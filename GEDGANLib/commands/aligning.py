@@ -16,7 +16,7 @@ from ..errors import InputError, StoppedOnRequest
 from ..jobs.events import Events, JsonEvents, stop_on_signals
 from ..jobs.writing import write_bytes
 from .aligned_output import SHEET, TABLE, join_shards, write_sheet, write_table
-from .options import DATA, DEVICE, a_path, a_shard, above_zero, add_class_column
+from .options import DATA, DEVICE, a_path, a_shard, above_zero, add_class_column, three_of
 from .scans import names_in, tell_left_out
 
 WORST_TOLD, FEW = 5, 4
@@ -248,7 +248,6 @@ def _planned(
     from ..planning.plan import Plan
     from ..planning.words import NOTE
     from ..volumes.fingerprint import check_dataset
-    from .learning import _spacing
 
     if onto is not None:  # one scan may be brought onto a template; it is read when it is prepared
         return dataset, Plan.load(Path(onto) / "plan.json"), []
@@ -260,7 +259,7 @@ def _planned(
     for warning in fingerprint.warnings:
         events.emit("warning", message=warning)
     dataset = without_cases(dataset, list(left_out))
-    plan = make_plan(fingerprint, device, arguments.grid, _spacing(arguments.spacing))
+    plan = make_plan(fingerprint, device, arguments.grid, three_of(arguments.spacing))
     if arguments.class_column is not None:
         plan = replace(plan, data={**plan.data, "class_column": arguments.class_column})
     with events.bar("seeing whether the scans can be aligned") as show:

@@ -14,7 +14,16 @@ from typing import Any
 
 from ..errors import InputError, StoppedOnRequest
 from ..jobs.events import Events, JsonEvents
-from .options import DATA, a_path, a_seed, a_whole_number, above_zero, add_class_column, add_plan_options
+from .options import (
+    DATA,
+    a_path,
+    a_seed,
+    a_whole_number,
+    above_zero,
+    add_class_column,
+    add_plan_options,
+    three_of,
+)  # fmt: skip
 
 
 def add(kinds: argparse._SubParsersAction) -> None:
@@ -64,14 +73,6 @@ def add(kinds: argparse._SubParsersAction) -> None:
     )
     train.add_argument("--tensorboard", action="store_true", help="write RUN/tensorboard too")
     train.set_defaults(run=run_train)
-
-
-def _spacing(values: Sequence[float] | None) -> list[float] | None:
-    if values is None:
-        return None
-    if len(values) not in (1, 3):
-        raise InputError(f"--spacing was given {len(values)} numbers.", "Give one for all axes, or three.")
-    return list(values) * (3 if len(values) == 1 else 1)
 
 
 def run_check(arguments: argparse.Namespace, events: Events) -> None:
@@ -127,7 +128,7 @@ def _make_plan(arguments: argparse.Namespace, dataset, device: str, events: Even
     from ..planning.choosing import make_plan
     from ..planning.fitting import fitted
 
-    spacing = _spacing(arguments.spacing)
+    spacing = three_of(arguments.spacing)
     fingerprint = _fingerprint(dataset, events)
     plan = make_plan(fingerprint, device, arguments.grid, spacing, arguments.method or "ged")
     return _with_class_column(fitted(plan, fingerprint, device, processes), arguments.class_column)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+
+from ..errors import InputError
 
 METHODS = ("ged", "article")  # as those that are trained in ``planning.words``; a test compares
 DATA = "folder of scans: nnU-Net or Medical Decathlon, plain images with or without labels, or DICOM series"
@@ -107,3 +110,17 @@ def a_seed(text: str) -> int:
     if not text.isdecimal() or int(text) >= 2**63:
         raise argparse.ArgumentTypeError(f"{text} must be a whole number from 0 on")
     return int(text)
+
+
+def three_of(spacing: Sequence[float] | None) -> list[float] | None:
+    """Voxel sizes of three axes, mm, of what --spacing was given; None where it was not.
+
+    :raises InputError: it was given two, or more than three.
+    """
+    if spacing is None:
+        return None
+    if len(spacing) not in (1, 3):
+        raise InputError(
+            f"--spacing was given {len(spacing)} numbers.", "Give one number or three: one is for all axes."
+        )
+    return list(spacing) * (3 if len(spacing) == 1 else 1)

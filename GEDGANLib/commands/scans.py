@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -46,21 +46,20 @@ def names_in(dataset: Any, asked: Sequence[str]) -> list[str]:
     return names
 
 
-def with_labels(dataset: Any, folder: Path | None, events: Events) -> Any:
-    """A data set with more segmentations, in place of those that it has. Such as carry or segment made, and nobody has
-    changed since, are left out: nobody drew them.
+def labels_for(dataset: Any, folder: Path, events: Events) -> dict[str, str]:
+    """Files with more segmentations of the scans of a data set, by their names. Such as carry or segment made, and
+    nobody has changed since, are left out: nobody drew them.
 
     :param folder: of files that are named as the scans are; or with a folder ``labels`` or ``labelsTr`` of such files.
     :raises InputError: it holds none.
     """
     from ..volumes.files import stem_of
 
-    if folder is None:
-        return dataset
     places = [place for place in (folder, folder / "labels", folder / "labelsTr") if place.is_dir()]
     found = {stem_of(path): path for place in places for path in sorted(place.iterdir()) if path.is_file()}
     names = {files.name for files in dataset.cases} & found.keys()
-    made = {name for name in names if _as_made(found[name])}
+    told = {parent: _digests_as_made(parent) for parent in {found[name].parent for name in names}}
+    made = {name for name in names if _as_made(found[name], told[found[name].parent].get(name))}
     if made:
         message = f"{len(made)} segmentation(s) in {folder} are as they were made, and are not learned from."
         events.emit("warning", message=message)
@@ -69,22 +68,40 @@ def with_labels(dataset: Any, folder: Path | None, events: Events) -> Any:
             f"{folder} has no segmentation of a scan of {dataset.folder} that somebody has drawn or corrected.",
             "Correct one of them first." if made else "Name them as the scans are named, scan.nii.gz for example.",
         )
-    names -= made
-    cases = (replace(files, label=found[files.name]) if files.name in names else files for files in dataset.cases)
-    return replace(dataset, cases=tuple(cases))
+    return {name: str(found[name].resolve()) for name in sorted(names - made)}
 
 
-def _as_made(path: Path) -> bool:
-    """Whether a segmentation is one that a command made, and is what it was then."""
-    from ..volumes.case import labels_digest
-    from ..volumes.files import read_volume, stem_of
+def with_labels(dataset: Any, labels: Mapping[str, str]) -> Any:
+    """A data set with other segmentations, by the names of its scans, in place of those that these have."""
+    return replace(
+        dataset,
+        cases=tuple(
+            replace(files, label=Path(labels[files.name])) if files.name in labels else files for files in dataset.cases
+        ),
+    )
 
-    for place in (path.parent, path.parent.parent):
-        with suppress(OSError, ValueError, KeyError, TypeError, InputError):
+
+def _digests_as_made(folder: Path) -> dict[str, str]:
+    """Of the segmentations in a folder that a command made, as they were then, by their names."""
+    for place in (folder, folder.parent):
+        with suppress(OSError, ValueError, AttributeError, TypeError):
             told = json.loads((place / "provenance.json").read_text("utf-8"))
-            made = told.get("cases", told)[stem_of(path)]["labels_digest"]
-            return made == labels_digest(read_volume(path).array)
-    return False
+            told = told.get("cases", told)
+            return {name: origin["labels_digest"] for name, origin in told.items() if "labels_digest" in origin}
+    return {}
+
+
+def _as_made(path: Path, digest: str | None) -> bool:
+    """Whether a segmentation is what it was when it was made, with this digest; None where nobody made it."""
+    from ..volumes.case import labels_digest
+    from ..volumes.files import read_volume
+
+    if digest is None:
+        return False
+    try:
+        return digest == labels_digest(read_volume(path).array)
+    except InputError:
+        return False
 
 
 def tell_left_out(name: str, error: InputError, events: Events) -> None:

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, StoppedOnRequest
-from ..jobs.events import Events, JsonEvents, SilentEvents, stop_on_signals
+from ..jobs.events import Events, JsonEvents, stop_on_signals
 from ..jobs.writing import write_bytes
 from .aligning import Bars, run_align
 from .applying import Form, apply
-from .options import DATA, DEVICE, a_path, a_seed, a_shard, above_zero
-from .scans import names_in, with_labels
+from .options import DATA, DEVICE, a_path, a_seed, a_shard, above_zero, three_of
+from .scans import labels_for, names_in, with_labels
 from .teaching import Teaching, labelled_of, votes_of
 from .wanted import label_table
 
@@ -68,7 +68,7 @@ def add(kinds: argparse._SubParsersAction) -> None:
     segment.add_argument(
         "--spacing", type=above_zero(float), nargs="+", metavar="MM", help="voxels of the network: one number or three"
     )
-    segment.add_argument("--updates", type=above_zero(int), help="of each of its two trainings (default: by device)")
+    segment.add_argument("--updates", type=above_zero(int), help="of its training (default: by device)")
     segment.add_argument("--variations", type=a_seed, metavar="N", help="of all segmented scans (default: 200)")
     segment.add_argument(
         "--teacher", action="store_true", help="a network labels the rest first, a second one learns from that"
@@ -158,7 +158,9 @@ def _asked(arguments: argparse.Namespace, events: Events) -> dict[str, Any]:
     from ..device import choose_device
     from ..volumes.dataset import find_dataset
 
-    dataset = with_labels(find_dataset(arguments.source), arguments.labels, events)
+    dataset = find_dataset(arguments.source)
+    labels = {} if arguments.labels is None else labels_for(dataset, arguments.labels, events)
+    dataset = with_labels(dataset, labels)
     named = set(names_in(dataset, arguments.sources)) if arguments.sources else None
     sources = [
         files.name for files in dataset.cases if files.label is not None and (named is None or files.name in named)
@@ -172,18 +174,14 @@ def _asked(arguments: argparse.Namespace, events: Events) -> dict[str, Any]:
         targets = names_in(dataset, arguments.case)
     else:
         targets = [files.name for files in dataset.cases if files.label is None]
-    spacing = arguments.spacing
-    if spacing is not None and len(spacing) not in (1, 3):
-        raise InputError("--spacing takes one number or three.", "Correct it.")
-    asked = {
+    return {
         "data": str(arguments.source.resolve()), "sources": sources, "targets": targets,
         "run": _run_of(arguments.run_folder),
-        "spacing": spacing and (spacing * 3)[:3] if spacing and len(spacing) == 1 else spacing,
+        "spacing": three_of(arguments.spacing),
         "updates": arguments.updates, "variations": arguments.variations, "teacher": arguments.teacher,
         "seed": arguments.seed or 0, "device": choose_device(arguments.device), "format": arguments.format or "folder",
-        "soft": arguments.soft, "labels": None if arguments.labels is None else str(arguments.labels.resolve()),
+        "soft": arguments.soft, "labels": labels,
     }  # fmt: skip
-    return asked
 
 
 def _run_of(folder: Path | None) -> str | None:
@@ -205,7 +203,7 @@ def _learn_and_apply(arguments: argparse.Namespace, asked: dict[str, Any], event
     run = out / ALIGNMENT if asked["run"] is None else Path(asked["run"])
     if asked["run"] is None:
         _aligned(arguments, asked, run, events)
-    dataset = with_labels(find_dataset(arguments.source), asked["labels"] and Path(asked["labels"]), SilentEvents())
+    dataset = with_labels(find_dataset(arguments.source), asked["labels"])
     bars = Bars(events)
     try:
         with stop_on_signals(lambda: events.emit("warning", message="Stopping as soon as it can.")) as signalled:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ class Teaching:
         """Examples one after the other, with their kinds."""
         from ..segmentation.scans import placed
         from ..synthesis.carried import Carrier
-        from ..synthesis.teaching import varied, with_carried
+        from ..synthesis.teaching import Varied, with_carried
 
         carrier, laid = Carrier(self.variations, self.plan.labels), {}
         for case in self._read(self.sources, "reading the segmented scans"):
@@ -86,9 +87,9 @@ class Teaching:
         for number, name in enumerate(self.used):
             count = total * (number + 1) // len(self.used) - total * number // len(self.used)
             case = scan_of(by_name[name], self.dataset, self.table)
-            made = varied(self.variations, case, self.plan, count, self.seed)
+            make = Varied(self.variations, case, self.plan, self.seed).by_modes()
             for index in range(count):
-                yield "variations", self._example(f"variation-{name}-{index:04d}", lambda made=made: next(made))
+                yield "variations", self._example(f"variation-{name}-{index:04d}", partial(make, index))
                 done += 1
                 show(done, total, name)
                 self._stop_if_asked("making variations")

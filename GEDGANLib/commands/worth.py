@@ -32,8 +32,7 @@ def tell_worth(
     from ..quality.words import WORTH
     from ..quality.worth import FEWEST, Effort, measure_worth
     from ..segmentation.plan import plan_network
-    from ..segmentation.scans import placed
-    from ..synthesis.teaching import varied
+    from ..synthesis.teaching import Varied
     from ..synthesis.variations import Places, Variations
     from ..training.request import image_digest
     from ..volumes.labels import LabelTable
@@ -59,11 +58,11 @@ def tell_worth(
     run = model_and_run(model.path)[1]
     variations = Variations(model, None if run is None else Places.of(run))
     # The same scan in two folders would be learned from and tested on.
-    cases = list({image_digest(variations.working(case)): case for case in reversed(cases)}.values())[::-1]
+    by_digest = {image_digest(variations.working(case)): case for case in cases}
+    digests, cases = list(by_digest), list(by_digest.values())
     if len(cases) < FEWEST:
         words = f"{WORTH} {len(cases)} labelled case(s) cannot tell; from {FEWEST} on they can. {PUBLISHED}"
         return words, {"verdict": "too few labelled cases", "cases": len(cases)}
-    digests = [variations.place(case)[1] for case in cases]
     try:
         variations.among_modes(digests)
     except InputError as error:
@@ -81,12 +80,14 @@ def tell_worth(
     if arguments.minutes and effort.networks * effort.updates * seconds > 90 * arguments.minutes:
         print(f"{arguments.minutes:g} minute(s) are too few: fewer or shorter trainings would tell nothing.")
     each = max(plan.variations // len(cases), 1)
+    varied = [Varied(variations, case, plan, arguments.seed) for case in cases]
 
     def vary(index: int, without: frozenset[int]) -> list[Any]:
         left_out = variations.among_modes(digests[other] for other in without)
-        return list(varied(variations, cases[index], plan, each, arguments.seed, left_out))
+        make = varied[index].by_modes(left_out)
+        return [make(number) for number in range(each)]
 
-    examples = [placed(case, plan).example() for case in cases]
+    examples = [scan.there.example() for scan in varied]
     with events.bar("measuring what variations are worth") as show:
         found = measure_worth(examples, vary, len(plan.labels), plan.recipe, effort, arguments.seed, device, show)
     return found.words, found.figures()

@@ -32,15 +32,52 @@ def write_bundle(folder: Path, model: Model) -> None:
     :param model: on the CPU.
     :raises InputError: it cannot be written.
     """
+    make_parts(folder)
+    _write_network(folder / "models" / "model.ts", model)
+    describe(folder, metadata(model), inference(model), _readme(model))
+
+
+def make_parts(folder: Path) -> None:
+    """The folders of a bundle.
+
+    :raises InputError: they cannot be made.
+    """
     try:
         for part in ("configs", "models", "docs"):
             (folder / part).mkdir(exist_ok=True)
     except OSError as error:
         raise explain_unwritable(folder, error) from error
-    _write_network(folder / "models" / "model.ts", model)
-    for name, content in (("metadata", metadata(model)), ("inference", inference(model))):
+
+
+def describe(folder: Path, metadata: dict[str, Any], inference: dict[str, Any], readme: str) -> None:
+    """Write what a bundle is besides its weights.
+
+    :raises InputError: it cannot be written.
+    """
+    for name, content in (("metadata", metadata), ("inference", inference)):
         write_bytes(folder / "configs" / f"{name}.json", (json.dumps(content, indent=4) + "\n").encode("utf-8"))
-    write_bytes(folder / "docs" / "README.md", _readme(model).encode("utf-8"))
+    write_bytes(folder / "docs" / "README.md", readme.encode("utf-8"))
+
+
+def made_with() -> dict[str, Any]:
+    """What ``metadata.json`` says of any bundle: its schema, and the versions it was written with."""
+    import monai
+    import torch
+
+    return {
+        "schema": SCHEMA,
+        "version": __version__,
+        "changelog": {__version__: f"written by GED-GAN {__version__}"},
+        "monai_version": monai.__version__,
+        "pytorch_version": str(torch.__version__).split("+")[0],
+        "numpy_version": np.__version__,
+        "required_packages_version": {"nibabel": _version_of("nibabel"), "fire": _version_of("fire")},
+        "authors": "the owner of the training data",
+        "copyright": "the owner of the training data",
+        "data_type": "nibabel",
+        "eval_metrics": {},
+        "references": [],
+    }
 
 
 def _write_network(path: Path, model: Model) -> None:
@@ -62,9 +99,6 @@ def _write_network(path: Path, model: Model) -> None:
 
 def metadata(model: Model) -> dict[str, Any]:
     """``metadata.json`` after MONAI's schema."""
-    import monai
-    import torch
-
     plan = model.plan
     names = [channel.name for channel in plan.channels]
     labels = ["background", *(label.name for label in plan.labels)] if plan.labels else []
@@ -91,27 +125,16 @@ def metadata(model: Model) -> dict[str, Any]:
         "channel_def": dict(enumerate_text([*names, *(f"probability of {name}" for name in labels)])),
     }
     return {
-        "schema": SCHEMA,
-        "version": __version__,
-        "changelog": {__version__: f"written by GED-GAN {__version__}"},
-        "monai_version": monai.__version__,
-        "pytorch_version": str(torch.__version__).split("+")[0],
-        "numpy_version": np.__version__,
-        "required_packages_version": {"nibabel": version_of("nibabel"), "fire": version_of("fire")},
+        **made_with(),
         "name": f"GED-GAN {model.path.stem}",
         "task": "Synthesis of volumes with their segmentations" if labels else "Synthesis of volumes",
         "description": f"{describe_origin(model)} Grid {' x '.join(map(str, shape))}, "
         f"{' x '.join(f'{side:g}' for side in plan.grid.spacing)} mm. {_gives_away(model)}".strip(),
-        "authors": "the owner of the training data",
-        "copyright": "the owner of the training data",
         "data_source": plan.description or "unnamed scans",
-        "data_type": "nibabel",
         "image_classes": ", ".join(names),
         "label_classes": ", ".join(labels),
         "pred_classes": ", ".join([*names, *labels]),
-        "eval_metrics": {},
         "intended_use": "Research. Synthetic cases are not patients; not a medical device.",
-        "references": [],
         "network_data_format": {
             "inputs": {"latent": latent, **({"classes": kinds} if plan.classes else {})},
             "outputs": {"pred": pair},
@@ -124,7 +147,7 @@ def enumerate_text(values: Any) -> list[tuple[str, str]]:
     return [(str(index), str(value)) for index, value in enumerate(values)]
 
 
-def version_of(package: str) -> str:
+def _version_of(package: str) -> str:
     from importlib.metadata import PackageNotFoundError, version
 
     try:

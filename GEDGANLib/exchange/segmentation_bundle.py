@@ -8,20 +8,17 @@ transforms, inferer and network, ``models/model.pt`` holds the weights and ``doc
 
 from __future__ import annotations
 
-import json
 import platform
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from .. import __version__
-from ..jobs.writing import beside, explain_unwritable, write_bytes
+from ..jobs.writing import beside, explain_unwritable
 from ..segmentation.applying import OVERLAP
 from ..segmentation.network_file import SegmentationNetwork
 from ..segmentation.unet import strides_of
 from ..volumes.fingerprint import PERCENTILES
-from .monai_bundle import SCHEMA, enumerate_text, version_of
+from .monai_bundle import describe, enumerate_text, made_with, make_parts
 
 
 def write_segmentation_bundle(folder: Path, network: SegmentationNetwork) -> None:
@@ -32,24 +29,18 @@ def write_segmentation_bundle(folder: Path, network: SegmentationNetwork) -> Non
     """
     import torch
 
+    make_parts(folder)
     try:
-        for part in ("configs", "models", "docs"):
-            (folder / part).mkdir(exist_ok=True)
         weights = {name: tensor.detach().cpu().clone() for name, tensor in network.network.state_dict().items()}
         with beside(folder / "models" / "model.pt") as partial:
             torch.save(weights, partial)
     except OSError as error:
         raise explain_unwritable(folder, error) from error
-    for name, content in (("metadata", metadata(network)), ("inference", inference(network))):
-        write_bytes(folder / "configs" / f"{name}.json", (json.dumps(content, indent=4) + "\n").encode("utf-8"))
-    write_bytes(folder / "docs" / "README.md", _readme(network).encode("utf-8"))
+    describe(folder, metadata(network), inference(network), _readme(network))
 
 
 def metadata(network: SegmentationNetwork) -> dict[str, Any]:
     """``metadata.json`` after MONAI's schema."""
-    import monai
-    import torch
-
     plan = network.plan
     names, labels = [channel.name for channel in plan.channels], ["background", *(each.name for each in plan.labels)]
     shared = {"spatial_shape": list(plan.patch), "dtype": "float32", "is_patch_data": True}
@@ -62,26 +53,15 @@ def metadata(network: SegmentationNetwork) -> dict[str, Any]:
         "channel_def": dict(enumerate_text(labels)), **shared,
     }  # fmt: skip
     return {
-        "schema": SCHEMA,
-        "version": __version__,
-        "changelog": {__version__: f"written by GED-GAN {__version__}"},
-        "monai_version": monai.__version__,
-        "pytorch_version": str(torch.__version__).split("+")[0],
-        "numpy_version": np.__version__,
-        "required_packages_version": {"nibabel": version_of("nibabel"), "fire": version_of("fire")},
+        **made_with(),
         "name": f"GED-GAN {network.path.stem}",
         "task": "Segmentation",
         "description": f"{_origin(network)} Voxels of {_words(plan.spacing)} mm.",
-        "authors": "the owner of the training data",
-        "copyright": "the owner of the training data",
         "data_source": network.about.get("description") or "unnamed scans",
-        "data_type": "nibabel",
         "image_classes": ", ".join(names),
         "label_classes": ", ".join(labels),
         "pred_classes": ", ".join(labels),
-        "eval_metrics": {},
         "intended_use": "Research. Look at what it segments before you use it; not a medical device.",
-        "references": [],
         "network_data_format": {"inputs": {"image": image}, "outputs": {"pred": pred}},
     }
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from .writing import PARTIAL as PARTIAL_FILE
 from .writing import explain_unwritable, write_bytes
 
 if TYPE_CHECKING:
@@ -61,6 +62,16 @@ def remove_after(run: Path, step: int) -> None:
     for folder in checkpoints(run):
         if folder.name > f"checkpoint-{step:08d}":
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def forget_all(run: Path) -> None:
+    """Remove all that a job keeps to go on from: its checkpoints, finished stages in hidden files, halves of both."""
+    for path in [*run.glob(".*.safetensors"), *run.glob(f"{PARTIAL_FILE}*")]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    remove_after(run, -1)
 
 
 def load_checkpoint(run: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..alignment.carrying import dice
 from ..device import half_precision_is_right, half_type
 
 OVERLAP = 0.5
@@ -64,9 +65,5 @@ def probabilities(network: nn.Module, image: Tensor, patch: Sequence[int]) -> Te
 
 def overlaps(found: np.ndarray, truth: np.ndarray, label_count: int) -> np.ndarray:
     """Dice coefficient of each label, (label_count,); NaN where the truth does not have it."""
-    values = np.full(label_count, np.nan)
-    for label in range(1, label_count + 1):
-        own, other = found == label, truth == label
-        if other.any():
-            values[label - 1] = 2 * float((own & other).sum()) / float(own.sum() + other.sum())
-    return values
+    labels = range(1, label_count + 1)
+    return np.array([dice(found, truth, label) if (truth == label).any() else np.nan for label in labels])

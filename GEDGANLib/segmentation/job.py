@@ -13,7 +13,6 @@ its folder until all is done.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -24,9 +23,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, StoppedOnRequest
-from ..jobs.checkpoint import load_checkpoint, remove_after, save_checkpoint
+from ..jobs.checkpoint import forget_all, load_checkpoint, remove_after, save_checkpoint
 from ..jobs.events import Progress, quiet
-from ..jobs.writing import PARTIAL, write_bytes
+from ..jobs.writing import write_bytes
 from .applying import probabilities
 from .examples import Example, Group
 from .learner import Learner
@@ -137,12 +136,7 @@ class Job:
 
     def forget(self) -> None:
         """Remove what was kept to go on from; for when the network is written."""
-        for path in [*self.folder.glob(".*.safetensors"), *self.folder.glob(f"{PARTIAL}*")]:
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
-        remove_after(self.folder, -1)
+        forget_all(self.folder)
 
 
 def certain(example: Example, count: int) -> Tensor:

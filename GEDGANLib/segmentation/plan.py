@@ -179,7 +179,6 @@ def plan_network(
     sides = np.maximum(np.round(shape * own / steps), 1)
     patch = patch_of(sides, steps, means.patch, len(means.widths))
     batch, wanted = means.batch, updates or means.updates
-    minutes = (1 + teacher) * wanted * means.seconds * batch * math.prod(patch) / 100_000 / 60
     if (np.array(patch) >= sides).all():
         reasons.append(f"It sees a scan whole, {' x '.join(map(str, patch))} voxels.")
     else:
@@ -187,8 +186,8 @@ def plan_network(
     plan = NetworkPlan(
         tuple(float(step) for step in steps), patch, means.widths, batch, wanted,
         VARIATIONS if variations is None else variations, aligned.channels, tuple(labels), teacher, tuple(reasons),
-        round(minutes, 1),
     )  # fmt: skip
+    plan = replace(plan, minutes=round((1 + teacher) * wanted * plan.seconds(device) / 60, 1))
     check(plan, "These scans")
     return plan
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import __version__
-from ..alignment.voting import promised_dice
+from ..alignment.voting import mean_trust, promised_dice, told_trust
 from ..volumes.case import Case, description_of_segmented
 from ..volumes.geometry import resample
 from .applying import probabilities
@@ -55,15 +55,9 @@ def segmented(case: Case, network: SegmentationNetwork, votes: Tensor | None = N
         shares = (shares + votes.float()) / 2
     # A network is never quite sure that nothing is there: without this, a structure that is not would count as missed.
     by_label = promised_dice(torch.where(shares < UNLIKELY, 0.0, shares), shares.argmax(0))
-    known = by_label[~np.isnan(by_label)]
-    trust = float(known.mean()) if len(known) else 0.0
-    told = {
-        "segmented_by": network.path.name, "network_digest": network.digest, "trust": round(trust, 4),
-        "library_version": __version__,
-    }  # fmt: skip
-    for label, value in zip(plan.labels, by_label):
-        told[f"trust of {label.name}"] = None if np.isnan(value) else round(float(value), 4)
+    told = {"segmented_by": network.path.name, "network_digest": network.digest, "library_version": __version__}
+    told |= told_trust([label.name for label in plan.labels], by_label)
     labels = on_own_voxels(shares.numpy(), there.case, case)
     about = description_of_segmented(case.name)
     made = replace(case, labels=labels, label_table=plan.labels, provenance=told, description=about)
-    return Segmented(made, shares.numpy(), there.case.affine, trust)
+    return Segmented(made, shares.numpy(), there.case.affine, mean_trust(by_label))

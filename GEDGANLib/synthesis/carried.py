@@ -14,7 +14,7 @@ from ..alignment.carrying import SOFTNESSES, Carried, Laid, bringing, carrying, 
 from ..alignment.job import fields_of_view, registration_shape, shrunk
 from ..alignment.lattice import Lattice
 from ..alignment.registration import Settings
-from ..alignment.voting import SOFTNESS
+from ..alignment.voting import SOFTNESS, mean_trust, told_trust
 from ..errors import InputError
 from ..jobs.events import Progress, quiet
 from ..jobs.steps import part_of, through
@@ -129,17 +129,14 @@ class Carrier:
             raise InputError(f"{case.name} is the scan that would be carried from.", "Carry to another one.")
         made = yield from carrying(laid, others, self.settings, len(self.labels), self.softness)
         sources = [source.name for source in others]
-        trust = _mean(made.trust)
-        trust = 0.0 if np.isnan(trust) else trust  # nothing came: the first to look at
         told = {
             "segmentation_carried_from": sources, "model_digest": self.variations.model.digest,
-            "trust": round(trust, 4), "library_version": __version__,
+            "library_version": __version__,
         }  # fmt: skip
-        by_label = [None if np.isnan(value) else round(float(value), 4) for value in made.trust]
-        told |= {f"trust of {label.name}": value for label, value in zip(self.labels, by_label)}
+        told |= told_trust([label.name for label in self.labels], made.trust)
         about = description_of_carried(case.name, sources)
         made_case = replace(case, labels=made.labels, label_table=self.labels, provenance=told, description=about)
-        return CarriedCase(made_case, made, trust)
+        return CarriedCase(made_case, made, mean_trust(made.trust))
 
 
 def numbered_alike(cases: Sequence[Case]) -> tuple[list[Case], tuple[Label, ...]]:

@@ -3,7 +3,7 @@ the labels that were carried there."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -18,24 +18,31 @@ from .carried import CarriedCase
 from .variations import Variations, changed, key_of
 
 
-def varied(
-    variations: Variations, case: Case, plan: NetworkPlan, count: int, seed: int,
-    left_out: frozenset[str] = frozenset(),
-) -> Generator[Example, None, None]:  # fmt: skip
-    """Variations of a labelled scan, on the network's grid, one after the other.
+class Varied:
+    """Variations of a labelled scan, on the network's grid, each by its number.
 
     They are read off the scan on that grid: what is finer teaches nothing there, and would take many times as long.
 
     :param seed: the same seed, the same variations.
-    :param left_out: cases whose images the modes are made without.
     """
-    place, _digest = variations.place(case)
-    there = placed(case, plan)
-    scan = variations.scan(place, there.case, left_out, order=ORDER_IN_A_HURRY)
-    for index in range(count):
-        variation = scan.subject.varied(Request(), key_of(seed, case.name, index))
-        made = changed(there.case, scan, variation, f"{case.name}_{index}")
-        yield there.of(made).example()
+
+    def __init__(self, variations: Variations, case: Case, plan: NetworkPlan, seed: int) -> None:
+        self.variations, self.name, self.seed = variations, case.name, seed
+        self.place, _digest = variations.place(case)
+        self.there = placed(case, plan)
+
+    def by_modes(self, left_out: frozenset[str] = frozenset()) -> Callable[[int], Example]:
+        """Makes the variation of a number.
+
+        :param left_out: cases whose images the modes are made without.
+        """
+        scan = self.variations.scan(self.place, self.there.case, left_out, order=ORDER_IN_A_HURRY)
+
+        def make(index: int) -> Example:
+            variation = scan.subject.varied(Request(), key_of(self.seed, self.name, index))
+            return self.there.of(changed(self.there.case, scan, variation, f"{self.name}_{index}")).example()
+
+        return make
 
 
 def with_carried(made: CarriedCase, plan: NetworkPlan) -> Example:

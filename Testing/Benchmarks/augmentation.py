@@ -51,7 +51,7 @@ from GEDGANLib.segmentation.learner import Learner
 from GEDGANLib.segmentation.plan import plan_network
 from GEDGANLib.segmentation.scans import placed
 from GEDGANLib.synthesis.carried import Carrier
-from GEDGANLib.synthesis.teaching import varied, with_carried
+from GEDGANLib.synthesis.teaching import Varied, with_carried
 from GEDGANLib.synthesis.variations import Variations
 from GEDGANLib.volumes.dataset import find_dataset
 from GEDGANLib.volumes.labels import LabelTable
@@ -193,9 +193,8 @@ def _choice(
     def variations() -> list[Example]:
         if "variations" not in made:
             each = world.plan.variations // n
-            made["variations"] = [
-                found for name in chosen for found in varied(world.variations, world.cases[name], world.plan, each, 0)
-            ]
+            makers = [Varied(world.variations, world.cases[name], world.plan, 0).by_modes() for name in chosen]
+            made["variations"] = [make(index) for make in makers for index in range(each)]
         return made["variations"]
 
     def votes(templates: int = 0) -> dict[str, Example]:

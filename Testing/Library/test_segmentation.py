@@ -596,7 +596,8 @@ def test_a_job_that_is_killed_goes_on_and_comes_to_the_same_network(aligned_run,
 
     assert begin(whole, *QUICKLY, "--teacher").wait() == 0
     options: tuple[str, ...] = (*QUICKLY, "--teacher")
-    for sign in ("alignment/checkpoint-*", "checkpoint-*", ".teacher.safetensors"):
+    signs = "alignment/checkpoint-*", ".material/variation-*-0002.*", "checkpoint-*", ".teacher.safetensors"
+    for sign in signs:
         process = begin(parts, *options)
         while not list(parts.glob(sign)):
             assert process.poll() is None, (sign, process.stderr.read())
