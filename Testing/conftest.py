@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from once import made_once
+from starting import FIRST
 
 from GEDGANLib.exchange.nnunet import write_dataset
 from GEDGANLib.planning.choosing import make_plan
@@ -171,5 +172,5 @@ def trained_model(trained_folder) -> Path:
         if not there:
             cases = (make_case(i, 5, SMALL_SHAPE, 9.0) for i in range(TRAINED_CASES))
             write_dataset(data, cases, "test cohort", whole_numbers="int16")
-            assert main(["train", str(data), "-o", str(run), "--steps", "110", "--device", "cpu"]) == 0
+            assert main([*FIRST, str(data), "-o", str(run), "--steps", "110", "--device", "cpu"]) == 0
     return run / "model.safetensors"

@@ -28,6 +28,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+FIRST = ("train", "--alignment=none")
+"""Trains the first generator: without the seconds that an alignment takes, where a test is of something else."""
 CAN_FORK = hasattr(os, "fork") and hasattr(os, "pidfd_open")
 _nursery: tuple[subprocess.Popen, str] | None = None
 
@@ -172,8 +174,14 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def team(data: Path, run: Path, processes: int, *options: str, code: str = "") -> list[Any]:
-    """Processes that train together, as torchrun starts them, without its own in between, so that one can be killed."""
+def team(
+    data: Path, run: Path, processes: int, *options: str, code: str = "", training: Sequence[str] = FIRST
+) -> list[Any]:
+    """Processes that train together, as torchrun starts them, without its own in between, so that one can be killed.
+
+    :param training: the command that begins one; one that is resumed goes on with its plan.
+    """
+    training = training[:1] if "--resume" in options else training
     start = "from GEDGANLib.commands.main import main; raise SystemExit(main())"
     body = f"import torch; torch.set_num_threads(1)\n{code}\n{start}"
     port, started = free_port(), []
@@ -185,7 +193,7 @@ def team(data: Path, run: Path, processes: int, *options: str, code: str = "") -
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
         }
-        command = [sys.executable, "-c", body, "train", str(data), "-o", str(run), *options]
+        command = [sys.executable, "-c", body, *training, str(data), "-o", str(run), *options]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         started.append(popen(command, env=environment, **pipes))
     return started

@@ -68,6 +68,11 @@ class AugmentSection(Section):
         align, card = self.panel.align_section, self.panel.synthesize_section.card
         if align.aligned():
             return align.run
+        if card is not None and card.plan.repaints:
+            from GEDGANLib.alignment.runs import STATISTICAL
+
+            found = card.path.with_name(STATISTICAL)  # that of the alignment that it goes on from
+            return found if found.exists() else None
         return card.path if card is not None and card.plan.method == "modes" else None
 
     def scans(self) -> list[tuple[list[Any], Any | None]]:

@@ -10,6 +10,8 @@ from ..errors import InputError
 
 REQUEST, RESULT, STOP = "align.json", "alignment.safetensors", "STOP"
 MODEL, SHARED = "model.safetensors", "shared.safetensors"
+STATISTICAL = "modes.safetensors"
+"""The statistical model of a run in which a generator is trained, whose own model takes the usual name."""
 KEPT = frozenset({"data", "onto", "left_out", "class_column", "device", "shape", "cases", "for_sharing"})
 
 
@@ -29,18 +31,24 @@ def read_request(path: Path) -> dict[str, Any]:
 
 
 def model_and_run(path: Path) -> tuple[Path, Path | None]:
-    """The model that a path means, and the run of ``gedgan align`` that knows where its cases lie, if there is one.
+    """The statistical model that a path means, and the run that knows where its cases lie, if there is one.
 
     :param path: of a model file, or of a run, also of one that was brought onto the template of another.
     :raises InputError: neither.
     """
     if not path.is_dir():
-        return path, path.parent if (path.parent / RESULT).exists() else None
+        trained = path.name == MODEL and (path.parent / STATISTICAL).exists()
+        found = path.with_name(STATISTICAL) if trained else path
+        return found, path.parent if (path.parent / RESULT).exists() else None
+    if (path / STATISTICAL).exists():
+        return path / STATISTICAL, path
     if (path / MODEL).exists():
         return path / MODEL, path if (path / RESULT).exists() else None
     if not (path / RESULT).exists():
         raise InputError(f"{path} holds no alignment.", "Give a run of gedgan align that is done, or a model file.")
     onto = read_request(path / REQUEST)["onto"]
+    if onto is not None and (Path(onto) / STATISTICAL).exists():
+        return Path(onto) / STATISTICAL, path
     if onto is None or not (Path(onto) / MODEL).exists():
         where = "" if onto is None else f" (it was in {onto})"
         raise InputError(

@@ -83,8 +83,9 @@ def sample_linear(volume: Tensor, positions: Tensor, extent: Sequence[float], ou
 @lru_cache(maxsize=64)
 def _shares_matrix(count: int, coarse: int) -> Tensor:
     """Share of each of ``count`` voxels in each of ``coarse`` larger ones over the same box, rows of sum 1; float64."""
-    edges = torch.arange(coarse + 1, dtype=torch.float64) * count / coarse
-    index = torch.arange(count, dtype=torch.float64)
+    # On the CPU also where networks without data are counted, or what is kept would have none either.
+    edges = torch.arange(coarse + 1, dtype=torch.float64, device="cpu") * count / coarse
+    index = torch.arange(count, dtype=torch.float64, device="cpu")
     ends = torch.minimum(edges[1:, None], index + 1) - torch.maximum(edges[:-1, None], index)
     return ends.clamp_min(0) * coarse / count
 

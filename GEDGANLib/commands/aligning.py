@@ -6,16 +6,16 @@ import argparse
 import json
 import shlex
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..alignment.runs import MODEL, REQUEST, RESULT, SHARED, STOP, read_request
+from ..alignment.runs import REQUEST, RESULT, SHARED, read_request
 from ..errors import InputError, StoppedOnRequest
-from ..jobs.events import Events, JsonEvents, stop_on_signals
+from ..jobs.events import Events, JsonEvents
 from ..jobs.writing import write_bytes
-from .aligned_output import SHEET, TABLE, join_shards, write_sheet, write_table
+from .aligned_cases import Wanted, align_in
+from .aligned_output import SHEET, join_shards
 from .options import DATA, DEVICE, a_path, a_shard, above_zero, add_class_column, three_of
 from .scans import names_in, tell_left_out
 
@@ -101,11 +101,9 @@ def _shard_folder(arguments: argparse.Namespace) -> Path:
 
 def _align(arguments: argparse.Namespace, events: Events) -> None:
     from ..alignment.job import Aligned, Job, lacks_an_operation, registration_shape
-    from ..alignment.registration import Settings
     from ..device import choose_device
     from ..planning.plan import Plan
-    from ..training.request import PREPARED, PREPARING, digests_of, forget_old_stop, image_digest, what_changed
-    from ..training.sampling import Draws, split_held_out
+    from ..training.request import PREPARED, PREPARING, digests_of, forget_old_stop, what_changed
     from ..volumes.dataset import find_dataset
     from ..volumes.prepared import prepare_cases
 
@@ -157,52 +155,9 @@ def _align(arguments: argparse.Namespace, events: Events) -> None:
         }  # fmt: skip
         write_bytes(run / REQUEST, json.dumps(asked, indent=1).encode("utf-8"))
     (run / PREPARING).unlink(missing_ok=True)
-    # As a training of seed 0 holds them out.
-    held_out = [] if onto else split_held_out(cases, plan.training.held_out, Draws(0))[1]
-    settings = Settings.of(plan.alignment)
-    stop, bars = run / STOP, Bars(events)
-    beside = getattr(arguments, "stop", None)  # of a job that this one is a part of
-    try:
-        with stop_on_signals(lambda: events.emit("warning", message="Stopping as soon as it can.")) as signalled:
-
-            def is_asked() -> bool:
-                return signalled() or stop.exists() or (beside is not None and beside.exists())
-
-            job = Job(run, settings, device, is_asked, bars.show, shape)
-            aligned = job.align(cases, extent, held_out, len(plan.labels), template)
-            bars.close()
-            write_sheet(run / SHEET, cases, aligned, plan, job.watched("drawing"))
-            write_table(run / TABLE, aligned)
-            if onto is None:
-                with_shared = asked["for_sharing"]
-                words = _write_models(run, aligned, cases, plan, arguments.data, device, with_shared, job.watched)
-                if words:
-                    events.emit("warning", message=words)
-                bars.close()
-            boxes = tuple(case.affine for case in cases)
-            replace(aligned, images=tuple(map(image_digest, cases)), boxes=boxes).save(run / RESULT)
-            job.forget()
-    finally:
-        bars.close()
-        stop.unlink(missing_ok=True)
+    wanted = Wanted(arguments.data, asked, device, template, getattr(arguments, "stop", None))
+    aligned = align_in(run, cases, plan, wanted, events)
     _tell(aligned, arguments, onto is not None, events)
-
-
-class Bars:
-    """One bar after the other, as a job comes from one stage to the next."""
-
-    def __init__(self, events: Events) -> None:
-        self.events, self._open = events, None
-
-    def show(self, words: str) -> Callable[[float, int, str], None]:
-        self.close()
-        self._open = self.events.bar(words)
-        return self._open.__enter__()
-
-    def close(self) -> None:
-        if self._open is not None:
-            self._open.__exit__(None, None, None)
-            self._open = None
 
 
 def _excluded(dataset: Any, asked: list[str], is_template: bool) -> tuple[Any, list[str]]:
@@ -267,49 +222,6 @@ def _planned(
     if plan.reasons[-1].startswith(NOTE):
         events.emit("warning", message=plan.reasons[-1].removeprefix(NOTE))
     return dataset, plan, list(left_out)
-
-
-def _write_models(
-    run: Path,
-    aligned: Any,
-    cases: Any,
-    plan: Any,
-    data: Path,
-    device: str,
-    with_shared: bool,
-    show: Callable[[str], Any],
-) -> str:
-    """The statistical model of an alignment, what can be steered in it and, where it was asked for, the one for
-    sharing; returns what to warn of."""
-    from ..synthesis import directions
-    from ..synthesis.model_file import Model
-    from ..synthesis.statistical import local_model, model_for_sharing, save_statistics
-    from ..training.request import image_digest
-    from ..volumes.classes import numbers_of, read_columns
-
-    held_out = set(aligned.held_out)
-    table = read_columns(data, [case.name for case in cases])
-    columns = {name: numbers for name, values in table.items() if (numbers := numbers_of(values)) is not None}
-    about = {
-        "description": plan.description,
-        "device": device,
-        "trained_images": [image_digest(case) for case in cases if case.name not in held_out],
-    }
-    try:
-        made = local_model(aligned, cases, plan, about, columns, show)
-    except ValueError as error:  # the alignment is worth as much without it
-        return f"{run / MODEL} is not written: {error}."
-    save_statistics(run / MODEL, made)
-    model = Model(run / MODEL, made.generator.to(device), made.plan, made.about)
-    found = directions.find_directions(model, directions.SAMPLES, show("finding directions"))
-    directions.save_directions(directions.directions_path(run / MODEL), model.digest, found)
-    if with_shared:
-        try:
-            local = (made.generator.to("cpu"), made.plan, made.about, made.population)
-            save_statistics(run / SHARED, model_for_sharing(*local, show("finding what can be shared")))
-        except InputError as error:  # the alignment is worth as much without it
-            return f"{run / SHARED} is not written: {error.message} {error.hint}"
-    return ""
 
 
 def _tell(aligned: Any, arguments: argparse.Namespace, onto: bool, events: Events) -> None:

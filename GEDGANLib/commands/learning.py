@@ -24,6 +24,8 @@ from .options import (
     add_plan_options,
     three_of,
 )  # fmt: skip
+from .repainting import aligned_plan, anatomy_of, claim_alignment, holds_alignment, plan_and_data_of_alignment
+from .scans import print_fingerprint
 
 
 def add(kinds: argparse._SubParsersAction) -> None:
@@ -82,42 +84,9 @@ def run_check(arguments: argparse.Namespace, events: Events) -> None:
     dataset = find_dataset(arguments.data, arguments.class_column)
     with events.bar("reading") as show:
         fingerprint = check_dataset(dataset, show)
-    _print_fingerprint(fingerprint, arguments.data)
+    print_fingerprint(fingerprint, arguments.data)
     for warning in fingerprint.warnings:
         events.emit("warning", message=warning)
-
-
-def _print_fingerprint(fingerprint, folder: Path) -> None:
-    from collections import Counter
-
-    import numpy as np
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False)
-    cases = fingerprint.cases
-    shapes, spacings = np.array([case.shape for case in cases]), np.array([case.spacing for case in cases])
-    labelled = sum(case.labelled for case in cases)
-    verdict = "all can be used, with warnings" if fingerprint.warnings else "all good"
-    table = Table(title=f"{folder}: {len(cases)} cases, {labelled} with segmentation, {verdict}", title_justify="left")
-    for heading in ("", "smallest", "median", "largest"):
-        table.add_column(heading)
-    for words, values in (("voxels", shapes), ("spacing, mm", spacings)):
-        numbers = (values.min(0), np.median(values, axis=0), values.max(0))
-        table.add_row(words, *(" x ".join(f"{x:.4g}" for x in row) for row in numbers))
-    for index, name in enumerate(fingerprint.channel_names):
-        _lows, highs = np.array([case.percentiles[index] for case in cases]).T
-        table.add_row(f"{name}, 99.5th percentile", *(f"{x:.4g}" for x in (highs.min(), np.median(highs), highs.max())))
-    for label in fingerprint.labels:
-        voxels = np.array([case.label_voxels.get(label.name, 0) for case in cases if case.labelled])
-        row = (voxels.min(), np.median(voxels), voxels.max())
-        unnamed = label.name == f"label {label.value}"
-        name = label.name if unnamed else f"label {label.value} {label.name}"
-        table.add_row(f"{name}, voxels", *(f"{x:.0f}" for x in row))
-    console.print(table)
-    classes = Counter(case.class_name or "not known" for case in cases)
-    if set(classes) != {"not known"}:
-        console.print("Classes: " + ", ".join(f"{name} {count}" for name, count in sorted(classes.items())))
 
 
 def _make_plan(arguments: argparse.Namespace, dataset, device: str, events: Events, processes: int = 1):
@@ -125,13 +94,22 @@ def _make_plan(arguments: argparse.Namespace, dataset, device: str, events: Even
 
     :raises InputError: it cannot fit the memory of the device.
     """
+    from ..planning.aligning import as_asked, with_alignment
     from ..planning.choosing import make_plan
-    from ..planning.fitting import fitted
+    from ..planning.fitting import fitted, with_fitting_batch
 
     spacing = three_of(arguments.spacing)
     fingerprint = _fingerprint(dataset, events)
     plan = make_plan(fingerprint, device, arguments.grid, spacing, arguments.method or "ged")
-    return _with_class_column(fitted(plan, fingerprint, device, processes), arguments.class_column)
+    plan = _with_class_column(fitted(plan, fingerprint, device, processes), arguments.class_column)
+    if plan.method != "ged" or arguments.alignment == "none":
+        return plan
+    if arguments.alignment == "template":
+        plan = as_asked(plan)
+    else:
+        with events.bar("seeing whether the scans can be aligned") as show:
+            plan = with_alignment(plan, dataset, show)
+    return with_fitting_batch(plan, device, processes) if plan.repaints else plan
 
 
 def _fingerprint(dataset, events: Events):
@@ -152,7 +130,6 @@ def _with_class_column(plan, column: str | None):
 def run_plan(arguments: argparse.Namespace, events: Events) -> None:
     from ..device import choose_device
     from ..jobs.writing import claim_new_file
-    from ..planning.aligning import with_alignment
     from ..planning.fitting import worth_measuring
     from ..planning.words import NOTE
     from ..training.measuring import measured
@@ -163,8 +140,6 @@ def run_plan(arguments: argparse.Namespace, events: Events) -> None:
     device = choose_device(arguments.device)
     dataset = find_dataset(arguments.data, arguments.class_column)
     plan = _make_plan(arguments, dataset, device, events)
-    with events.bar("seeing whether the scans can be aligned") as show:
-        plan = with_alignment(plan, dataset, show)
     how = "as predicted, since a step takes so long"
     if worth_measuring(plan):
         with events.bar("measuring a few steps") as show:
@@ -224,6 +199,7 @@ def _train(arguments: argparse.Namespace, events: Events, team) -> None:
         if seed is None and not arguments.resume:
             seed = 0
         weights, taught = _what_to_start_from(plan, run)
+        anatomy, save = anatomy_of(run, plan) if plan.repaints else (None, save_model)
         options = Options(
             team=team,
             workers=arguments.workers,
@@ -231,6 +207,7 @@ def _train(arguments: argparse.Namespace, events: Events, team) -> None:
             tensorboard=arguments.tensorboard,
             start_from=weights,
             taught=taught,
+            anatomy=anatomy,
             owns_folder=team.leads,
             begun=arguments.begun,
         )
@@ -238,9 +215,7 @@ def _train(arguments: argparse.Namespace, events: Events, team) -> None:
         if limit is not None and limit.minutes is not None and not arguments.resume:
             _tell_few_steps(plan, limit.minutes, device, events)
         try:
-            model = train(
-                plan, cases, run, limit, device, seed, events.emit, save_model, data, arguments.resume, options
-            )
+            model = train(plan, cases, run, limit, device, seed, events.emit, save, data, arguments.resume, options)
         except (StoppedOnRequest, KeyboardInterrupt) as stop:
             if isinstance(events, JsonEvents) or not (run / "run.json").exists():
                 raise
@@ -282,13 +257,16 @@ def _prepare(arguments: argparse.Namespace, device: str, events: Events, team, h
     from ..volumes.prepared import prepare_cases
 
     run = arguments.output
+    goes_on = not arguments.resume and holds_alignment(run)
     if arguments.resume:
         claim_run_folder(run, resume=True)
         hold()
-    else:
+    elif not goes_on:
         _refuse_taken(run)
     plan_path = run / "plan.json" if arguments.resume else arguments.plan
-    if plan_path is not None:
+    if goes_on:
+        plan, dataset = plan_and_data_of_alignment(arguments, device)
+    elif plan_path is not None:
         plan = Plan.load(plan_path)
         refuse_untrainable(plan, str(plan_path))
         column = arguments.class_column or plan.data.get("class_column")
@@ -316,14 +294,20 @@ def _prepare(arguments: argparse.Namespace, device: str, events: Events, team, h
             "Add more scans.",
         )
     existed = run.exists()
-    if not arguments.resume:
+    if goes_on:
+        hold()
+    elif not arguments.resume:
         claim_run_folder(run, resume=False)
         hold()
     try:
         with events.bar("bringing the cases to one grid") as show:
             cases = prepare_cases(dataset, plan, run / PREPARED, show)
+        if goes_on:
+            claim_alignment(run, cases)
         if not arguments.resume:
             plan.save(run / "plan.json")
+        if plan.repaints:
+            plan = aligned_plan(run, plan, cases, arguments, device, events)
     except (InputError, KeyboardInterrupt):
         if not arguments.resume and not existed:
             shutil.rmtree(run, ignore_errors=True)
@@ -341,7 +325,8 @@ def _what_to_start_from(plan, run: Path) -> tuple[dict[str, dict], Sequence[str]
     if source is None or checkpoints(run):
         return {}, ()
     model = load_model(Path(source), "cpu", with_critic=True)
-    weights = {"generator": model.generator.state_dict()}
+    learns = model.generator.refiner if model.plan.repaints else model.generator
+    weights = {"generator": learns.state_dict()}
     if model.critic is not None:
         weights["discriminator"] = model.critic.discriminator.state_dict()
     return weights, model.about.get("trained_images")
@@ -363,8 +348,9 @@ def _refuse_contradictions(arguments: argparse.Namespace) -> None:
     if arguments.freeze and arguments.start_from is None:
         raise InputError("--freeze keeps weights of a model, and none is given.", "Add --from MODEL.")
     given = arguments.plan is not None or arguments.resume or arguments.start_from is not None
-    if given and (arguments.grid or arguments.spacing or arguments.method):
-        raise InputError("--grid, --spacing and --method make a plan, but one is given.", "Edit the plan instead.")
+    if given and (arguments.grid or arguments.spacing or arguments.method or arguments.alignment):
+        words = "--grid, --spacing, --method and --alignment make a plan, but one is given."
+        raise InputError(words, "Edit the plan instead.")
 
 
 def _plan_from_model(arguments: argparse.Namespace, dataset, device: str, events: Events, processes: int):

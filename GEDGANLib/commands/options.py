@@ -37,6 +37,11 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
         "--spacing", type=above_zero(float), nargs="+", metavar="MM", help="voxel size: one number or three"
     )
     parser.add_argument("--method", choices=METHODS, help="ged (default), or the article's baseline to compare with")
+    parser.add_argument(
+        "--alignment",
+        choices=("auto", "template", "none"),
+        help="bring the scans to a template first: if that helps them (default), always, or never",
+    )
 
 
 def add_form(parser: argparse.ArgumentParser) -> None:

@@ -96,11 +96,12 @@ def _scores_of(run: Path, cases: Any, aligned: Any, asked: dict[str, Any], event
     import torch
 
     from ..alignment.job import fields_of_view
-    from ..alignment.runs import MODEL
+    from ..alignment.runs import MODEL, STATISTICAL
     from ..synthesis.model_file import load_model
     from ..synthesis.onto_template import TemplateProjector
 
-    path = (run if asked["onto"] is None else Path(asked["onto"])) / MODEL
+    folder = run if asked["onto"] is None else Path(asked["onto"])
+    path = folder / (STATISTICAL if (folder / STATISTICAL).exists() else MODEL)
     if not path.exists():
         return None
     model = load_model(path, "cpu", with_population=True)

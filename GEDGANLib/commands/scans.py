@@ -165,3 +165,37 @@ def warn_of_other_kind(name: object, shape: Sequence[int], affine: Any, plan: An
         sizes = [" x ".join(f"{side:.0f}" for side in sides) for sides in (own, usual)]
         message = f"{name} reaches {sizes[0]} mm, the model's scans about {sizes[1]} mm: is it a scan of their kind?"
         events.emit("warning", message=message)
+
+
+def print_fingerprint(fingerprint: Any, folder: Path) -> None:
+    """A table of what a data set holds."""
+    from collections import Counter
+
+    import numpy as np
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    cases = fingerprint.cases
+    shapes, spacings = np.array([case.shape for case in cases]), np.array([case.spacing for case in cases])
+    labelled = sum(case.labelled for case in cases)
+    verdict = "all can be used, with warnings" if fingerprint.warnings else "all good"
+    table = Table(title=f"{folder}: {len(cases)} cases, {labelled} with segmentation, {verdict}", title_justify="left")
+    for heading in ("", "smallest", "median", "largest"):
+        table.add_column(heading)
+    for words, values in (("voxels", shapes), ("spacing, mm", spacings)):
+        numbers = (values.min(0), np.median(values, axis=0), values.max(0))
+        table.add_row(words, *(" x ".join(f"{x:.4g}" for x in row) for row in numbers))
+    for index, name in enumerate(fingerprint.channel_names):
+        _lows, highs = np.array([case.percentiles[index] for case in cases]).T
+        table.add_row(f"{name}, 99.5th percentile", *(f"{x:.4g}" for x in (highs.min(), np.median(highs), highs.max())))
+    for label in fingerprint.labels:
+        voxels = np.array([case.label_voxels.get(label.name, 0) for case in cases if case.labelled])
+        row = (voxels.min(), np.median(voxels), voxels.max())
+        unnamed = label.name == f"label {label.value}"
+        name = label.name if unnamed else f"label {label.value} {label.name}"
+        table.add_row(f"{name}, voxels", *(f"{x:.0f}" for x in row))
+    console.print(table)
+    classes = Counter(case.class_name or "not known" for case in cases)
+    if set(classes) != {"not known"}:
+        console.print("Classes: " + ", ".join(f"{name} {count}" for name, count in sorted(classes.items())))

@@ -21,7 +21,8 @@ from typing import Any
 from ..errors import InputError, StoppedOnRequest
 from ..jobs.events import Events, JsonEvents, stop_on_signals
 from ..jobs.writing import write_bytes
-from .aligning import Bars, run_align
+from .aligned_cases import Bars
+from .aligning import run_align
 from .applying import Form, apply
 from .options import DATA, DEVICE, a_path, a_seed, a_shard, above_zero, three_of
 from .scans import labels_for, names_in, with_labels

@@ -181,8 +181,8 @@ def _project(
 ) -> tuple[Any, list[tuple[str, np.ndarray]]]:
     """Write all maps into a folder; returns the projection, and name and voxels of each map."""
     from ..jobs.writing import write_bytes
-    from ..synthesis.onto_template import projector_of
     from ..synthesis.projection import on_grid_of
+    from ..synthesis.repainted import projector_of
     from ..synthesis.synthesizer import describe_origin
     from ..volumes.files import write_volume
     from ..volumes.pipeline import from_working

@@ -14,7 +14,10 @@ from .article import ArticleDiscriminator, ArticleGenerator
 from .blocks import channels_last
 from .discriminator import Discriminator, SeparateHeads
 from .generator import Generator
+from .judges import Judges
 from .parts import FACTOR, FINE_STAGES, PartsDiscriminator, PartsGenerator
+from .refiner import Refiner
+from .repainting import RepaintingGenerator
 from .statistical import StatisticalGenerator
 
 
@@ -131,15 +134,33 @@ def _parts_discriminator(plan) -> PartsDiscriminator:
     return PartsDiscriminator(whole, Discriminator(**_discriminator_options(fine, plan.spatial_dims)), plan.grid.shape)
 
 
-def build_generator(plan) -> Generator | PartsGenerator | ArticleGenerator | StatisticalGenerator:
+def _statistical(plan) -> StatisticalGenerator:
+    grids = plan.statistical
+    return StatisticalGenerator(
+        plan.grid.shape, plan.extent, len(plan.channels), len(plan.labels), grids.modes or plan.networks.latent_size,
+        grids.template, grids.velocity, grids.look, grids.labels, len(plan.classes),
+    )  # fmt: skip
+
+
+def build_refiner(plan) -> Refiner:
+    """What learns of the second generator, with freshly drawn weights."""
+    widths, rest = plan.networks.generator_widths[::-1], plan.networks.latent_size - plan.statistical.modes
+    return Refiner(
+        plan.spatial_dims, plan.grid.shape, plan.extent, len(plan.channels), len(plan.labels), widths, rest,
+        len(plan.classes), plan.networks.strides[: len(widths) - 1],
+    )  # fmt: skip
+
+
+def build_generator(
+    plan,
+) -> Generator | PartsGenerator | ArticleGenerator | StatisticalGenerator | RepaintingGenerator:
     """Generator with freshly drawn weights for a :class:`GEDGANLib.planning.plan.Plan`; one that is to be given what
     it knows, where the plan is of a statistical model."""
     if plan.method == "modes":
-        grids = plan.statistical
-        return StatisticalGenerator(
-            plan.grid.shape, plan.extent, len(plan.channels), len(plan.labels), plan.networks.latent_size,
-            grids.template, grids.velocity, grids.look, grids.labels, len(plan.classes),
-        )  # fmt: skip
+        return _statistical(plan)
+    if plan.repaints:
+        refiner = build_refiner(plan).to(memory_format=channels_last(plan.spatial_dims))
+        return RepaintingGenerator(_statistical(plan), refiner)
     if plan.method == "article":
         return ArticleGenerator(
             plan.spatial_dims, plan.grid.shape, len(plan.channels), len(plan.labels), plan.networks.latent_size
@@ -163,7 +184,9 @@ def build_generator(plan) -> Generator | PartsGenerator | ArticleGenerator | Sta
     return generator.to(memory_format=channels_last(plan.spatial_dims))
 
 
-def build_discriminator(plan) -> Discriminator | SeparateHeads | PartsDiscriminator | ArticleDiscriminator:
+def build_discriminator(
+    plan,
+) -> Discriminator | SeparateHeads | Judges | PartsDiscriminator | ArticleDiscriminator:
     """Discriminator with freshly drawn weights for a :class:`GEDGANLib.planning.plan.Plan`."""
     if plan.training.volume == "parts":
         return _parts_discriminator(plan).to(memory_format=channels_last(plan.spatial_dims))
@@ -172,6 +195,11 @@ def build_discriminator(plan) -> Discriminator | SeparateHeads | PartsDiscrimina
             memory_format=channels_last(plan.spatial_dims)
         )
     options = _discriminator_options(plan)
+    if plan.repaints:
+        plain = {**options, "label_count": 0, "agreement_channels": 0}
+        of_field = Discriminator(**{**plain, "image_channels": 0}) if plain["field_channels"] else None
+        judges = Judges(Discriminator(**{**plain, "field_channels": 0}), of_field)
+        return judges.to(memory_format=channels_last(plan.spatial_dims))
     if plan.networks.heads == "separate":
         unseen = {"image": {"field_channels": 0}, "field": {"image_channels": 0}, "both": {}}[plan.networks.pair_sees]
         image_head = Discriminator(**{**options, "label_count": 0, "agreement_channels": 0})

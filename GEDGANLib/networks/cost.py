@@ -12,7 +12,15 @@ import torch
 from torch import nn
 
 from ..device import half_type, synchronize
-from .build import agreement_channels, build_discriminator, build_generator, coarse_plan, field_channels, part_plan
+from .build import (
+    agreement_channels,
+    build_discriminator,
+    build_generator,
+    build_refiner,
+    coarse_plan,
+    field_channels,
+    part_plan,
+)
 
 # Products of one step in units of one forward pass of one case. A backward pass costs two forward ones, a second
 # backward through it two more. D's step: fakes, then real and fake; the penalties; G's: fakes, D on real and fake.
@@ -98,6 +106,7 @@ def _over(shape: Sequence[int], stride: Sequence[int]) -> list[int]:
 def step_costs(plan) -> StepCosts:
     """Count one training step of ``plan`` on networks without data."""
     counted = (plan.spatial_dims, plan.grid, plan.channels, plan.labels, plan.classes, plan.networks, plan.field)
+    counted += (plan.statistical.modes,)
     key = repr((*counted, plan.training))
     if key not in _COUNTED:
         _COUNTED[key] = _count_step(plan)
@@ -115,7 +124,9 @@ def _count_step(plan) -> StepCosts:
     case_channels = len(plan.channels) + (len(plan.labels) + 1 if plan.labels else 0)
     beside = field_channels(plan) + agreement_channels(plan)
     with torch.device("meta"):
-        generator, discriminator = build_generator(plan), build_discriminator(plan)
+        # Of the second generator what learns: the rest is small beside it.
+        generator = build_refiner(plan).to("meta") if plan.repaints else build_generator(plan)
+        discriminator = build_discriminator(plan)
         cases = [torch.empty(batch, case_channels, *each.grid.shape) for each in looked_at]
         fields = [
             torch.empty(batch, beside, *_over(each.grid.shape, plan.field_stride)) if beside else None
@@ -123,7 +134,12 @@ def _count_step(plan) -> StepCosts:
         ]
         classes = torch.empty(batch, len(plan.classes)) if plan.classes else None
         latents = torch.empty(batch, plan.networks.latent_size)
-        generator_operations, generator_kept = count(generator, latents, classes, *starts)
+        if plan.repaints:
+            positions = torch.empty(batch, plan.spatial_dims, *plan.grid.shape)
+            given = cases[0], positions, latents[:, plan.statistical.modes :], classes
+        else:
+            given = latents, classes, *starts
+        generator_operations, generator_kept = count(generator, *given)
         discriminator_operations, discriminator_kept = count(discriminator, *cases, *fields, None, classes, *starts)
     voxels = sum(math.prod(each.grid.shape) for each in looked_at)
     penalties = PENALTY_PASSES / plan.training.penalty_interval if plan.training.penalty_weight else 0

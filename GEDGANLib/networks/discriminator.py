@@ -37,7 +37,7 @@ class Discriminator(nn.Module):
 
     :param spatial_dims: 2 or 3.
     :param shape: voxels of the input grid, every side a multiple of the product of its strides.
-    :param image_channels: image channels of the input.
+    :param image_channels: image channels of the input; 0, and no labels, where it judges a field alone.
     :param label_count: labels without background; 0 for none.
     :param field_channels: channels of the field; 0 for none.
     :param agreement_channels: channels behind those of the field that say how image and labels agree, and are shut
@@ -73,7 +73,8 @@ class Discriminator(nn.Module):
         case_channels = image_channels + (label_count + 1 if label_count else 0)
         # Overlapping where it packs, plain along axes that are left as they are.
         kernel = tuple(stride + 2 for stride in self.strides[0])
-        self.pack = convolution(spatial_dims, case_channels, widths[0], kernel, stride=self.strides[0], padding=1)
+        packing = {"stride": self.strides[0], "padding": 1}
+        self.pack = convolution(spatial_dims, case_channels, widths[0], kernel, **packing) if case_channels else None
         self.field_stage = field_stage
         self.field_channels, self.agreement_channels = field_channels, agreement_channels
         entering = field_channels + agreement_channels
@@ -92,14 +93,15 @@ class Discriminator(nn.Module):
 
     def forward(
         self,
-        case: Tensor,
+        case: Tensor | None,
         field: Tensor | None = None,
         labelled: Tensor | None = None,
         class_weights: Tensor | None = None,
     ) -> Tensor:
         """Return how real each case is, shape (N,); only differences mean something in the relativistic objective.
 
-        :param case: (N, image_channels + label_count + 1, *shape), as the generator returns it.
+        :param case: (N, image_channels + label_count + 1, *shape), as the generator returns it; None where the field
+            alone is judged.
         :param field: (N, field_channels + agreement_channels, *shape / 2 ** (field_stage + 1)).
         :param labelled: (N,), 1 where the labels count and 0 where the image alone is judged; all 1 when not given.
         :param class_weights: (N, class_count), one-hot.
@@ -115,7 +117,8 @@ class Discriminator(nn.Module):
     def first_parts(self, stages: int) -> list[nn.Module]:
         """All that a case passes before it leaves the first ``stages`` stages; nothing for 0."""
         entry = [self.enter_field] if self.enter_field is not None and self.field_stage < stages else []
-        return [self.pack, *entry, *self.stages[:stages], *self.transitions[: stages - 1]] if stages else []
+        entry = entry if self.pack is None else [self.pack, *entry]
+        return [*entry, *self.stages[:stages], *self.transitions[: stages - 1]] if stages else []
 
     def realness(self, case: Tensor, field: Tensor | None = None, labelled: Tensor | None = None) -> Tensor:
         """What each place adds to the judgement, (N, *coarse): summed over all places, plus the bias, it is the logit.
@@ -127,14 +130,14 @@ class Discriminator(nn.Module):
         weights = self.logit.weight.reshape(1, -1, *[1] * (case.ndim - 2))
         return (self._contributions(case, field, labelled) * weights).sum(1)
 
-    def _contributions(self, case: Tensor, field: Tensor | None, labelled: Tensor | None) -> Tensor:
+    def _contributions(self, case: Tensor | None, field: Tensor | None, labelled: Tensor | None) -> Tensor:
         """The last maps times the learned patterns, (N, widths[-1], *coarse)."""
-        if labelled is not None and case.shape[1] > self.image_channels:
+        if labelled is not None and case is not None and case.shape[1] > self.image_channels:
             shown = labelled.reshape(-1, *[1] * (case.ndim - 1)).to(case.dtype)
             case = torch.cat([case[:, : self.image_channels], case[:, self.image_channels :] * shown], 1)
             if self.agreement_channels:
                 field = torch.cat([field[:, : self.field_channels], field[:, self.field_channels :] * shown], 1)
-        x = self._packed(case)
+        x = 0.0 if self.pack is None else self._packed(case)
         for index, stage in enumerate(self.stages):
             if index:
                 x = self._transition(index, x)

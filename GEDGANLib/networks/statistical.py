@@ -110,6 +110,23 @@ class StatisticalGenerator(nn.Module):
                 setattr(found, name, nn.Parameter(coarse, requires_grad=False))
         return found.eval()
 
+    @torch.no_grad()
+    def first(self, count: int) -> StatisticalGenerator:
+        """The same with the first modes alone."""
+        grids = (self.velocity.shape[1:], self.look.shape[1:], () if self.labels is None else self.labels.shape[2:])
+        label_count = 0 if self.shares is None else len(self.shares) - 1
+        channels, shape = len(self.template), self.template.shape[1:]
+        found = StatisticalGenerator(
+            self.shape, self.extent, channels, label_count, count, shape, *grids, self.class_count
+        )
+        for name, value in self.named_parameters():
+            if name in ("generators", "velocities", "looks", "labels"):
+                value = value[:count]
+            elif name in ("class_means", "class_roots"):
+                value = value[(slice(None), *[slice(count)] * (value.ndim - 1))]
+            getattr(found, name).copy_(value)
+        return found.eval()
+
     def kept(self) -> dict[str, Tensor]:
         """The state as it is written to a file."""
         return {name: value.half() if name in HALF else value for name, value in self.state_dict().items()}

@@ -14,6 +14,7 @@ from ..volumes.dataset import Dataset
 from ..volumes.fingerprint import Progress, quiet
 from ..volumes.pipeline import WorkingCase, load_working_cases
 from .plan import Alignment, Plan
+from .repainting import can_repaint, repainted
 from .words import NOTE
 
 
@@ -39,11 +40,19 @@ def with_alignment(plan: Plan, dataset: Dataset, progress: Progress = quiet) -> 
     return decided(plan, verdict)
 
 
+def as_asked(plan: Plan) -> Plan:
+    """The plan with an alignment that a person asked for, whatever it may be worth."""
+    words = "The scans are brought to a common template first, as was asked for."
+    plan = replace(plan, alignment=replace(Alignment(), kind="template"), reasons=(*plan.reasons, words))
+    return repainted(plan, plan.prediction.device) if can_repaint(plan) else plan
+
+
 def decided(plan: Plan, verdict: Verdict) -> Plan:
     """The plan with what was found."""
     words = verdict.words() if verdict.kind == "template" else NOTE + verdict.words()
     alignment = replace(Alignment(), kind=verdict.kind)
-    return replace(plan, alignment=alignment, reasons=(*plan.reasons, words))
+    plan = replace(plan, alignment=alignment, reasons=(*plan.reasons, words))
+    return repainted(plan, plan.prediction.device) if can_repaint(plan) else plan
 
 
 def _shares(case: WorkingCase, count: int, shape: tuple[int, ...]) -> torch.Tensor | None:

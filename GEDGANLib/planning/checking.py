@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from .words import (
     ALIGNMENTS,
     AUGMENTATIONS,
     FIELD_KINDS,
+    GENERATORS,
     HEADS,
     MAPPINGS,
     METHODS,
@@ -35,6 +37,24 @@ def refuse_untrainable(plan: Any, source: str) -> None:
         )
 
 
+def _check_repainting(plan: Any, dims: int, refuse: Callable[..., None]) -> None:
+    """Refuse what the second generator cannot be."""
+    networks = plan.networks
+    if plan.method != "ged" or plan.alignment.kind != "template":
+        refuse("networks.generator is refiner, which takes the method ged and the alignment template")
+    if plan.training.volume != "whole":
+        refuse("a refiner looks at whole volumes", "Set training.volume to whole.")
+    if networks.heads != "shared" or plan.field.agreement or plan.training.statistics_weight:
+        refuse(
+            "a refiner takes neither separate heads, nor the agreement of labels, nor a term on the data's statistics",
+            "Set networks.heads to shared, field.agreement to false and training.statistics_weight to 0.",
+        )
+    if not 0 < len(networks.generator_widths) <= len(networks.discriminator_widths) + 1:
+        refuse("a refiner has at most one level more than its judges have stages")
+    if not 0 < plan.statistical.modes < networks.latent_size:
+        refuse("statistical.modes must be above 0 and below networks.latent_size, whose rest is the refiner's")
+
+
 def check(plan: Any, source: str) -> None:
     """Refuse what cannot be.
 
@@ -56,10 +76,12 @@ def check(plan: Any, source: str) -> None:
         refuse("every channel needs two typical intensities")
     if sorted(label.index for label in plan.labels) != list(range(1, len(plan.labels) + 1)):
         refuse("the indices of the labels must run from 1 on without a gap")
-    if len(networks.discriminator_widths) != len(networks.generator_widths):
+    if plan.repaints:
+        _check_repainting(plan, dims, refuse)
+    elif len(networks.discriminator_widths) != len(networks.generator_widths):
         refuse("the generator and the discriminator need equally many widths")
     if networks.strides and (
-        len(networks.strides) != len(networks.generator_widths)
+        len(networks.strides) != len(networks.discriminator_widths)
         or any(len(each) != dims or set(each) - {1, 2} or set(each) == {1} for each in networks.strides)
     ):
         refuse("networks.strides needs one entry a stage, each with 1 or 2 for every axis and not 1 alone")
@@ -71,6 +93,7 @@ def check(plan: Any, source: str) -> None:
         )
     choices = [
         ("method", plan.method, METHODS),
+        ("networks.generator", networks.generator, GENERATORS),
         ("networks.heads", networks.heads, HEADS),
         ("networks.pair_sees", networks.pair_sees, PAIR_SEES),
         ("alignment.kind", plan.alignment.kind, ALIGNMENTS),
@@ -90,7 +113,7 @@ def check(plan: Any, source: str) -> None:
         refuse(f"alignment.window is {plan.alignment.window} and must be an odd number from 3 on")
     if plan.method == "ged" and not 0 <= plan.field.stage < len(networks.discriminator_widths):
         refuse(f"field.stage is {plan.field.stage}, but there are {len(networks.discriminator_widths)} stages")
-    if plan.method == "modes":
+    if plan.method == "modes" or (plan.repaints and plan.statistical.template):
         grids = plan.statistical.template, plan.statistical.velocity, plan.statistical.look
         optional = [plan.statistical.labels] if plan.statistical.labels else []
         if any(len(each) != dims or min(each) < 1 for each in (*grids, *optional)):

@@ -210,11 +210,13 @@ def predicted(plan: Plan, device: str) -> Plan:
 
 
 def with_batch(plan: Plan, batch: int, device: str, reason: str) -> Plan:
-    """The plan with another batch, its penalty adapted to it and its prediction made anew.
+    """The plan with another batch, the first generator's penalty adapted to it and its prediction made anew.
 
     :param reason: why, in words.
     """
-    weight = float(f"{plan.training.penalty_weight * plan.training.batch / batch:.2g}")
+    weight = plan.training.penalty_weight
+    if not plan.repaints:
+        weight = float(f"{weight * plan.training.batch / batch:.2g}")
     training = replace(plan.training, batch=batch, penalty_weight=weight)
     return predicted(replace(plan, training=training, reasons=(*plan.reasons, reason)), device)
 

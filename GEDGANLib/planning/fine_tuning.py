@@ -20,7 +20,9 @@ from .choosing import (
     predicted,
 )
 from .grids import placed_grid
-from .plan import Plan
+from .plan import Plan, Statistical
+from .repainting import KINDS, modes_for
+from .repainting import PENALTY_INTERVAL as REPAINTED_INTERVAL
 
 FINE_TUNING_RATE = 0.5
 """Learning rate of a training that starts from a model, as a share of that from nothing."""
@@ -88,6 +90,17 @@ def plan_from_model(model_plan: Plan, fingerprint: Fingerprint, device: str, fro
         old if old.mapping == "window" else replace(old, typical=new.typical, integer=new.integer, kind=new.kind)
         for old, new in zip(model_plan.channels, fresh)
     )
+    if model_plan.repaints:
+        # Aligned anew: the template and the directions are those of the new scans.
+        modes = modes_for(len(fingerprint.cases) - training.held_out)
+        rest = model_plan.networks.latent_size - model_plan.statistical.modes
+        model_plan = replace(
+            model_plan,
+            networks=replace(model_plan.networks, latent_size=modes + rest),
+            statistical=Statistical(modes=modes),
+        )
+        training = replace(training, labelled_share=0.0, penalty_interval=REPAINTED_INTERVAL)
+        augmentation = replace(augmentation, kinds=KINDS)
     plan = replace(
         model_plan,
         grid=placed_grid(fingerprint, model_plan.grid.shape, model_plan.grid.spacing),

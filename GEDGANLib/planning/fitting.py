@@ -59,6 +59,27 @@ def check_memory(plan: Plan, device: str, processes: int = 1, available: float |
     return words + " It may end for want of memory."
 
 
+def with_fitting_batch(plan: Plan, device: str, processes: int = 1, available: float | None = None) -> Plan:
+    """The plan with a batch that the processes can share, and as small as it may be where a larger one would not fit.
+
+    :param available: bytes; asked of the system when not given.
+    """
+    available = available_memory(device) if available is None else available
+    if plan.training.batch % processes:
+        batch = processes * math.ceil(plan.training.batch / processes)
+        plan = with_batch(plan, batch, device, f"Batches of {batch}, so that {processes} processes can share them.")
+    if available is None:
+        return plan
+    smaller = plan
+    while (
+        _memory_of_one(smaller, device, processes) * 1e9 > USABLE * available
+        and smaller.training.batch >= 2 * SMALLEST_BATCH * processes
+    ):
+        batch = smaller.training.batch // (2 * processes) * processes
+        smaller = with_batch(plan, batch, device, f"Batches of {batch}: larger ones would not fit the memory here.")
+    return smaller
+
+
 def fitted(
     plan: Plan, fingerprint: Fingerprint, device: str, processes: int = 1, available: float | None = None
 ) -> Plan:
@@ -69,11 +90,9 @@ def fitted(
     :raises InputError: it does not fit at all; names the nearest spacing that does.
     """
     available = available_memory(device) if available is None else available
-    if plan.training.batch % processes:
-        batch = processes * math.ceil(plan.training.batch / processes)
-        plan = with_batch(plan, batch, device, f"Batches of {batch}, so that {processes} processes can share them.")
+    smaller = with_fitting_batch(plan, device, processes, available)
     if available is None:
-        return plan
+        return smaller
 
     def need(whole: Plan) -> float:
         return _memory_of_one(whole, device, processes)
@@ -81,10 +100,6 @@ def fitted(
     def fits(whole: Plan) -> bool:
         return need(whole) * 1e9 <= USABLE * available
 
-    smaller = plan
-    while not fits(smaller) and smaller.training.batch >= 2 * SMALLEST_BATCH * processes:
-        batch = smaller.training.batch // (2 * processes) * processes
-        smaller = with_batch(plan, batch, device, f"Batches of {batch}: larger ones would not fit the memory here.")
     if fits(smaller):
         return smaller
     message = (

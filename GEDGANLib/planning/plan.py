@@ -100,8 +100,9 @@ class Alignment:
 @dataclass(frozen=True)
 class Statistical:
     """Grids over the box of the working grid on which a statistical model keeps what it knows, see
-    ``networks.statistical``; () in a plan of networks that learn.
+    ``networks.statistical``; () in a plan of the first generator, and before the cases are aligned.
 
+    :param modes: how many of the latent's numbers are scores of modes, where a refiner takes the rest; 0 for all.
     :param labels: of the labels' modes; () where labels are only deformed.
     """
 
@@ -109,13 +110,17 @@ class Statistical:
     velocity: tuple[int, ...] = ()
     look: tuple[int, ...] = ()
     labels: tuple[int, ...] = ()
+    modes: int = 0
 
 
 @dataclass(frozen=True)
 class Networks:
     """Sizes of the two networks.
 
-    :param generator_widths: channels a stage, coarsest first; empty for the article's, which are fixed.
+    :param generator: one of :data:`.words.GENERATORS`: the ``trunk`` makes a case of the latent alone, the ``refiner``
+        repaints what an alignment makes of it.
+    :param generator_widths: channels a stage, coarsest first, the refiner's last one at full resolution; empty for the
+        article's, which are fixed.
     :param discriminator_widths: channels a stage, finest first; empty for the article's.
     :param heads: ``shared``, one discriminator for image and labels; or ``separate``, one of the image, which learns
         from all cases, and one of the pair, which learns from labelled ones.
@@ -130,6 +135,7 @@ class Networks:
     heads: str = "shared"
     pair_sees: str = "both"
     strides: tuple[tuple[int, ...], ...] = ()
+    generator: str = "trunk"
 
 
 @dataclass(frozen=True)
@@ -295,11 +301,16 @@ class Plan:
         return plan
 
     @property
+    def repaints(self) -> bool:
+        """Whether it is of the second generator: aligned cases, repainted."""
+        return self.networks.generator == "refiner"
+
+    @property
     def stride(self) -> tuple[int, ...]:
         """Voxels of the grid, along each axis, to one of the coarsest maps of the networks."""
         if self.method == "article":
             return (ARTICLE_STRIDE,) * self.spatial_dims
-        return self._stride_to(len(self.networks.generator_widths))
+        return self._stride_to(len(self.networks.discriminator_widths))
 
     @property
     def field_stride(self) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ ARTICLE_STRIDE = 8
 OBJECTIVES = ("relativistic", "bce", "hinge", "wasserstein", "article")
 PRECISIONS, VOLUMES = ("float32", "bfloat16", "float16"), ("whole", "parts")
 MAPPINGS = ("percentiles", "window")
+GENERATORS = ("trunk", "refiner")
 HEADS, PAIR_SEES = ("shared", "separate"), ("image", "field", "both")
 FIELD_KINDS = ("eigen-directional", "tensor", "gradient", "none")
 OPTIMIZERS = ("adam", "PRP+", "FR", "HS", "DY", "HZ")

@@ -24,7 +24,7 @@ from ..synthesis.synthesizer import Synthesizer
 from ..volumes.case import Case
 from ..volumes.fingerprint import Progress
 from ..volumes.measures import measure
-from ..volumes.pipeline import WorkingCase, map_intensities, unmap_intensities
+from ..volumes.pipeline import WorkingCase, map_intensities, seen_as, seen_voxels, unmap_intensities
 from ..volumes.prepared import keep_cases
 from .alignment import pictures_of
 from .distances import NEIGHBOURS, coverage, kernel_distance, relative_diversity
@@ -93,7 +93,10 @@ def evaluate(model: Model, cases: Sequence[WorkingCase], settings: Settings, bar
         )
     drawn = Synthesizer(model).cases(settings.number, settings.seed)
     with bar("synthesizing") as show:
-        drawn = with_progress((_as_working(case, plan) for case in drawn), settings.number, show)
+        # Each sees as much as some training case: stripes of repeated edges would tell the two kinds apart.
+        views = np.random.default_rng(settings.seed).integers(len(training), size=settings.number)
+        drawn = (seen_as(_as_working(case, plan), seen_voxels(training[view])) for case, view in zip(drawn, views))
+        drawn = with_progress(drawn, settings.number, show)
         result.made = list(keep_cases(drawn, settings.number, plan, made))
     reference, compared = unseen, training
     if len(unseen) < FEWEST_UNSEEN:

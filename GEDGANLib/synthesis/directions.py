@@ -36,7 +36,7 @@ from ..jobs.steps import through
 from ..jobs.writing import write_bytes
 from ..volumes.fingerprint import Progress, quiet
 from ..volumes.measures import measure
-from .model_file import Model
+from .model_file import Model, statistical_part
 from .synthesizer import Synthesizer, latent_of
 
 SAMPLES = 256
@@ -104,6 +104,11 @@ def finding_directions(model: Model) -> Iterator[tuple[int, int]]:
 
 
 def _finding(model: Model, samples: int) -> Iterator[tuple[int, int]]:
+    if model.plan.repaints:
+        # What can be steered is anatomy: texture has no direction.
+        found = yield from _finding(statistical_part(model), samples)
+        rest = (0.0,) * (model.plan.networks.latent_size - model.plan.statistical.modes)
+        return [replace(each, latent=(*each.latent, *rest)) for each in found]
     latents, quantities, features = yield from _observing(model, samples)
     found = _of_modes(model, latents, quantities) + _measured(latents, quantities)
     unsupervised = (("maps", _of_first_maps(model)), ("features", _of_features(latents, features)))

@@ -9,14 +9,14 @@ import numpy as np
 from ..errors import InputError
 from ..volumes.case import Case
 from .directions import Direction, choose
-from .synthesizer import Synthesizer
+from .synthesizer import Synthesizer, typical_latent
 
 
 class Explorer:
     """Moves one case along directions.
 
     :param synthesizer: says in what form cases come; without another grid it is fastest.
-    :param latent: (latent_size,) to start from; zeros, the most typical case, when not given.
+    :param latent: (latent_size,) to start from; that of the most typical case when not given.
     :param class_name: class to start from.
     :raises InputError: a class that the model does not know.
     """
@@ -32,7 +32,7 @@ class Explorer:
         if class_name is not None and class_name not in plan.classes:
             raise InputError(f"The model knows no class {class_name}.", f"There are: {', '.join(plan.classes)}.")
         self.synthesizer, self.directions = synthesizer, list(directions)
-        self.latent = np.zeros(plan.networks.latent_size, np.float32) if latent is None else np.asarray(latent)
+        self.latent = typical_latent(plan) if latent is None else np.asarray(latent)
         self.class_name = class_name
 
     def latent_at(self, values: Mapping[str, float]) -> np.ndarray:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..errors import InputError
 from ..jobs.writing import write_bytes
-from ..planning.plan import Plan
+from ..planning.plan import Networks, Plan
 from ..volumes.measures import COLLAPSED
 
 if TYPE_CHECKING:
@@ -53,6 +53,14 @@ class Model:
     def digest(self) -> str:
         """See :func:`digest_of`; of the file as it is when this is asked for the first time."""
         return digest_of(self.path)
+
+
+def statistical_part(model: Model) -> Model:
+    """Of a model that repaints aligned cases what it has of their alignment, as a model of that."""
+    modes, plan = model.plan.statistical.modes, model.plan
+    statistical = replace(plan.statistical, modes=0)
+    plan = replace(plan, method="modes", networks=Networks((), (), 1, modes), statistical=statistical)
+    return replace(model, generator=model.generator.statistical, plan=plan, critic=None)
 
 
 def digest_of(path: Path) -> str:
@@ -217,7 +225,7 @@ def load_model(path: Path, device: str = "cpu", with_critic: bool = False, with_
     from ..device import choose_device
     from ..networks.build import build_generator
 
-    if plan.method == "modes":
+    if plan.method == "modes" or plan.repaints:
         _refuse_other_grids(plan, tensors, path)
         from ..alignment.job import device_that_aligns
 
@@ -240,7 +248,8 @@ def _refuse_other_grids(plan: Plan, tensors: dict[str, Any], path: Path) -> None
     is made."""
     grids = {"template": plan.statistical.template, "velocities": plan.statistical.velocity}
     grids |= {"looks": plan.statistical.look, "labels": plan.statistical.labels}
-    for name, shape in grids.items():
+    inside = "statistical." if plan.repaints else ""
+    for name, shape in ((inside + name, shape) for name, shape in grids.items()):
         there = tuple(tensors[name].shape[-len(shape) :]) if name in tensors and shape else ()
         if there != tuple(shape):
             raise InputError(

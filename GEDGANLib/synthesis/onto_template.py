@@ -32,7 +32,7 @@ from ..volumes.fingerprint import Progress, quiet
 from ..volumes.pipeline import WorkingCase, to_working
 from .model_file import Model
 from .output import most_probable
-from .projection import Projection, Projector
+from .projection import Projection
 
 Aligned = tuple[Transformations, Tensor, Tensor]
 """What :meth:`TemplateProjector.aligned` returns."""
@@ -149,8 +149,3 @@ class TemplateProjector:
     def _modes(self, fields: Tensor) -> Tensor:
         """Modes as cases are compared by them."""
         return fields if bool(self.generator.metric[1]) else self._smooth(fields)
-
-
-def projector_of(model: Model) -> Projector | TemplateProjector:
-    """What projects volumes onto a model."""
-    return TemplateProjector(model) if model.plan.method == "modes" else Projector(model)

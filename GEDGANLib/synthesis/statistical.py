@@ -300,6 +300,20 @@ def _generator(
     return generator.eval()
 
 
+def columns_of(model: Model, modes: int) -> list[dict[str, Any]]:
+    """Directions of columns along the first modes of a local model, as a model file has them; none where it does not
+    keep its cases.
+
+    :param model: loaded with its population.
+    """
+    if model.population is None:
+        return []
+    population = Population.of(model.population, model.about["population"])
+    members = range(population.members)
+    strengths = components_of(population.products, members).strengths
+    return _columns(population.scores[: len(members), :modes], strengths[:modes], population.columns, members)
+
+
 def save_statistics(path: Path, made: Statistics) -> None:
     """Write a model file.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import __version__
+from ..planning.plan import Plan
 from ..volumes.case import Case
 from ..volumes.pipeline import unmap_intensities
 from .model_file import Model
@@ -23,6 +24,16 @@ COPIES_IN_SYNTHESIS = 6
 def latent_of(seed: int, index: int, size: int) -> np.ndarray:
     """Latent vector of case ``index`` of ``seed``, (size,) float32; the same on every machine."""
     return np.random.default_rng([seed, index]).standard_normal(size, dtype=np.float32)
+
+
+def typical_latent(plan: Plan) -> np.ndarray:
+    """The latent of the most typical case, (latent_size,) float32: 0, but for what paints texture, of which nothing is
+    not typical and which is the same always."""
+    latent = np.zeros(plan.networks.latent_size, np.float32)
+    if plan.repaints:
+        texture = slice(plan.statistical.modes, None)
+        latent[texture] = latent_of(0, 0, plan.networks.latent_size)[texture]
+    return latent
 
 
 def describe_origin(model: Model) -> str:
@@ -179,8 +190,11 @@ class Synthesizer:
             yield output, (latent, f"synthetic_{seed}_{index:04d}", origin, kind)
 
     def latent(self, seed: int, index: int) -> np.ndarray:
-        """Latent of case ``index`` of ``seed``, truncated as the form has it."""
-        return self.form.truncation * latent_of(seed, index, self.model.plan.networks.latent_size)
+        """Latent of case ``index`` of ``seed``, truncated as the form has it; what paints texture is left as it is."""
+        plan = self.model.plan
+        latent = latent_of(seed, index, plan.networks.latent_size)
+        latent[: plan.statistical.modes if plan.repaints else None] *= np.float32(self.form.truncation)
+        return latent
 
     def batch_size(self) -> int:
         """Cases made at once: what fits on a GPU; one on a CPU, where more are no faster and rounding would differ."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..volumes.pipeline import WorkingCase, coarse_of
+from ..volumes.pipeline import WorkingCase, coarse_of, seen_voxels
 
 AHEAD = 2
 """Batches that are fetched before they are asked for."""
@@ -30,6 +30,7 @@ class Batch:
         are those of the coarse whole, the latter shares (N, labels + 1, *grid / 4), and these are of the parts:
     :param part_images: (N, C, *part).
     :param part_labels: (N, *part) uint8.
+    :param fields: (N, D, 2) first and last voxel that the scan saw along each axis, where that is asked for.
     """
 
     images: Tensor
@@ -39,6 +40,7 @@ class Batch:
     starts: Tensor | None = None
     part_images: Tensor | None = None
     part_labels: Tensor | None = None
+    fields: Tensor | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """All there are, by name."""
@@ -61,6 +63,7 @@ class Loader:
     :param part: voxels of a part, where cases are looked at in parts.
     :param starts: step -> first voxels of the parts of its cases.
     :param label_count: labels without background.
+    :param with_fields: whether batches tell what the scans saw.
     :param pinned: whether batches are for a GPU, see :meth:`Batch.pinned`.
     """
 
@@ -74,10 +77,12 @@ class Loader:
         starts: Callable[[int], Tensor | None] = lambda step: None,
         label_count: int = 0,
         pinned: bool = False,
+        with_fields: bool = False,
     ) -> None:
         self._cases = cases
         self._choose, self._starts = choose, starts
         self._part, self._label_count, self._pinned = part, label_count, pinned
+        self._with_fields = with_fields
         self._class_index = {name: index for index, name in enumerate(class_names)}
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="cases") if workers else None
         self._pending: OrderedDict[int, Future[Batch]] = OrderedDict()
@@ -113,6 +118,8 @@ class Loader:
             "labelled": torch.tensor([case.labels is not None for case in cases]),
             "classes": torch.tensor([self._class_index.get(case.class_name, -1) for case in cases]),
         }
+        if self._with_fields:
+            about["fields"] = torch.from_numpy(np.stack([seen_voxels(case) for case in cases]))
         if self._part is None:
             return Batch(*self._stacked(cases, [()] * len(cases)), **about)
         coarse = [case.coarse or coarse_of(case, self._label_count) for case in cases]

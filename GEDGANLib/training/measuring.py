@@ -29,6 +29,9 @@ def measured(plan: Plan, device: str, progress: Progress = quiet) -> Plan:
 
     state = torch.get_rng_state()
     trial = replace(plan, training=replace(plan.training, held_out=0, balance=0.0))
+    if plan.repaints and not plan.statistical.template:  # before the cases are aligned: grids as they are going to be
+        coarse = tuple(max(side // 2, 1) for side in shape)
+        trial = replace(trial, statistical=replace(plan.statistical, template=shape, velocity=coarse, look=shape))
     trainer = Trainer(trial, [noise(index) for index in range(MEASURED_CASES)], device, 0)
     trainer.strength.value = MEASURED_STRENGTH if plan.augmentation.kinds else 0.0
     interval = plan.training.penalty_interval

@@ -54,6 +54,7 @@ class Options:
     :param tensorboard: write ``RUN/tensorboard`` too.
     :param start_from: state of ``generator`` and, if the model has one, ``discriminator``, to start a new run from.
     :param taught: cases that the model to start from was taught by, see ``Request.taught``.
+    :param anatomy: what an alignment knows of the cases, where the plan repaints it: a ``trainer.Anatomy``.
     :param owns_folder: the caller holds the run folder already, see ``jobs.writing.sole_owner``.
     :param begun: when the training was asked for, in seconds of the epoch: a STOP file of before is not meant for it.
     """
@@ -64,6 +65,7 @@ class Options:
     tensorboard: bool = False
     start_from: dict[str, dict] = field(default_factory=dict)
     taught: Sequence[str] | None = ()
+    anatomy: Any = None
     owns_folder: bool = False
     begun: float = field(default_factory=time.time)
 
@@ -174,7 +176,8 @@ class _Run:
         about = {"device": device, "seed": seed, "step": state["step"], "total": limit.steps}
         about["held_out"] = self.plan.training.held_out
         self.emit("started", run=str(self.run), cases=len(self.cases), processes=self.team.size, **about)
-        self.trainer = Trainer(self.plan, self.cases, device, seed, self.team, self.options.workers)
+        options = self.options
+        self.trainer = Trainer(self.plan, self.cases, device, seed, self.team, options.workers, options.anatomy)
         for words in self.trainer.notes:
             self._warn(words)
         self._note_taught()
@@ -233,8 +236,8 @@ class _Run:
 
     def _start_from_model(self) -> None:
         weights = self.options.start_from
-        self.trainer.generator.load_state_dict(weights["generator"])
-        self.trainer.average.load_state_dict(weights["generator"])
+        for network in (self.trainer.generator, self.trainer.average):
+            self.trainer.learning(network).load_state_dict(weights["generator"])
         if weights.get("discriminator"):
             self.trainer.view.of_whole(self.trainer.discriminator).load_state_dict(weights["discriminator"])
 

@@ -79,7 +79,8 @@ def _check_moments(optimizer: torch.optim.Optimizer, state: dict[int, dict[str, 
 
 
 def _networks(trainer: Trainer) -> dict[str, torch.nn.Module]:
-    return {"generator": trainer.generator, "discriminator": trainer.discriminator, "average": trainer.average}
+    generator, average = trainer.learning(trainer.generator), trainer.learning(trainer.average)
+    return {"generator": generator, "discriminator": trainer.discriminator, "average": average}
 
 
 def _optimizers(trainer: Trainer) -> dict[str, torch.optim.Optimizer]:

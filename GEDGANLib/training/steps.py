@@ -30,9 +30,9 @@ class Aside(NamedTuple):
     starts: Tensor | None
 
 
-GRADIENT = "gradient "
-CHANGE = "change "
-"""How the names of gradients, by the number of their weight, and of changes begin among a step's tensors."""
+GRADIENT, CHANGE, MADE = "gradient ", "change ", "made "
+"""How the names of gradients, by the number of their weight, of changes and of made cases begin among a step's
+tensors."""
 
 
 class _DiscriminatorStep(nn.Module):
@@ -60,7 +60,7 @@ class Steps:
     :param view: what they look at.
     :param team: the processes that share the work.
     :param half: precision of the networks, None for float32.
-    :param statistics: of the data.
+    :param statistics: of the data; None where there is no term of them.
     :param all_labelled: whether every case has labels.
     """
 
@@ -72,7 +72,7 @@ class Steps:
         half: torch.dtype | None,
         generator: nn.Module,
         discriminator: nn.Module,
-        statistics: DataStatistics,
+        statistics: DataStatistics | None,
         all_labelled: bool,
     ) -> None:
         self.plan, self.view, self.team, self.half = plan, view, team, half
@@ -87,13 +87,15 @@ class Steps:
         """The discriminator's: ``pairing`` and ``penalty`` of L_D, its logits ``real`` and ``generated``, gradients.
 
         :param penalised: whether this step takes the penalty.
-        :param tensors: a batch, ``latents``, ``share`` (see ``interpolated_penalty``), changes.
+        :param tensors: a batch, ``latents``, ``share`` (see ``interpolated_penalty``), changes; the generated
+            cases, too, where the generator's step has made them.
         """
         settings = self.plan.training
         batch, changes = self._batch_and_changes(tensors, aside)
         with torch.no_grad():
             real = self.view.real(batch)
-            generated = self._generate(self.generator, tensors["latents"], batch)
+            made = tuple(tensors[name] for name in sorted(tensors) if name.startswith(MADE))
+            generated = made or self._generate(self.generator, tensors["latents"], batch)
             seen_real = self._see(self._change(real, changes))
             seen_generated = self._see(self._change(generated, changes))
         weight = settings.penalty_weight * settings.penalty_interval if penalised else 0.0
@@ -107,7 +109,8 @@ class Steps:
         return {**terms, **self._gradients(total, self.judge_weights())}
 
     def of_generator(self, aside: Aside, tensors: Tensors) -> Tensors:
-        """The generator's: ``pairing`` of L_G, ``distance`` from the data's statistics, gradients.
+        """The generator's: ``pairing`` of L_G, ``distance`` from the data's statistics, gradients; and the cases that
+        it made, where they are repainted.
 
         :param tensors: a batch, ``latents``, changes.
         """
@@ -129,12 +132,15 @@ class Steps:
             seen_real = self._see(self._change(self.view.real(batch), changes))
         with self._mixed():
             pairing = generator_loss(self._judge(batch), seen_real, seen_generated, settings.objective)
-        # The mean is that of unchanged cases.
-        unchanged = seen_generated if changes is None or not settings.statistics_weight else self._see(generated)
-        distance = self.statistics.distance(self.view.with_a_mean(unchanged), self.team)
+        distance = pairing.new_zeros(())
+        if self.statistics is not None:
+            # The mean is that of unchanged cases.
+            unchanged = seen_generated if changes is None or not settings.statistics_weight else self._see(generated)
+            distance = self.statistics.distance(self.view.with_a_mean(unchanged), self.team)
         total = self.scaler.scale(pairing.float() + settings.statistics_weight * distance)
         gradients = self._gradients(total, self.generator_weights())
-        return {"pairing": pairing.detach(), "distance": distance.detach(), **gradients}
+        made = {f"{MADE}{index}": case.detach() for index, case in enumerate(generated) if self.plan.repaints}
+        return {"pairing": pairing.detach(), "distance": distance.detach(), **made, **gradients}
 
     @torch.no_grad()
     def of_held_out(self, aside: Aside, tensors: Tensors) -> Tensors:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from ..networks.build import build_generator
 from ..networks.discriminator import Critic
+from ..networks.statistical import StatisticalGenerator
 from ..planning.plan import Plan
 from ..volumes.pipeline import WorkingCase
 from .adam import BoundedAdam
@@ -28,13 +30,25 @@ from .precision import half_precision
 from .recording import Reading, Recorder, Tensors
 from .sampling import Draws, Sampler, case_weights, split_held_out
 from .statistics import DataStatistics
-from .steps import CHANGE, GRADIENT, Aside, Steps
+from .steps import CHANGE, GRADIENT, MADE, Aside, Steps
 from .team import Team
 from .view import view_of
 
 FINAL_RATE = 0.1
 """Learning rate at the end of the run as a share of that at its start."""
 CASES_FOR_TAU = 16
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What an alignment knows of the cases, where a plan repaints it.
+
+    :param statistical: of as many modes as the plan says.
+    :param held_out: names of the cases that it was made without.
+    """
+
+    statistical: StatisticalGenerator
+    held_out: Sequence[str] = ()
 
 
 class Trainer:
@@ -45,6 +59,7 @@ class Trainer:
     :param seed: of weights, latents, order of cases, changes and held-out cases.
     :param team: the processes that share the work.
     :param workers: threads that read cases ahead; what they read does not depend on how many there are.
+    :param anatomy: of the cases, where the plan repaints it; nothing is known of it where that is not given.
 
     :attr:`notes` says in sentences what a person should know of this device.
     """
@@ -57,6 +72,7 @@ class Trainer:
         seed: int,
         team: Team | None = None,
         workers: int = 0,
+        anatomy: Anatomy | None = None,
     ) -> None:
         self.plan, self.seed = plan, seed
         self.device = torch.device(device)
@@ -67,7 +83,11 @@ class Trainer:
         torch.manual_seed(seed)
         self.draws = Draws(seed)
         self.part = self.team.part(plan.training.batch)
-        training, held_out = split_held_out(cases, plan.training.held_out, self.draws)
+        if anatomy is None:
+            training, held_out = split_held_out(cases, plan.training.held_out, self.draws)
+        else:
+            held_out = [index for index, case in enumerate(cases) if case.name in set(anatomy.held_out)]
+            training = [index for index in range(len(cases)) if index not in set(held_out)]
         self.cases, self.held_out = [cases[i] for i in training], [cases[i] for i in held_out]
         self.labelled = torch.tensor([case.labels is not None for case in self.cases])
         all_labelled = bool(self.labelled.all()) and all(case.labels is not None for case in self.held_out)
@@ -75,19 +95,25 @@ class Trainer:
             self.draws, case_weights(self.cases, plan.training.balance), self.labelled, plan.training.labelled_share
         )
         self.view = view_of(plan, self.cases[:CASES_FOR_TAU], self.device)
-        about = (self.view.part, self._starts, len(plan.labels), self.device.type == "cuda")
+        about = (self.view.part, self._starts, len(plan.labels), self.device.type == "cuda", plan.repaints)
         self.loader = Loader(self.cases, self._choose, plan.classes, workers, *about)
         self._held_out_loader = Loader(self.held_out, self._choose, plan.classes, 0, *about)
         self.strength = Strength(plan.augmentation.largest, plan.augmentation.target, plan.augmentation.ramp_cases)
 
         self.generator = build_generator(plan).to(self.device)
         self.discriminator = self.view.discriminator().to(self.device)
-        with torch.no_grad():
-            self.statistics = DataStatistics.of(self._statistics_data(), len(plan.channels))
-        if plan.method != "article":
-            self.generator.start_from(self.statistics.means[0])
+        self.statistics: DataStatistics | None = None
+        if not plan.repaints:
+            with torch.no_grad():
+                self.statistics = DataStatistics.of(self._statistics_data(), len(plan.channels))
+            if plan.method != "article":
+                self.generator.start_from(self.statistics.means[0])
+        elif anatomy is not None:
+            self.generator.statistical = copy.deepcopy(anatomy.statistical).to(self.device)
         self._freeze()
         self.average = copy.deepcopy(self.generator).requires_grad_(False).eval()
+        if plan.repaints:
+            self.average.statistical = self.generator.statistical
         self.generator_optimizer = self._optimizer(self.generator)
         self.discriminator_optimizer = self._optimizer(self.discriminator)
         # Where parts are cut is known to this process alone, dropout draws, and a team talks while it goes backward.
@@ -180,7 +206,11 @@ class Trainer:
         held_out_gap = self._held_out_gap() if steered else None
         penalised = settings.penalty_weight > 0 and self.step_count % settings.penalty_interval == 0
         share = torch.rand(settings.batch, generator=self.draws.of("points between", self.step_count))[self.part]
-        judged = self._play("discriminator", self.steps.of_discriminator, batch, penalised, share=share)
+        # A refiner costs more than its judges: these look at the cases that it has just learned with.
+        made = self._play("generator", self.steps.of_generator, batch) if self.plan.repaints else {}
+        cases = {name: value.clone() for name, value in made.items() if name.startswith(MADE)}
+        made = {name: value.clone() for name, value in made.items()} if self.recorder.enabled else made
+        judged = self._play("discriminator", self.steps.of_discriminator, batch, penalised, share=share, **cases)
         self._descend(self.discriminator_optimizer, self.steps.judge_weights(), judged)
         gaps = judged["real"] - judged["generated"]
         # Copies: what a recorded step leaves is gone with the next one.
@@ -189,7 +219,7 @@ class Trainer:
             self._penalty = judged["penalty"].clone()
         if steered:
             self._steer(gaps[:, 0].mean(), held_out_gap)  # of the image's head
-        made = self._play("generator", self.steps.of_generator, batch)
+        made = made or self._play("generator", self.steps.of_generator, batch)
         norm = self._descend(self.generator_optimizer, self.steps.generator_weights(), made, self.steps.scaler)
         self.step_count += 1
         self._update_average()
@@ -262,9 +292,14 @@ class Trainer:
         """Exponential average of the generator's weights, its half-life a share of the steps taken so far."""
         share = self.plan.training.ema_share
         keep = 0.5 ** (1 / max(share * self.step_count, 1.0)) if share else 0.0
-        torch._foreach_lerp_(list(self.average.parameters()), list(self.generator.parameters()), 1 - keep)
-        for averaged, current in zip(self.average.buffers(), self.generator.buffers()):
+        average, generator = self.learning(self.average), self.learning(self.generator)
+        torch._foreach_lerp_(list(average.parameters()), list(generator.parameters()), 1 - keep)
+        for averaged, current in zip(average.buffers(), generator.buffers()):
             averaged.copy_(current)
+
+    def learning(self, network: nn.Module) -> nn.Module:
+        """What learns of a generator of the plan: all of it, or the refiner."""
+        return network.refiner if self.plan.repaints else network
 
     @torch.no_grad()
     def critic(self) -> Critic | None:

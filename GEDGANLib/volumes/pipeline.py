@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -43,6 +43,30 @@ class WorkingCase:
         """Where the scan begins and ends on the grid, in voxels, (3, 2); its edge is repeated beyond, and seen there
         was nothing. See :func:`.geometry.field_of_view`."""
         return field_of_view(self.affine, self.source_affine, self.source_shape)
+
+
+def seen_voxels(case: WorkingCase) -> np.ndarray:
+    """First and last voxel of the grid that the scan saw along each axis, (D, 2) int64: beyond them its edge is
+    repeated."""
+    sides = np.array(case.image.shape[1:])
+    ends = case.field_of_view[: len(sides)]
+    first = np.clip(np.ceil(ends[:, 0]), 0, sides - 1)
+    last = np.clip(np.floor(ends[:, 1]), first, sides - 1)
+    return np.stack([first, last], 1).astype(np.int64)
+
+
+def seen_as(case: WorkingCase, seen: np.ndarray) -> WorkingCase:
+    """A case as a scan of less is brought to the grid: beyond what that saw its edge is repeated, without labels.
+
+    :param seen: first and last voxel along each axis, see :func:`seen_voxels`.
+    """
+    places = [np.clip(np.arange(side), *ends) for side, ends in zip(case.image.shape[1:], seen)]
+    labels = None
+    if case.labels is not None:
+        labels = np.zeros_like(case.labels)
+        inside = tuple(slice(first, last + 1) for first, last in seen)
+        labels[inside] = case.labels[inside]
+    return replace(case, image=case.image[(slice(None), *np.ix_(*places))], labels=labels)
 
 
 COARSE_FACTOR = 4

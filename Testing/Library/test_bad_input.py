@@ -11,6 +11,7 @@ import shutil
 import nibabel
 import numpy as np
 import pytest
+from starting import FIRST
 
 from GEDGANLib.commands.main import main
 from GEDGANLib.synthesis.model_file import save_model
@@ -158,7 +159,7 @@ def run(capsys, *arguments) -> str:
 @pytest.mark.parametrize("kind", DATA_FAULTS)
 def test_faulty_data(data, tmp_path, capsys, kind, command):
     words = spoil(data, kind)
-    arguments = ["check", data] if command == "check" else ["train", data, "-o", tmp_path / "run", "--steps", "1"]
+    arguments = ["check", data] if command == "check" else [*FIRST, data, "-o", tmp_path / "run", "--steps", "1"]
     said = run(capsys, *arguments)
     for word in words:
         assert word in said, said
@@ -177,10 +178,10 @@ def test_run_folder_is_taken(data, tmp_path, capsys):
     taken = tmp_path / "run"
     taken.mkdir()
     (taken / "run.json").write_text("{}")
-    said = run(capsys, "train", data, "-o", taken, "--steps", "1")
+    said = run(capsys, *FIRST, data, "-o", taken, "--steps", "1")
     assert "already holds another run" in said
     (taken / "run.json").rename(taken / "thesis.docx")
-    assert "already holds files" in run(capsys, "train", data, "-o", taken, "--steps", "1")
+    assert "already holds files" in run(capsys, *FIRST, data, "-o", taken, "--steps", "1")
     assert [path.name for path in taken.iterdir()] == ["thesis.docx"]
 
 
@@ -302,7 +303,7 @@ def test_device_that_is_not_there(data, tmp_path, capsys):
 
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    said = run(capsys, "train", data, "-o", tmp_path / "run", "--steps", "1", "--device", "cuda")
+    said = run(capsys, *FIRST, data, "-o", tmp_path / "run", "--steps", "1", "--device", "cuda")
     assert "cuda" in said and "auto" in said
 
 
@@ -364,7 +365,7 @@ def test_memory_that_runs_out_is_said_in_words(data, tmp_path, capsys, monkeypat
         return bytearray(2**62)
 
     monkeypatch.setattr(Trainer, "step", allocate)
-    said = run(capsys, "train", data, "-o", tmp_path / "run", "--steps", "1")
+    said = run(capsys, *FIRST, data, "-o", tmp_path / "run", "--steps", "1")
     assert "memory of this machine is not enough" in said
 
 

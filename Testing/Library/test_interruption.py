@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 
 import pytest
+from starting import FIRST
 
 from GEDGANLib.commands.main import main
 from GEDGANLib.errors import InputError
@@ -50,7 +51,7 @@ def test_a_training_that_is_ended_while_it_prepares_leaves_nothing(data, tmp_pat
     before = signal.getsignal(signal.SIGTERM)
     signal_at(number, pipeline, "to_working", 3)
     run = tmp_path / "run"
-    assert main(["train", str(data), "-o", str(run), "--steps", "2", "--device", "cpu"]) == 3
+    assert main([*FIRST, str(data), "-o", str(run), "--steps", "2", "--device", "cpu"]) == 3
     assert "Stopped." in capsys.readouterr().err
     assert not run.exists() and not list(tmp_path.glob(".partial*"))
     assert signal.getsignal(signal.SIGTERM) == before

@@ -9,6 +9,7 @@ from dataclasses import replace
 import nibabel
 import numpy as np
 import pytest
+from starting import FIRST
 
 from GEDGANLib.commands.main import main
 from GEDGANLib.errors import InputError
@@ -163,7 +164,7 @@ def test_cases_have_the_type_of_the_scans(tmp_path):
     cases = [replace(case, image=np.round((case.image - low) / (high - low) * 255)) for case in cases]
     write_dataset(tmp_path / "data", cases, "scans of eight bits", "uint8")
     run = tmp_path / "run"
-    assert main(["train", str(tmp_path / "data"), "-o", str(run), "--steps", "1", "--device", "cpu"]) == 0
+    assert main([*FIRST, str(tmp_path / "data"), "-o", str(run), "--steps", "1", "--device", "cpu"]) == 0
     assert main(["synthesize", str(run / "model.safetensors"), "-n", "1", "-o", str(tmp_path / "out")]) == 0
     for folder in ("data", "out"):
         image = nibabel.load(next((tmp_path / folder / "imagesTr").iterdir()))

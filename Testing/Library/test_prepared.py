@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from starting import FIRST
 
 from GEDGANLib.commands.main import main
 from GEDGANLib.errors import InputError
@@ -104,7 +105,7 @@ def test_classes_from_the_table_to_synthesized_cases(data, tmp_path, capsys):
     run = tmp_path / "run"
     assert main(["check", str(data)]) == 0
     assert "not known 1, old 4, young 1" in capsys.readouterr().out
-    assert main(["train", str(data), "-o", str(run), "--steps", "3"]) == 0
+    assert main([*FIRST, str(data), "-o", str(run), "--steps", "3"]) == 0
     plan = json.loads((run / "plan.json").read_text())
     assert plan["classes"] == ["old", "young"] and plan["training"]["balance"] == 0.5
     assert plan["data"]["classes"] == {"old": 4, "young": 1}

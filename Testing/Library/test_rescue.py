@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from starting import popen
+from starting import FIRST, popen
 
 from GEDGANLib.commands import learning
 from GEDGANLib.commands.main import main
@@ -150,7 +150,7 @@ def test_collapse_overfitting_and_copies_are_told_once_with_advice():
 
 
 def test_a_grid_that_would_be_empty_is_refused_before_anything_is_prepared(cohort_folder, tmp_path, capsys):
-    for command in (["plan", "-o", str(tmp_path / "plan.json")], ["train", "-o", str(tmp_path / "run")]):
+    for command in (["plan", "-o", str(tmp_path / "plan.json")], [*FIRST, "-o", str(tmp_path / "run")]):
         asked = [command[0], str(cohort_folder), *command[1:], "--device", "cpu", "--grid", "500", "500", "500"]
         assert main(asked) == 2
         said = capsys.readouterr().err
@@ -197,7 +197,7 @@ def test_a_plan_that_cannot_fit_is_refused_with_one_that_does(cohort_folder, tmp
     monkeypatch.setattr(fitting, "available_memory", lambda device: 0.6e9)
     options = [str(cohort_folder), "-o"]
     assert main(["plan", *options, str(tmp_path / "plan.json"), "--spacing", "2"]) == 2
-    assert main(["train", *options, str(tmp_path / "run"), "--spacing", "2", "--steps", "1"]) == 2
+    assert main([*FIRST, *options, str(tmp_path / "run"), "--spacing", "2", "--steps", "1"]) == 2
     assert "The nearest plan that fits: --spacing" in capsys.readouterr().err
     assert not (tmp_path / "plan.json").exists() and not (tmp_path / "run").exists()
 
@@ -222,7 +222,7 @@ def test_kills_at_random_instants_change_nothing(cohort_folder, tmp_path, count)
     options = ["--steps", str(10 + 4 * count), "--workers"]
 
     def start(folder, *more):
-        command = [sys.executable, "-c", code, "train", str(cohort_folder), "-o", str(folder), *options, *more]
+        command = [sys.executable, "-c", code, *FIRST, str(cohort_folder), "-o", str(folder), *options, *more]
         return popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
     straight = start(whole, "0")

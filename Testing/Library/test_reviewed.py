@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from starting import finish, popen, team
+from starting import FIRST, finish, popen, team
 
 from GEDGANLib.commands.main import main
 from GEDGANLib.errors import InputError
@@ -67,7 +67,7 @@ def test_a_run_killed_while_it_got_ready_begins_anew(cohort_folder, tmp_path):
         "prepared.load_working_cases = slowly\n"
         "from GEDGANLib.commands.main import main; raise SystemExit(main())"
     )
-    command = [sys.executable, "-c", code, "train", str(cohort_folder), "-o", str(run), "--steps", "1"]
+    command = [sys.executable, "-c", code, *FIRST, str(cohort_folder), "-o", str(run), "--steps", "1"]
     worker = popen(command, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not list(run.glob(".partial-*-prepared/images.npy")) and time.monotonic() < deadline:
@@ -75,17 +75,17 @@ def test_a_run_killed_while_it_got_ready_begins_anew(cohort_folder, tmp_path):
     os.kill(worker.pid, signal.SIGKILL)
     worker.wait()
     assert (run / ".preparing").exists() and not (run / "run.json").exists()
-    assert main(["train", str(cohort_folder), "-o", str(run), "--steps", "1"]) == 0
+    assert main([*FIRST, str(cohort_folder), "-o", str(run), "--steps", "1"]) == 0
     assert not list(run.glob(".p*"))
     # Files of the user's own are still nobody's to write over.
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "plan.json").write_text("mine")
-    assert main(["train", str(cohort_folder), "-o", str(tmp_path / "other"), "--steps", "1"]) == 2
+    assert main([*FIRST, str(cohort_folder), "-o", str(tmp_path / "other"), "--steps", "1"]) == 2
 
 
 def test_a_second_resumption_leaves_the_prepared_cases_of_the_first_alone(data, tmp_path, capsys):
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "GEDGANLib", "train", str(data), "-o", str(run), "--minutes", "5"]
+    command = [sys.executable, "-m", "GEDGANLib", *FIRST, str(data), "-o", str(run), "--minutes", "5"]
     worker = popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not (run / "log.jsonl").exists() and time.monotonic() < deadline:
@@ -116,7 +116,7 @@ def test_a_plan_and_a_run_remember_their_class_column(data, tmp_path, capsys):
 def test_a_model_is_where_every_process_starts(cohort_folder, data, tmp_path):
     """And a run that starts from one does so too after a kill before its first checkpoint."""
     model = tmp_path / "model" / "model.safetensors"
-    assert main(["train", str(cohort_folder), "-o", str(model.parent), "--steps", "3"]) == 0
+    assert main([*FIRST, str(cohort_folder), "-o", str(model.parent), "--steps", "3"]) == 0
     made = []
     for size in (1, 2):
         run = tmp_path / f"run{size}"
@@ -188,5 +188,5 @@ def test_a_stop_given_while_the_cases_are_read_is_heard(cohort_folder, tmp_path,
         yield from original(*arguments)
 
     monkeypatch.setattr(prepared, "load_working_cases", stopping)
-    assert main(["train", str(cohort_folder), "-o", str(run), "--minutes", "5"]) == 3
+    assert main([*FIRST, str(cohort_folder), "-o", str(run), "--minutes", "5"]) == 3
     assert (run / "model.safetensors").exists()

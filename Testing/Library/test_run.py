@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from starting import popen
+from starting import FIRST, popen
 from starting import run as started
 
 from GEDGANLib.commands.main import main
@@ -96,7 +96,7 @@ def test_only_the_last_checkpoints_are_kept_and_a_damaged_one_is_passed_over(tmp
 
 
 def start_worker(cohort: Path, run: Path, *options: str) -> Any:
-    command = [sys.executable, "-m", "GEDGANLib", "train", str(cohort), "-o", str(run), "--events", "-", *options]
+    command = [sys.executable, "-m", "GEDGANLib", *FIRST, str(cohort), "-o", str(run), "--events", "-", *options]
     return popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -154,7 +154,7 @@ WHOLE_STEPS = 16
 def whole(cohort_folder, tmp_path_factory) -> Path:
     """A training of :data:`WHOLE_STEPS` steps that nobody touched."""
     run = tmp_path_factory.mktemp("whole") / "run"
-    assert main(["train", str(cohort_folder), "-o", str(run), "--steps", str(WHOLE_STEPS)]) == 0
+    assert main([*FIRST, str(cohort_folder), "-o", str(run), "--steps", str(WHOLE_STEPS)]) == 0
     return run
 
 
@@ -179,7 +179,7 @@ raise SystemExit(main())
 
 def start_waiting(cohort: Path, run: Path, go: Path, checkpoint_seconds: float = 100.0) -> Any:
     code = WAITING.format(step=WAITS_AT, go=str(go), checkpoint_seconds=checkpoint_seconds)
-    command = [sys.executable, "-c", code, "train", str(cohort), "-o", str(run), "--events", "-"]
+    command = [sys.executable, "-c", code, *FIRST, str(cohort), "-o", str(run), "--events", "-"]
     command += ["--steps", str(WHOLE_STEPS)]
     return popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -317,7 +317,7 @@ def test_progress_in_a_file_is_lines(cohort_folder, tmp_path):
         "events.PLAIN_SECONDS = run.PROGRESS_SECONDS = 0.0\n"
         "from GEDGANLib.commands.main import main; raise SystemExit(main())"
     )
-    command = [sys.executable, "-c", code, "train", str(cohort_folder), "-o", str(tmp_path / "run"), "--steps", "3"]
+    command = [sys.executable, "-c", code, *FIRST, str(cohort_folder), "-o", str(tmp_path / "run"), "--steps", "3"]
     said = started(command, timeout=120).stderr
     assert all(f"step {step} " in said for step in (1, 2, 3))
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from starting import FIRST
 
 from GEDGANLib.commands.main import main
 from GEDGANLib.exchange.nnunet import write_dataset
@@ -24,7 +25,7 @@ from GEDGANLib.volumes.cohort import make_case
 @pytest.fixture(scope="module")
 def model(cohort_folder, tmp_path_factory):
     run = tmp_path_factory.mktemp("from") / "run"
-    assert main(["train", str(cohort_folder), "-o", str(run), "--steps", "3"]) == 0
+    assert main([*FIRST, str(cohort_folder), "-o", str(run), "--steps", "3"]) == 0
     return run / "model.safetensors"
 
 
@@ -71,7 +72,7 @@ def test_it_starts_from_the_weights_and_keeps_the_frozen_ones(model, other_data,
 )
 def test_what_cannot_be_asked_for_together(model, other_data, tmp_path, capsys, options, words):
     given = [str(model) if option == "MODEL" else option for option in options]
-    assert main(["train", str(other_data), "-o", str(tmp_path / "run"), "--steps", "1", *given]) == 2
+    assert main([*FIRST, str(other_data), "-o", str(tmp_path / "run"), "--steps", "1", *given]) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 

@@ -26,7 +26,8 @@ from GEDGANLib.planning.plan import Plan
 from GEDGANLib.synthesis import statistical
 from GEDGANLib.synthesis.directions import _kept_columns, directions_path, of_columns
 from GEDGANLib.synthesis.model_file import load_model, read_header
-from GEDGANLib.synthesis.onto_template import TemplateProjector, projector_of
+from GEDGANLib.synthesis.onto_template import TemplateProjector
+from GEDGANLib.synthesis.repainted import projector_of
 from GEDGANLib.synthesis.statistical import is_local, local_model, save_statistics
 from GEDGANLib.synthesis.synthesizer import Synthesizer
 from GEDGANLib.volumes.cohort import make_case

@@ -12,7 +12,7 @@ import time
 import pytest
 import torch
 from safetensors.torch import load_file
-from starting import finish, free_port, team
+from starting import FIRST, finish, free_port, team
 
 from GEDGANLib.errors import InputError
 from GEDGANLib.jobs.checkpoint import checkpoints, load_checkpoint
@@ -87,7 +87,7 @@ def test_torchrun_starts_it(cohort_folder, tmp_path):
         "--master-port",
         str(free_port()),
     ]
-    command += ["-m", "GEDGANLib", "train", str(cohort_folder), "-o", str(tmp_path / "run"), "--steps", "2"]
+    command += ["-m", "GEDGANLib", *FIRST, str(cohort_folder), "-o", str(tmp_path / "run"), "--steps", "2"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("The model is") == 1 and (tmp_path / "run" / "model.safetensors").exists()

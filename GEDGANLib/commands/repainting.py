@@ -1,0 +1,165 @@
+"""What `train` does before its first step where a plan repaints aligned cases: it aligns them, or goes on in the folder
+of an alignment, and gives the training what that knows of their anatomy."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..alignment.runs import MODEL, REQUEST, RESULT, STATISTICAL, read_request
+from ..errors import InputError
+from ..jobs.events import Events
+from ..jobs.writing import write_bytes
+from .aligned_cases import Wanted, align_in
+
+
+def holds_alignment(run: Path) -> bool:
+    """Whether a folder is that of an alignment alone, in which a training can go on."""
+    return (run / RESULT).exists() and not (run / "run.json").exists()
+
+
+def plan_and_data_of_alignment(arguments: argparse.Namespace, device: str) -> tuple[Any, Any]:
+    """Plan and scans of a training that goes on in the folder of an alignment.
+
+    :raises InputError: something was asked for that the alignment has decided; its scans lie on the template of others,
+        or it is of volumes that are trained on in parts.
+    """
+    from ..volumes.dataset import find_dataset
+    from .aligning import without_cases
+
+    run = arguments.output
+    asked = read_request(run / REQUEST)
+    given = arguments.plan or arguments.grid or arguments.spacing or arguments.method or arguments.start_from
+    if given or arguments.alignment == "none" or arguments.class_column not in (None, asked["class_column"]):
+        raise InputError(
+            f"{run} holds an alignment, and a training there goes on with the plan of it.",
+            "Leave the other options out, or train in a new folder.",
+        )
+    plan = _plan_of_alignment(run, asked["onto"], device)
+    return plan, without_cases(find_dataset(arguments.data, asked["class_column"]), asked["left_out"])
+
+
+def _plan_of_alignment(run: Path, onto: str | None, device: str) -> Any:
+    from ..planning.plan import Plan
+    from ..planning.repainting import can_repaint, repainted
+
+    if onto is not None:
+        raise InputError(
+            f"The scans of {run} were brought onto the template of {onto}, and have no eigen-directions of their own.",
+            "Train in a new folder: the scans are aligned to a template of their own first.",
+        )
+    plan = Plan.load(run / "plan.json")
+    if plan.repaints:
+        return plan
+    if not can_repaint(plan):
+        raise InputError(
+            f"A training cannot go on in {run}: its volumes are so large that a generator learns them in parts.",
+            "Train in a new folder, or align with larger voxels (--spacing).",
+        )
+    return repainted(plan, device)
+
+
+def claim_alignment(run: Path, cases: Sequence[Any]) -> None:
+    """Let the statistical model of a folder make room for the one that is going to be trained there.
+
+    :raises InputError: the data are not those that were aligned there.
+    """
+    from ..training.request import digests_of, what_changed
+
+    if changes := what_changed(read_request(run / REQUEST)["cases"], digests_of(cases)):
+        raise InputError(
+            f"The data are not those that were aligned in {run}: {changes}.",
+            "Give the same data, or train in a new folder.",
+        )
+    for name in (MODEL, DIRECTIONS):
+        here, there = run / name, run / name.replace("model", "modes", 1)
+        if here.exists() and not there.exists():
+            os.replace(here, there)
+
+
+DIRECTIONS = MODEL.replace(".safetensors", ".directions.json")
+
+
+def aligned_plan(
+    run: Path, plan: Any, cases: Sequence[Any], arguments: argparse.Namespace, device: str, events: Events
+) -> Any:
+    """Align the cases of a training, unless that is done, and return its plan with the grids of what was found.
+
+    The folder holds a run before that begins, so that a training that is killed meanwhile can be gone on with.
+
+    :param run: held by this process.
+    :raises StoppedOnRequest: all is kept, and it goes on from there.
+    """
+    from ..alignment.job import device_that_aligns, registration_shape
+    from ..training.request import Limit, Request, digests_of, forget_old_stop
+
+    data = str(arguments.data.resolve())
+    if arguments.resume:
+        forget_old_stop(run, arguments.begun)
+    else:
+        limit = Limit(arguments.steps, arguments.minutes)
+        limit = Limit(minutes=60.0) if limit == Limit() else limit
+        Request(data, digests_of(cases), arguments.seed or 0, limit, device).save(run)
+    if not (run / RESULT).exists():
+        device = device_that_aligns(device)
+        if (run / REQUEST).exists():
+            asked = read_request(run / REQUEST)
+        else:
+            shape = registration_shape(plan.grid.shape, plan.extent, device)
+            asked = {
+                "data": data, "onto": None, "left_out": [], "class_column": plan.data.get("class_column"),
+                "device": device, "shape": shape, "cases": digests_of(cases), "for_sharing": False,
+            }  # fmt: skip
+            write_bytes(run / REQUEST, json.dumps(asked, indent=1).encode("utf-8"))
+        align_in(run, cases, plan, Wanted(arguments.data, asked, device, model=STATISTICAL), events)
+    plan = _with_grids(run, plan)
+    plan.save(run / "plan.json")
+    return plan
+
+
+def _with_grids(run: Path, plan: Any) -> Any:
+    """The plan with the grids of the run's statistical model, and no more modes than that has.
+
+    :raises InputError: there is no such model.
+    """
+    from ..planning.choosing import predicted
+    from ..synthesis.model_file import read_header
+
+    if not (run / STATISTICAL).exists():
+        raise InputError(
+            f"{run / STATISTICAL} is not there, without which a training cannot go on.",
+            "Train in a new folder: the scans are aligned again.",
+        )
+    found, _ = read_header(run / STATISTICAL)
+    modes = min(plan.statistical.modes, found.networks.latent_size)
+    rest = plan.networks.latent_size - plan.statistical.modes
+    plan = replace(
+        plan,
+        labels=found.labels,
+        statistical=replace(found.statistical, modes=modes),
+        networks=replace(plan.networks, latent_size=modes + rest),
+    )
+    return predicted(plan, plan.prediction.device)
+
+
+def anatomy_of(run: Path, plan: Any) -> tuple[Any, Callable[..., None]]:
+    """What the alignment of a run knows, with as many modes as the plan says (see ``training.trainer.Anatomy``); and
+    what writes a model that was trained with it, columns of its cases included."""
+    from ..alignment.job import Aligned
+    from ..synthesis.model_file import load_model, save_model
+    from ..synthesis.statistical import columns_of
+    from ..training.trainer import Anatomy
+
+    modes = plan.statistical.modes
+    model = load_model(run / STATISTICAL, "cpu", with_population=True)
+    known = {"columns": columns_of(model, modes)}
+
+    def save(path: Path, generator: Any, plan: Any, about: dict[str, Any], critic: Any = None) -> None:
+        save_model(path, generator, plan, {**about, **known}, critic)
+
+    return Anatomy(model.generator.first(modes), Aligned.load(run / RESULT).held_out), save

@@ -1,0 +1,116 @@
+r"""What interpolation and averaging took from a case, painted back: m(z) -> what is added to its image.
+
+A small U-Net sees the deformed statistical case m (image and label probabilities), noise at every scale (:mod:`.noise`)
+and, by feature-wise scale and shift (Perez et al., *FiLM: Visual reasoning with a general conditioning layer*, AAAI
+2018), the rest of the latent. Where it is it knows by a coarse map that it has learned in the template's space, and
+that is warped along with the case. It starts at 0, so that the first case it makes is the statistical one.
+
+Norm-free, as all networks here: see :mod:`.blocks`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..alignment.sampling import sample_linear, shrink
+from .blocks import ResidualBlock, convolution, downsample, full_precision, leaky, strides_of, upsample
+from .noise import NoisePatterns
+
+MAP_SCALE = 0.1
+"""Standard deviation of the learned map at the start."""
+
+
+class Refiner(nn.Module):
+    """See the module's text.
+
+    :param spatial_dims: 2 or 3.
+    :param shape: voxels of the grid, every side a multiple of the product of its strides.
+    :param extent: of the box, mm.
+    :param image_channels: of the image.
+    :param label_count: labels without background; 0 for none.
+    :param widths: channels a level, the full resolution first.
+    :param rest: W, numbers of the latent that the statistical case does not use.
+    :param class_count: classes to condition on; 0 for none.
+    :param strides: how each level divides the grid of the one before, see ``blocks.strides_of``.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        shape: Sequence[int],
+        extent: Sequence[float],
+        image_channels: int,
+        label_count: int,
+        widths: Sequence[int],
+        rest: int,
+        class_count: int = 0,
+        strides: Sequence[Sequence[int]] = (),
+    ) -> None:
+        super().__init__()
+        self.extent, self.class_count = tuple(extent), class_count
+        self.strides = strides_of(len(widths) - 1, spatial_dims, strides)
+        shapes = [tuple(shape)]
+        for stride in self.strides:
+            shapes.append(tuple(side // each for side, each in zip(shapes[-1], stride)))
+        self.coarsest = shapes[-1]
+        case_channels = image_channels + (label_count + 1 if label_count else 0)
+        blocks = 2 * len(widths) - 2
+        self.noise = nn.ModuleList(NoisePatterns(rest, each, level) for level, each in enumerate(shapes))
+        self.enter = convolution(spatial_dims, case_channels + 1, widths[0], 3, padding=1)
+        self.down = nn.ModuleList(
+            convolution(spatial_dims, before + 1, after, 1) for before, after in itertools.pairwise(widths)
+        )
+        self.up = nn.ModuleList(
+            convolution(spatial_dims, after, before, 1) for before, after in itertools.pairwise(widths)
+        )
+        # At full resolution a block costs more than all below: there is one, behind what these tell.
+        self.going_down = nn.ModuleList(ResidualBlock(spatial_dims, width, blocks) for width in widths[1:])
+        self.going_up = nn.ModuleList(ResidualBlock(spatial_dims, width, blocks) for width in widths[:-1])
+        self.modulation = nn.ModuleList(nn.Linear(rest + class_count, 2 * width) for width in widths)
+        for layer in self.modulation:
+            nn.init.zeros_(layer.weight), nn.init.zeros_(layer.bias)
+        self.map = nn.Parameter(MAP_SCALE * torch.randn(1, widths[-1], *self.coarsest))
+        self.output = convolution(spatial_dims, widths[0], image_channels, 3, padding=1)
+        nn.init.zeros_(self.output.weight)
+
+    def forward(self, case: Tensor, positions: Tensor, rest: Tensor, class_weights: Tensor | None = None) -> Tensor:
+        """What is added to the images, (N, C, *shape).
+
+        :param case: (N, C + L + 1, *shape), as :class:`.statistical.StatisticalGenerator` makes it.
+        :param positions: where each voxel lies on the template, (N, D, *shape), mm.
+        :param rest: w, (N, W).
+        :param class_weights: (N, class_count); only with ``class_count``.
+        """
+        condition = torch.cat([rest, class_weights], 1) if self.class_count else rest
+        noise = [patterns(rest) for patterns in self.noise]
+        x = self.enter(torch.cat([case, noise[0]], 1))
+        kept = []
+        for level in range(len(self.modulation)):
+            if level:
+                x = torch.cat([downsample(x, self.strides[level - 1]), noise[level].to(x.dtype)], 1)
+                x = self.down[level - 1](x)
+            if level == len(self.down):
+                x = x + self._where(positions)
+            x = self._modulated(level, x, condition)
+            if level:
+                x = self.going_down[level - 1](x)
+            kept.append(x)
+        for level in reversed(range(len(self.up))):
+            x = kept[level] + upsample(self.up[level](x), self.strides[level])
+            x = self.going_up[level](x)
+        with full_precision(x.device):  # in half precision an intensity would be one of a few hundred
+            return self.output(leaky(x.float()))
+
+    def _where(self, positions: Tensor) -> Tensor:
+        """The learned map, warped along, on the coarsest grid."""
+        with full_precision(positions.device):
+            coarse = shrink(positions, self.coarsest)
+            return sample_linear(self.map.expand(len(coarse), *self.map.shape[1:]), coarse, self.extent)
+
+    def _modulated(self, level: int, x: Tensor, condition: Tensor) -> Tensor:
+        scale, shift = self.modulation[level](condition).reshape(len(x), 2, -1, *[1] * (x.ndim - 2)).unbind(1)
+        return x * (1 + scale) + shift

@@ -1,0 +1,85 @@
+"""From a plan of the first generator to one of the second: cases are aligned, and what alignment makes is repainted."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from .plan import Augmentation, Plan, Statistical
+
+SHARE, MOST = 1 / 3, 200
+"""Modes for so many cases, and at most."""
+REST = 64
+"""Numbers of the latent that are the refiner's."""
+LEVELS = (64, 32, 16)
+"""Channels of the refiner, coarsest first, the full resolution last."""
+WIDEST = 64
+"""Channels of a judge's last stages."""
+PENALTY = 3 / (32 * 40 * 32)
+"""γ a voxel of the grid."""
+PENALTY_INTERVAL = 4
+KINDS = ("shift", "intensity")
+"""Changes of what the judges see. None of them interpolates, which takes the finest from real and made cases alike: a
+judge that sees them without it does not ask for it."""
+BATCH, SMALLER_BATCH = {"cpu": 8, "mps": 8, "cuda": 16}, {"cpu": 4, "mps": 4, "cuda": 12}
+LARGE = 48_000
+"""Voxels of the grid above which batches are the smaller ones."""
+
+
+def modes_for(cases: int) -> int:
+    """How many modes a generator takes of an alignment of so many cases."""
+    return max(min(round(SHARE * cases), cases - 1, MOST), 1)
+
+
+def can_repaint(plan: Plan) -> bool:
+    """Whether a plan of the first generator can become one of the second: of aligned cases, looked at as a whole."""
+    return plan.method == "ged" and plan.alignment.kind == "template" and plan.training.volume == "whole"
+
+
+def repainted(plan: Plan, device: str) -> Plan:
+    """The plan of a training that repaints aligned cases.
+
+    :param plan: for which :func:`can_repaint`.
+    """
+    from .choosing import predicted
+
+    stages = len(plan.networks.discriminator_widths)
+    widths = tuple(max(WIDEST >> (stages - 1 - stage), 16) for stage in range(stages))
+    levels = LEVELS[-(stages + 1) :]
+    modes = modes_for(plan.data["cases"] - plan.training.held_out)
+    networks = replace(
+        plan.networks,
+        generator="refiner",
+        generator_widths=levels,
+        discriminator_widths=widths,
+        latent_size=modes + REST,
+        heads="shared",
+    )
+    training = replace(
+        plan.training,
+        batch=(SMALLER_BATCH if math.prod(plan.grid.shape) > LARGE else BATCH)[device],
+        statistics_weight=0.0,
+        labelled_share=0.0,
+        penalty_weight=float(f"{PENALTY * math.prod(plan.grid.shape):.2g}"),
+        penalty_interval=PENALTY_INTERVAL,
+    )
+    reasons = [reason for reason in plan.reasons if not reason.startswith(REPLACED)]
+    reasons.append(
+        f"The scans are aligned first: a case is the template moved along {modes} eigen-directions of their anatomy, "
+        f"and a network of {levels[-1]} to {levels[0]} channels repaints it. One judge sees its image, one the "
+        f"eigen-directional field of the image; {training.batch} cases a step."
+    )
+    found = replace(
+        plan,
+        networks=networks,
+        training=training,
+        field=replace(plan.field, agreement=False, stage=0),
+        augmentation=replace(plan.augmentation, kinds=KINDS) if plan.augmentation.kinds else Augmentation(),
+        statistical=Statistical(modes=modes),
+        reasons=tuple(reasons),
+    )
+    return predicted(found, device)
+
+
+REPLACED = ("Networks of", "Half of each batch")
+"""How reasons begin that are of the first generator."""

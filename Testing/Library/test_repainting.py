@@ -1,0 +1,347 @@
+"""The second generator: aligned anatomy, repainted, and judged by its image and by the field of that."""
+
+import itertools
+import json
+import os
+import shutil
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from alignment_sets import quick_registration
+from safetensors.torch import load_file
+from starting import finish, popen, team
+
+from GEDGANLib.alignment.runs import MODEL, RESULT, STATISTICAL
+from GEDGANLib.commands.main import main
+from GEDGANLib.jobs.checkpoint import load_checkpoint
+from GEDGANLib.networks.build import build_discriminator, build_generator
+from GEDGANLib.networks.discriminator import Discriminator
+from GEDGANLib.networks.judges import Judges
+from GEDGANLib.networks.noise import NoisePatterns
+from GEDGANLib.networks.refiner import Refiner
+from GEDGANLib.networks.repainting import within_range
+from GEDGANLib.planning.plan import Plan
+from GEDGANLib.synthesis.directions import find_directions
+from GEDGANLib.synthesis.explorer import Explorer
+from GEDGANLib.synthesis.model_file import digest_of, load_model
+from GEDGANLib.synthesis.repainted import projector_of
+from GEDGANLib.synthesis.synthesizer import Form, Synthesizer, latent_of
+from GEDGANLib.training.objectives import gradient_penalty
+from GEDGANLib.training.view import seen_alike
+from GEDGANLib.volumes.case import Case
+from GEDGANLib.volumes.dataset import find_dataset
+from GEDGANLib.volumes.pipeline import load_working_cases, seen_as, seen_voxels, to_working
+
+STEPS = 3
+
+
+@pytest.fixture(scope="module")
+def trained(aligned_folder, aligned_run, tmp_path_factory) -> Path:
+    """A training of some steps that went on in the folder of an alignment."""
+    run = tmp_path_factory.mktemp("repainting") / "run"
+    shutil.copytree(aligned_run, run)
+    assert main(["train", str(aligned_folder), "-o", str(run), "--steps", str(STEPS), "--device", "cpu"]) == 0
+    return run
+
+
+@pytest.fixture(scope="module")
+def model(trained):
+    return load_model(trained / MODEL, "cpu", with_critic=True)
+
+
+@pytest.mark.parametrize("shape", [(24, 20, 17), (40, 18)])
+def test_noise_is_white_and_follows_from_the_latent(shape):
+    patterns = NoisePatterns(64, shape, 0)
+    latents = torch.randn(200, 64, generator=torch.Generator().manual_seed(0))
+    noise = patterns(latents)
+    assert noise.shape == (200, 1, *shape)
+    assert float(noise.mean().abs()) < 0.01 and float(noise.std()) == pytest.approx(1, abs=0.02)
+    assert float((noise.std(0) - 1).abs().max()) < 0.5  # at every voxel
+    flat = noise[0, 0].flatten()
+    for shift in (1, shape[-1], 16, 16 * shape[-1]):  # neither with neighbours nor from tile to tile
+        assert abs(float(torch.corrcoef(torch.stack([flat[:-shift], flat[shift:]]))[0, 1])) < 0.2
+    assert torch.equal(NoisePatterns(64, shape, 0)(latents), noise)
+    assert not torch.allclose(NoisePatterns(64, shape, 1)(latents), noise, atol=0.1)
+    between = patterns((latents[:1] + latents[1:2]) / 2)
+    torch.testing.assert_close(between, (noise[:1] + noise[1:2]) / 2)  # it moves as the latent does
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides"), [((16, 24, 16), ()), ((16, 24, 8), ((2, 2, 1), (2, 2, 2))), ((16, 24), ())]
+)
+def test_a_refiner_starts_at_nothing_and_learns(shape, strides):
+    dims, extent = len(shape), tuple(3.0 * side for side in shape)
+    refiner = Refiner(dims, shape, extent, 2, 3, (8, 16, 24), 6, 2, strides)
+    case, positions = torch.rand(2, 6, *shape), 10 * torch.randn(2, dims, *shape)
+    rest, classes = torch.randn(2, 6), torch.eye(2)
+    painted = refiner(case, positions, rest, classes)
+    assert painted.shape == (2, 2, *shape) and not painted.any()
+    with torch.no_grad():
+        for weight in refiner.parameters():
+            if not weight.any():  # as all branches start
+                weight.normal_(std=0.1)
+    painted = refiner(case, positions, rest, classes)
+    for changed in (
+        (case.flip(2), positions, rest, classes),
+        (case, positions + 9, rest, classes),
+        (case, positions, -rest, classes),
+    ):
+        assert not torch.allclose(refiner(*changed), painted, atol=1e-4)
+    painted.square().sum().backward()
+    assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in refiner.parameters())
+
+
+def test_intensities_are_exact_and_learn_beyond_their_range():
+    image = torch.tensor([-1.5, -1.0, 0.2, 1.7], requires_grad=True)
+    cut = within_range(image)
+    assert cut.tolist() == [-1.0, -1.0, pytest.approx(0.2), 1.0]
+    cut.sum().backward()
+    assert image.grad.tolist() == pytest.approx([0.1, 1, 1, 0.1])
+
+
+def test_each_judge_sees_its_own_and_is_penalised_for_it():
+    options = {"spatial_dims": 3, "shape": (16, 16, 16), "label_count": 0, "widths": (8, 16)}
+    judges = Judges(
+        Discriminator(image_channels=1, field_channels=0, **options),
+        Discriminator(image_channels=0, field_channels=13, **options),
+    )
+    case, field = torch.randn(2, 4, 16, 16, 16), torch.randn(2, 13, 8, 8, 8)
+    logits = judges(case, field)
+    other_labels = torch.cat([case[:, :1], -case[:, 1:]], 1)
+    assert logits.shape == (2, 2) and torch.equal(judges(other_labels, field), logits)
+    assert torch.equal(judges(-case, field)[:, 1], logits[:, 1]) and torch.equal(
+        judges(case, -field)[:, 0], logits[:, 0]
+    )
+    leaves = case.requires_grad_(), field.requires_grad_()
+    both = gradient_penalty(judges(*leaves), leaves)
+    alone = [gradient_penalty(judges(*leaves)[:, head], leaves) for head in (0, 1)]
+    torch.testing.assert_close(both, sum(alone))
+    assert len(judges.first_parts(1)) == 4 and all(each > 0 for each in alone)
+
+
+def test_a_made_case_sees_as_much_as_the_scan_it_is_paired_with(small_plan, random):
+    """As if a scanner had seen so little of it: beyond that the edge is repeated, and nothing is labelled."""
+    shape, spacing = small_plan.grid.shape, small_plan.grid.spacing
+    channel = replace(small_plan.channels[0], mapping="window", typical=(-1.0, 1.0))
+    plan = replace(small_plan, channels=(channel,))
+    image = random.uniform(-1, 1, (1, *shape)).astype(np.float32)
+    labels = random.integers(0, len(plan.labels) + 1, shape).astype(np.uint8)
+    whole = to_working(Case("whole", image, labels, np.diag([*spacing, 1.0]), tuple(plan.labels)), plan)
+    np.testing.assert_allclose(whole.image, image, atol=1e-6)
+    # An even number of voxels less, so that the middle of the crop is the middle of a voxel's edge still.
+    place = (slice(2, shape[0] - 2), slice(0, shape[1]), slice(1, shape[2] - 1))
+    crop = Case("crop", image[(slice(None), *place)], labels[place], np.diag([*spacing, 1.0]), tuple(plan.labels))
+    seen = to_working(crop, plan)
+    fields = seen_voxels(seen)
+    assert fields.tolist() == [[each.start, each.stop - 1] for each in place]
+    one_hot = torch.nn.functional.one_hot(torch.from_numpy(labels).long(), len(plan.labels) + 1).movedim(-1, 0)
+    made = torch.cat([torch.from_numpy(image), one_hot.float()])[None].repeat(2, *[1] * 4)
+    everything = torch.tensor([[0, side - 1] for side in shape])
+    alike = seen_alike(made, torch.stack([torch.from_numpy(fields), everything]), 1)
+    np.testing.assert_allclose(alike[0, :1].numpy(), seen.image, atol=1e-5)
+    assert np.array_equal(alike[0, 1:].argmax(0).numpy(), seen.labels)
+    assert torch.equal(alike[1], made[1])
+    again = seen_as(whole, fields)
+    np.testing.assert_allclose(again.image, seen.image, atol=1e-5)
+    assert np.array_equal(again.labels, seen.labels)
+
+
+def test_a_training_goes_on_where_an_alignment_ended(trained, aligned_folder, aligned_run, capsys):
+    plan = Plan.load(trained / "plan.json")
+    assert plan.repaints and plan.alignment.kind == "template"
+    before = load_model(aligned_run / MODEL, "cpu")
+    assert plan.statistical.modes == 3 and plan.statistical.template == before.plan.statistical.template
+    assert digest_of(trained / STATISTICAL) == digest_of(aligned_run / MODEL)
+    assert (trained / "modes.directions.json").exists() and (trained / RESULT).exists()
+    again = main(["train", str(aligned_folder), "-o", str(trained), "--steps", str(STEPS)])
+    assert again == 2 and "already holds" in capsys.readouterr().err
+
+
+def test_cases_are_varied_from_the_first_step_on(model, trained):
+    assert model.about["variety"] > 0.3 and not model.about["warnings"]
+    images = [case.image for case in Synthesizer(model).cases(3, seed=1)]
+    assert all(np.abs(one - other).max() > 0.1 * images[0].max() for one, other in itertools.pairwise(images))
+    again = next(Synthesizer(model).cases(1, seed=1, first=2))
+    assert np.array_equal(again.image, images[2]) and set(np.unique(again.labels)) <= {0, 1, 2, 3, 4}
+
+
+def test_a_case_is_the_statistical_one_repainted(model):
+    generator, latent = model.generator, torch.randn(2, model.plan.networks.latent_size)
+    channels = len(model.plan.channels)
+    with torch.no_grad():
+        made = generator(latent)
+        deformed, _ = generator.deformed(latent[:, : model.plan.statistical.modes])
+        statistical = generator.statistical(latent[:, : model.plan.statistical.modes])
+    torch.testing.assert_close(deformed, statistical)
+    assert torch.equal(made[:, channels:], deformed[:, channels:])  # labels are deformed alone
+    assert not torch.equal(made[:, :channels], deformed[:, :channels])
+    assert float(made[:, :channels].min()) >= -1 and float(made[:, :channels].max()) <= 1
+    latent.requires_grad_()
+    generator(latent)[:, :channels].square().sum().backward()  # what a projection asks for
+    assert bool((latent.grad.abs().sum(0) > 0).all())
+
+
+def test_a_model_file_holds_judges_and_is_half_as_large_as_its_numbers(model, trained):
+    tensors = load_file(trained / MODEL)
+    assert {name.split(".")[0] for name in tensors} == {"statistical", "refiner", "discriminator", "realness"}
+    assert tensors["statistical.velocities"].dtype == torch.float16
+    assert isinstance(model.critic.discriminator, Judges)
+
+
+def test_what_follows_an_alignment_follows_a_training_too(trained, aligned_folder, tmp_path):
+    for number, known in enumerate((trained, trained / MODEL)):
+        assert main(["augment", str(known), str(aligned_folder), "-n", "1", "-o", str(tmp_path / f"{number}")]) == 0
+    for name in ("synthesize", "export"):
+        more = ["--to", "monai-bundle"] if name == "export" else ["-n", "2"]
+        assert main([name, str(trained / MODEL), "-o", str(tmp_path / name), *more]) == 0
+    traced = torch.jit.load(tmp_path / "export" / "models" / "model.ts")
+    found = load_model(trained / MODEL, "cpu")
+    latent = torch.randn(1, found.plan.networks.latent_size)
+    with torch.no_grad():
+        torch.testing.assert_close(traced(latent), found.generator(latent), atol=2e-3, rtol=1e-3)
+
+
+WAITING = """
+import os, sys, time
+from GEDGANLib.alignment.registration import Registration
+original = Registration.step
+def step(registration):
+    while registration.done >= 9 and not os.path.exists({go!r}):
+        open({here!r}, "w").close()
+        time.sleep(0.01)
+    return original(registration)
+Registration.step = step
+import GEDGANLib.alignment.job as job
+job.CHECKPOINT_SECONDS = 0.0
+from GEDGANLib.commands.main import main
+sys.exit(main())
+"""
+
+
+DYING = """
+import os, signal, sys
+import GEDGANLib.training.run as run
+from GEDGANLib.training.trainer import Trainer
+run.CHECKPOINT_SECONDS = 0.0
+original = Trainer.step
+def step(trainer):
+    if trainer.step_count == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(trainer)
+Trainer.step = step
+from GEDGANLib.commands.main import main
+sys.exit(main())
+"""
+
+
+def test_killed_while_it_aligns_and_while_it_trains_it_ends_in_the_same_bits(aligned_folder, tmp_path):
+    options = [str(aligned_folder), "--steps", "4", "--device", "cpu", "--seed", "3"]
+    assert main(["train", *options, "-o", str(tmp_path / "whole"), "--alignment", "template"]) == 0
+    run, go, here = tmp_path / "run", tmp_path / "go", tmp_path / "here"
+    code = WAITING.format(go=str(go), here=str(here))
+    worker = popen([sys.executable, "-c", code, "train", *options, "-o", str(run), "--alignment", "template"])
+    while not here.exists():
+        assert worker.poll() is None
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.wait()
+    assert (run / "run.json").exists() and not (run / RESULT).exists()
+    resumed = ["train", str(aligned_folder), "-o", str(run), "--resume"]
+    worker = popen([sys.executable, "-c", DYING, *resumed])
+    worker.wait()
+    assert worker.returncode == -signal.SIGKILL and (run / RESULT).exists() and not (run / MODEL).exists()
+    assert load_checkpoint(run)[1]["step"] == 2
+    assert main(resumed) == 0
+    assert json.loads((run / "run.json").read_text())["seed"] == 3
+    assert digest_of(run / STATISTICAL) == digest_of(tmp_path / "whole" / STATISTICAL)
+    ours, theirs = (load_checkpoint(folder)[0] for folder in (run, tmp_path / "whole"))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_training_starts_from_a_model_with_the_anatomy_of_new_scans(trained, cohort_folder, tmp_path):
+    run = tmp_path / "run"
+    command = ["train", str(cohort_folder), "-o", str(run), "--from", str(trained / MODEL), "--steps", "1"]
+    with quick_registration():
+        assert main([*command, "--device", "cpu"]) == 0
+    old, new = Plan.load(trained / "plan.json"), Plan.load(run / "plan.json")
+    assert new.repaints and new.grid.shape == old.grid.shape
+    assert new.networks.latent_size - new.statistical.modes == old.networks.latent_size - old.statistical.modes
+    before, after = (load_file(folder / MODEL)["refiner.enter.weight"] for folder in (trained, run))
+    assert 0 < float((after - before).abs().max()) < 0.01
+
+
+def test_two_processes_repaint_as_one(aligned_folder, aligned_run, tmp_path):
+    for count in (1, 2):
+        run = tmp_path / f"run{count}"
+        shutil.copytree(aligned_run, run)
+        ended = finish(team(aligned_folder, run, count, "--steps", "2", training=["train"]))
+        assert [status for status, _, _ in ended] == [0] * count, ended
+    one, two = (load_file(tmp_path / f"run{count}" / MODEL) for count in (1, 2))
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, atol=2e-3, rtol=1e-2, msg=name)
+
+
+def test_what_a_refiner_cannot_be_is_refused(trained, tmp_path, capsys):
+    plan = Plan.load(trained / "plan.json")
+    wrong = {
+        "takes the method ged": replace(plan, alignment=replace(plan.alignment, kind="none")),
+        "whole volumes": replace(plan, training=replace(plan.training, volume="parts", part=(8, 8, 8))),
+        "separate heads": replace(plan, networks=replace(plan.networks, heads="separate")),
+        "statistical.modes": replace(plan, statistical=replace(plan.statistical, modes=0)),
+        "networks.generator is": replace(
+            plan, networks=replace(plan.networks, generator="diffusion", generator_widths=(32, 16))
+        ),
+    }
+    for words, each in wrong.items():
+        each.save(tmp_path / "plan.json")
+        assert main(["train", str(tmp_path), "-o", str(tmp_path / "run"), "--plan", str(tmp_path / "plan.json")]) == 2
+        assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_networks_of_any_plan_fit_each_other(trained, dims):
+    """Two channels, classes and, as far as the networks go, 2D."""
+    plan = Plan.load(trained / "plan.json")
+
+    def cut(sides):
+        return tuple(sides[:dims])
+
+    grid = replace(plan.grid, shape=cut(plan.grid.shape), spacing=cut(plan.grid.spacing))
+    grid = replace(
+        grid, origin=cut(plan.grid.origin), directions=tuple(cut(row) for row in plan.grid.directions[:dims])
+    )
+    grids = plan.statistical
+    statistical = replace(grids, template=cut(grids.template), velocity=cut(grids.velocity), look=cut(grids.look))
+    statistical = replace(statistical, labels=cut(grids.labels))
+    networks = replace(plan.networks, strides=tuple(cut(each) for each in plan.networks.strides))
+    plan = replace(
+        plan, grid=grid, statistical=statistical, networks=networks, channels=plan.channels * 2, classes=("f", "m")
+    )
+    generator, judges = build_generator(plan), build_discriminator(plan)
+    case = generator(torch.randn(2, plan.networks.latent_size), torch.eye(2))
+    assert case.shape == (2, 2 + len(plan.labels) + 1, *plan.grid.shape)
+    torch.testing.assert_close(case[:, 2:].sum(1), torch.ones(2, *plan.grid.shape))
+    field = torch.randn(2, 2 * {2: 4, 3: 13}[dims], *(s // each for s, each in zip(plan.grid.shape, plan.field_stride)))
+    assert judges(case, field, class_weights=torch.eye(2)).shape == (2, 2)
+
+
+def test_anatomy_is_steered_and_projected_and_texture_stays(model, aligned_folder):
+    plan = model.plan
+    modes, size = plan.statistical.modes, plan.networks.latent_size
+    directions = find_directions(model, 20)
+    assert [each.kind for each in directions[:modes]] == ["modes"] * modes
+    assert all(len(each.latent) == size and not any(each.latent[modes:]) for each in directions)
+    explorer = Explorer(Synthesizer(model), directions)
+    first, moved = explorer.latent_at({}), explorer.latent_at({directions[0].name: 2.0})
+    assert not first[:modes].any() and first[modes:].any() and np.array_equal(first[modes:], moved[modes:])
+    assert np.abs(explorer.case({directions[0].name: 2.0}).image - explorer.case({}).image).max() > 0
+    truncated = Synthesizer(model, Form(truncation=0.0)).latent(5, 3)
+    assert not truncated[:modes].any() and np.array_equal(truncated[modes:], latent_of(5, 3, size)[modes:])
+    working = next(load_working_cases(find_dataset(aligned_folder), plan))
+    with quick_registration():
+        found = projector_of(model).project_working(working)
+    assert found.latent.shape == (size,) and found.latent[:modes].any() and found.explained > 0.3
