@@ -77,6 +77,13 @@ class ModelCard:
             lines += self._of_alignment()
         elif cases or steps:
             lines.append(_("Trained on {cases} cases for {steps} steps").format(cases=cases or "?", steps=steps or "?"))
+        if plan.repaints:
+            lines.append(
+                _(
+                    "It holds {count} directions of its scans, from which single scans can be told: pass it on only to "
+                    "whom you would give the scans."
+                ).format(count=plan.statistical.modes)
+            )
         variety = variety_if_alike(about)
         if variety is not None:
             lines.append(

@@ -163,6 +163,7 @@ def run_export(arguments: argparse.Namespace, events: Events) -> None:
                 "Leave it out; or use --to folder.",
             )
         from ..exchange.monai_bundle import write_bundle
+        from ..synthesis.model_file import what_it_holds
         from ..synthesis.statistical import is_local, shared_form
 
         model = load_model(arguments.model, "cpu", with_population=True)
@@ -172,6 +173,8 @@ def run_export(arguments: argparse.Namespace, events: Events) -> None:
             model = replace(model, generator=made.generator, plan=made.plan, about=made.about)
             message = f"The bundle holds the form of the model that is for sharing: {made.about['card']}"
             events.emit("warning", message=message)
+        if words := what_it_holds(model.plan):
+            events.emit("warning", message=words)
         with new_folder(arguments.output) as folder:
             write_bundle(folder, model)
         print(f"The bundle is {arguments.output}; its docs/README.md says how to run it.")

@@ -181,7 +181,7 @@ def inference(model: Model) -> dict[str, Any]:
         "bundle_root": ".",
         "output_dir": "$@bundle_root + '/synthetic'",
         # What a traced statistical model takes positions from stays where it was traced.
-        "device": f"$torch.device({CPU if plan.method == 'modes' else CUDA_OR_CPU})",
+        "device": f"$torch.device({CPU if plan.method == 'modes' or plan.repaints else CUDA_OR_CPU})",
         "number": 4,
         "seed": 0,
         "latent_size": plan.networks.latent_size,

@@ -22,6 +22,9 @@ from .noise import NoisePatterns
 
 MAP_SCALE = 0.1
 """Standard deviation of the learned map at the start."""
+GAIN = 0.1
+"""Of what is painted. Adam moves each weight of the last layer as far as any other, and there are hundreds of them for a
+voxel: without it the first steps paint everything white, from where it takes long to come back."""
 
 
 class Refiner(nn.Module):
@@ -103,7 +106,7 @@ class Refiner(nn.Module):
             x = kept[level] + upsample(self.up[level](x), self.strides[level])
             x = self.going_up[level](x)
         with full_precision(x.device):  # in half precision an intensity would be one of a few hundred
-            return self.output(leaky(x.float()))
+            return GAIN * self.output(leaky(x.float()))
 
     def _where(self, positions: Tensor) -> Tensor:
         """The learned map, warped along, on the coarsest grid."""

@@ -55,6 +55,16 @@ class Model:
         return digest_of(self.path)
 
 
+def what_it_holds(plan: Plan) -> str:
+    """What a model that repaints aligned cases gives away, for who passes it on; "" for any other."""
+    if not plan.repaints:
+        return ""
+    return (
+        f"It holds the mean of its scans and {plan.statistical.modes} directions in which they differ, by which "
+        "single scans can be told: pass it on only to whom you would give the scans."
+    )
+
+
 def statistical_part(model: Model) -> Model:
     """Of a model that repaints aligned cases what it has of their alignment, as a model of that."""
     modes, plan = model.plan.statistical.modes, model.plan

@@ -72,7 +72,7 @@ def test_it_starts_from_the_weights_and_keeps_the_frozen_ones(model, other_data,
 )
 def test_what_cannot_be_asked_for_together(model, other_data, tmp_path, capsys, options, words):
     given = [str(model) if option == "MODEL" else option for option in options]
-    assert main([*FIRST, str(other_data), "-o", str(tmp_path / "run"), "--steps", "1", *given]) == 2
+    assert main(["train", str(other_data), "-o", str(tmp_path / "run"), "--steps", "1", *given]) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 

@@ -23,8 +23,8 @@ run() { printf '\033[2m$ gedgan %s\033[0m\n' "$*"; "$gedgan" "$@"; }
 
 steps_words() {
     steps=$(sed -n 's/.*"step": \([0-9]*\).*/\1/p' "$folder/run/log.jsonl" | tail -1)
-    if [ "$steps" -lt 300 ]; then
-        echo "Only $steps steps fitted into three minutes, too few for brains that differ; was the machine busy?"
+    if [ "$steps" -lt 100 ]; then
+        echo "Only $steps steps fitted into three minutes, too few to paint much back; was the machine busy?"
     else
         echo "$steps steps fitted into three minutes."
     fi
@@ -32,7 +32,7 @@ steps_words() {
 
 say "1 of 4: forty variations of one average brain to learn from"
 run cohort -n 40 -o "$folder/cohort" --shape 24 32 24 --spacing 6.5
-say "2 of 4: three minutes of training"
+say "2 of 4: alignment, and three minutes of training"
 run train "$folder/cohort" -o "$folder/run" --minutes 3
 say "3 of 4: four new brains, each with its segmentation"
 run synthesize "$folder/run/model.safetensors" -n 4 -o "$folder/synthesized" --scene "$folder/scene.mrb" \
@@ -50,8 +50,8 @@ cat <<END
 Written to $folder/: scene.mrb (open it in 3D Slicer), synthesized/ (one NIfTI pair a case, ready for nnU-Net),
 contact-sheet.png (training cases above, synthesized below), losses.png, scene.png (Slicer's own views), run/model.safetensors.
 $(steps_words)
-A training starts from the mean of its cases and moves on from there; longer training and a GPU teach what three
-minutes cannot. Try next, with your own scans:
+Their anatomy is the template's, moved along the directions in which the cases differ; a network repaints what averaging
+took. Longer training and a GPU teach what three minutes cannot. Try next, with your own scans:
   $gedgan check SCANS
   $gedgan train SCANS -o runs/first --minutes 60
   $gedgan synthesize runs/first/model.safetensors -n 8 -o runs/out --scene runs/out/scene.mrb
