@@ -23,8 +23,8 @@ from .noise import NoisePatterns
 MAP_SCALE = 0.1
 """Standard deviation of the learned map at the start."""
 GAIN = 0.1
-"""Of what is painted. Adam moves each weight of the last layer as far as any other, and there are hundreds of them for a
-voxel: without it the first steps paint everything white, from where it takes long to come back."""
+"""Of what is painted. Adam moves each weight of the last layer as far as any other, and a voxel is a sum over hundreds:
+without it the first steps paint everything white, from where it takes long to come back."""
 
 
 class Refiner(nn.Module):

@@ -116,8 +116,9 @@ class Trainer:
             self.average.statistical = self.generator.statistical
         self.generator_optimizer = self._optimizer(self.generator)
         self.discriminator_optimizer = self._optimizer(self.discriminator)
-        # Where parts are cut is known to this process alone, dropout draws, and a team talks while it goes backward.
-        recordable = plan.method != "article" and self.view.part is None and self.team.size == 1
+        # Where parts are cut is known to this process alone, dropout draws, a team talks while it goes backward, and how
+        # often a velocity is composed with itself depends on how large it is.
+        recordable = plan.method == "ged" and self.view.part is None and self.team.size == 1 and not plan.repaints
         self.recorder = Recorder(self.device, recordable and half is not torch.float16)
         self.forget_readings()
         self.steps = Steps(
@@ -208,8 +209,7 @@ class Trainer:
         share = torch.rand(settings.batch, generator=self.draws.of("points between", self.step_count))[self.part]
         # A refiner costs more than its judges: these look at the cases that it has just learned with.
         made = self._play("generator", self.steps.of_generator, batch) if self.plan.repaints else {}
-        cases = {name: value.clone() for name, value in made.items() if name.startswith(MADE)}
-        made = {name: value.clone() for name, value in made.items()} if self.recorder.enabled else made
+        cases = {name: value for name, value in made.items() if name.startswith(MADE)}
         judged = self._play("discriminator", self.steps.of_discriminator, batch, penalised, share=share, **cases)
         self._descend(self.discriminator_optimizer, self.steps.judge_weights(), judged)
         gaps = judged["real"] - judged["generated"]

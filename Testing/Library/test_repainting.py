@@ -25,7 +25,10 @@ from GEDGANLib.networks.judges import Judges
 from GEDGANLib.networks.noise import NoisePatterns
 from GEDGANLib.networks.refiner import Refiner
 from GEDGANLib.networks.repainting import within_range
+from GEDGANLib.planning.aligning import as_asked
+from GEDGANLib.planning.fitting import with_fitting_batch
 from GEDGANLib.planning.plan import Plan
+from GEDGANLib.planning.repainting import REST, modes_for
 from GEDGANLib.synthesis.directions import find_directions
 from GEDGANLib.synthesis.explorer import Explorer
 from GEDGANLib.synthesis.model_file import digest_of, load_model
@@ -345,3 +348,21 @@ def test_anatomy_is_steered_and_projected_and_texture_stays(model, aligned_folde
     with quick_registration():
         found = projector_of(model).project_working(working)
     assert found.latent.shape == (size,) and found.latent[:modes].any() and found.explained > 0.3
+
+
+def test_a_plan_says_what_repaints_and_large_volumes_are_left_to_the_first_generator(small_plan, tmp_path):
+    plan = as_asked(small_plan)
+    assert plan.repaints and plan.statistical.modes == modes_for(plan.data["cases"] - plan.training.held_out)
+    assert plan.networks.latent_size == plan.statistical.modes + REST and plan.prediction.minutes_per_1000_steps > 0
+    assert plan.training.statistics_weight == 0 and plan.training.penalty_interval == 4
+    said = " ".join(plan.reasons)
+    assert "as was asked for" in said and "eigen-directions of their anatomy" in said and "Networks of" not in said
+    plan.save(tmp_path / "plan.json")
+    assert Plan.load(tmp_path / "plan.json") == plan
+    parts = replace(small_plan, training=replace(small_plan.training, volume="parts", part=(8, 8, 8)))
+    assert not as_asked(parts).repaints and as_asked(parts).alignment.kind == "template"
+    assert [modes_for(cases) for cases in (2, 3, 9, 135, 1000)] == [1, 1, 3, 45, 200]
+    several = with_fitting_batch(plan, "cpu", 3, 1e12)
+    assert several.training.batch % 3 == 0 and several.training.penalty_weight == plan.training.penalty_weight
+    tight = with_fitting_batch(plan, "cpu", 1, plan.prediction.memory_gb * 1e9)
+    assert tight.training.batch < plan.training.batch
