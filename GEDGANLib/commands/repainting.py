@@ -162,4 +162,5 @@ def anatomy_of(run: Path, plan: Any) -> tuple[Any, Callable[..., None]]:
     def save(path: Path, generator: Any, plan: Any, about: dict[str, Any], critic: Any = None) -> None:
         save_model(path, generator, plan, {**about, **known}, critic)
 
-    return Anatomy(model.generator.first(modes), Aligned.load(run / RESULT).held_out), save
+    aligned = Aligned.load(run / RESULT)
+    return Anatomy(model.generator.first(modes), aligned.template.seen, aligned.held_out), save

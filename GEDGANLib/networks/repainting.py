@@ -1,9 +1,11 @@
 r"""The second generator, latent -> case: deform, then repaint.
 
-.. math:: G(z,w)=m(z)+R\big(m(z),\varepsilon(w),w\big)
+.. math:: G(z,w)=m(z)+\big(s\circ\varphi(z)^{-1}\big)\,R\big(m(z),\varepsilon(w),w\big)
 
 with the statistical case m of :mod:`.statistical`, whose anatomy is that of the population from the first step on, and
-the refiner R of :mod:`.refiner`. The labels are those of m: they are deformed and never repainted.
+the refiner R of :mod:`.refiner`. The labels are those of m: they are deformed and never repainted. s is 0 at places of
+the template that no scan saw and 1 where :data:`OFTEN` of them did: where nothing is judged, what is painted would be
+anything.
 """
 
 from __future__ import annotations
@@ -11,10 +13,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..alignment.sampling import identity, sample_linear
 from .blocks import full_precision
 from .refiner import Refiner
 from .statistical import StatisticalGenerator
 
+OFTEN = 0.5
+"""Share of the scans that have to see a place so that it is painted wholly."""
 BEYOND = 0.1
 """Slope, for the gradient alone, of an intensity beyond the ends of [-1, 1]."""
 
@@ -40,6 +45,19 @@ class RepaintingGenerator(nn.Module):
     def __init__(self, statistical: StatisticalGenerator, refiner: Refiner) -> None:
         super().__init__()
         self.statistical, self.refiner = statistical, refiner
+        # Given by take, as all that the statistical part holds.
+        self.painted = nn.Parameter(torch.ones(1, *statistical.template.shape[1:]), requires_grad=False)
+
+    @torch.no_grad()
+    def take(self, statistical: StatisticalGenerator, seen: Tensor) -> None:
+        """Fill it.
+
+        :param seen: share of the scans that saw each place of the template, (*any grid).
+        """
+        self.statistical = statistical
+        here = identity(self.painted.shape[1:], statistical.extent, seen)
+        seen = sample_linear(seen[None, None], here, statistical.extent)
+        self.painted.copy_((seen[0] / OFTEN).clamp(0, 1).half())  # as it is kept
 
     @property
     def class_count(self) -> int:
@@ -65,11 +83,14 @@ class RepaintingGenerator(nn.Module):
         """
         count, channels = len(self.statistical.generators), len(self.statistical.template)
         case, positions = self.deformed(latent[:, :count], class_weights)
-        painted = self.refiner(case, positions, latent[:, count:], class_weights)
+        paint = self.refiner(case, positions, latent[:, count:], class_weights)
         with full_precision(latent.device):
-            return torch.cat([within_range(case[:, :channels] + painted), case[:, channels:]], 1)
+            where = self.painted[None].expand(len(case), *self.painted.shape)
+            paint = paint * sample_linear(where, positions, self.statistical.extent)
+            return torch.cat([within_range(case[:, :channels] + paint), case[:, channels:]], 1)
 
     def kept(self) -> dict[str, Tensor]:
         """The state as it is written to a file."""
         statistical = {f"statistical.{name}": value for name, value in self.statistical.kept().items()}
+        statistical["painted"] = self.painted.half()
         return statistical | {f"refiner.{name}": value for name, value in self.refiner.state_dict().items()}

@@ -44,10 +44,12 @@ class Anatomy:
     """What an alignment knows of the cases, where a plan repaints it.
 
     :param statistical: of as many modes as the plan says.
+    :param seen: share of the cases that saw each place of the template, (*grid).
     :param held_out: names of the cases that it was made without.
     """
 
     statistical: StatisticalGenerator
+    seen: Tensor
     held_out: Sequence[str] = ()
 
 
@@ -109,16 +111,17 @@ class Trainer:
             if plan.method != "article":
                 self.generator.start_from(self.statistics.means[0])
         elif anatomy is not None:
-            self.generator.statistical = copy.deepcopy(anatomy.statistical).to(self.device)
+            self.generator.take(copy.deepcopy(anatomy.statistical).to(self.device), anatomy.seen.to(self.device))
         self._freeze()
         self.average = copy.deepcopy(self.generator).requires_grad_(False).eval()
         if plan.repaints:
-            self.average.statistical = self.generator.statistical
+            self.average.statistical, self.average.painted = self.generator.statistical, self.generator.painted
         self.generator_optimizer = self._optimizer(self.generator)
         self.discriminator_optimizer = self._optimizer(self.discriminator)
-        # Where parts are cut is known to this process alone, dropout draws, a team talks while it goes backward, and how
+        # Where parts are cut is known to this process alone, dropout draws, a team talks going backward, and how
         # often a velocity is composed with itself depends on how large it is.
-        recordable = plan.method == "ged" and self.view.part is None and self.team.size == 1 and not plan.repaints
+        plain = plan.method == "ged" and not plan.repaints
+        recordable = plain and self.view.part is None and self.team.size == 1
         self.recorder = Recorder(self.device, recordable and half is not torch.float16)
         self.forget_readings()
         self.steps = Steps(

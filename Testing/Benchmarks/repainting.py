@@ -97,9 +97,8 @@ def train(run: Path, variant: str, seed: int, steps: int, file: Path) -> float:
     """Train and write the model; returns the seconds of processor time."""
     plan, aligned = plan_of(run, variant), Aligned.load(run / "alignment.safetensors")
     statistical = load_model(run / "model.safetensors", "cpu").generator.first(plan.statistical.modes)
-    trainer = Trainer(
-        plan, PreparedCases(run / "prepared"), "cpu", seed, anatomy=Anatomy(statistical, aligned.held_out)
-    )
+    anatomy = Anatomy(statistical, aligned.template.seen, aligned.held_out)
+    trainer = Trainer(plan, PreparedCases(run / "prepared"), "cpu", seed, anatomy=anatomy)
     if VARIANTS[variant].get("edges"):
         for loader in (trainer.loader, trainer._held_out_loader):
             loader._with_fields = False

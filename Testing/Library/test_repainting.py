@@ -191,7 +191,13 @@ def test_a_case_is_the_statistical_one_repainted(model):
 
 def test_a_model_file_holds_judges_and_is_half_as_large_as_its_numbers(model, trained):
     tensors = load_file(trained / MODEL)
-    assert {name.split(".")[0] for name in tensors} == {"statistical", "refiner", "discriminator", "realness"}
+    assert {name.split(".")[0] for name in tensors} == {
+        "statistical",
+        "painted",
+        "refiner",
+        "discriminator",
+        "realness",
+    }
     assert tensors["statistical.velocities"].dtype == torch.float16
     assert isinstance(model.critic.discriminator, Judges)
 
