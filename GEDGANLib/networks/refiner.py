@@ -2,8 +2,9 @@ r"""What interpolation and averaging took from a case, painted back: m(z) -> wha
 
 A small U-Net sees the deformed statistical case m (image and label probabilities), noise at every scale (:mod:`.noise`)
 and, by feature-wise scale and shift (Perez et al., *FiLM: Visual reasoning with a general conditioning layer*, AAAI
-2018), the rest of the latent. Where it is it knows by a coarse map that it has learned in the template's space, and
-that is warped along with the case. It starts at 0, so that the first case it makes is the statistical one.
+2018), the rest of the latent. Where it is it knows, at its coarsest level, by the coordinates of the template, warped
+along with the case, and by sines and cosines of these. It starts at 0, so that the first case it makes is the
+statistical one.
 
 Norm-free, as all networks here: see :mod:`.blocks`.
 """
@@ -16,12 +17,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..alignment.sampling import sample_linear, shrink
+from ..alignment.sampling import shrink
 from .blocks import ResidualBlock, convolution, downsample, full_precision, leaky, strides_of, upsample
 from .noise import NoisePatterns
 
-MAP_SCALE = 0.1
-"""Standard deviation of the learned map at the start."""
+WAVES = (1, 2)
+"""Periods, over the box, of the sines and cosines that tell where a voxel lies on the template."""
 GAIN = 0.1
 """Of what is painted. Adam moves each weight of the last layer as far as any other, and a voxel is a sum over hundreds:
 without it the first steps paint everything white, from where it takes long to come back."""
@@ -76,7 +77,7 @@ class Refiner(nn.Module):
         self.modulation = nn.ModuleList(nn.Linear(rest + class_count, 2 * width) for width in widths)
         for layer in self.modulation:
             nn.init.zeros_(layer.weight), nn.init.zeros_(layer.bias)
-        self.map = nn.Parameter(MAP_SCALE * torch.randn(1, widths[-1], *self.coarsest))
+        self.where = convolution(spatial_dims, spatial_dims * (1 + 2 * len(WAVES)), widths[-1], 1)
         self.output = convolution(spatial_dims, widths[0], image_channels, 3, padding=1)
         nn.init.zeros_(self.output.weight)
 
@@ -109,10 +110,12 @@ class Refiner(nn.Module):
             return GAIN * self.output(leaky(x.float()))
 
     def _where(self, positions: Tensor) -> Tensor:
-        """The learned map, warped along, on the coarsest grid."""
+        """What the network makes of where the voxels of the coarsest grid lie on the template."""
         with full_precision(positions.device):
-            coarse = shrink(positions, self.coarsest)
-            return sample_linear(self.map.expand(len(coarse), *self.map.shape[1:]), coarse, self.extent)
+            sides = positions.new_tensor(self.extent).reshape(1, -1, *[1] * (positions.ndim - 2))
+            share = 2 * shrink(positions, self.coarsest) / sides
+            waves = [wave(count * torch.pi * share) for count in WAVES for wave in (torch.sin, torch.cos)]
+            return self.where(torch.cat([share, *waves], 1))
 
     def _modulated(self, level: int, x: Tensor, condition: Tensor) -> Tensor:
         scale, shift = self.modulation[level](condition).reshape(len(x), 2, -1, *[1] * (x.ndim - 2)).unbind(1)
