@@ -221,7 +221,11 @@ class AlignSection(JobSection):
 
     def onModes(self) -> None:
         """Take the model of the alignment, and begin to move along its directions."""
-        model = self.run / MODEL
+        from GEDGANLib.alignment.runs import STATISTICAL
+
+        # Where a training went on in the folder, its model has the usual name.
+        trained = (self.run / STATISTICAL).is_file()
+        model = self.run / (STATISTICAL if trained else MODEL)
         if not model.is_file():
             self.panel.say(_("{path} is gone.").format(path=model), True)
             return

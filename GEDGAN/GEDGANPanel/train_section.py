@@ -74,7 +74,10 @@ class TrainSection(JobSection):
         parameters, run = self.panel.parameters, run or places.new_folder("runs")
         arguments: list[Any] = ["train", parameters["checkedData"], "-o", run, "--seed", parameters["trainSeed"]]
         arguments += ["--device", DEVICES[parameters["device"]]]
-        arguments += ["--plan", parameters["plan"]] if start_from is None else ["--from", start_from]
+        if start_from is not None:
+            arguments += ["--from", start_from]
+        elif not (run / "alignment.safetensors").is_file():  # a training in the folder of an alignment has its plan
+            arguments += ["--plan", parameters["plan"]]
         arguments += ["--steps", parameters["steps"]] if minutes is None else ["--minutes", minutes]
         self._launch(arguments, run, then)
 

@@ -17,7 +17,7 @@ from ..jobs.writing import write_bytes
 from .aligned_cases import Wanted, align_in
 from .aligned_output import SHEET, join_shards
 from .options import DATA, DEVICE, a_path, a_shard, above_zero, add_class_column, three_of
-from .scans import names_in, tell_left_out
+from .scans import names_in, tell_left_out, without_cases
 
 WORST_TOLD, FEW = 5, 4
 
@@ -187,11 +187,6 @@ def _part_of(dataset: Any, number: int, count: int) -> tuple[Any, list[str]]:
         raise InputError(f"{dataset.folder} has {len(names)} case(s), fewer than shards.", "Make fewer of them.")
     others = [name for name in names if name not in own]
     return without_cases(dataset, others), others
-
-
-def without_cases(dataset: Any, names: list[str]) -> Any:
-    """A data set without the cases of these names."""
-    return replace(dataset, cases=tuple(case for case in dataset.cases if case.name not in set(names)))
 
 
 def _planned(

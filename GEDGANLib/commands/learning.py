@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..alignment.runs import REQUEST, read_request
 from ..errors import InputError, StoppedOnRequest
 from ..jobs.events import Events, JsonEvents
 from .options import (
@@ -25,7 +27,7 @@ from .options import (
     three_of,
 )  # fmt: skip
 from .repainting import aligned_plan, anatomy_of, claim_alignment, holds_alignment, plan_and_data_of_alignment
-from .scans import print_fingerprint
+from .scans import print_fingerprint, without_cases
 
 
 def add(kinds: argparse._SubParsersAction) -> None:
@@ -96,20 +98,23 @@ def _make_plan(arguments: argparse.Namespace, dataset, device: str, events: Even
     """
     from ..planning.aligning import as_asked, with_alignment
     from ..planning.choosing import make_plan
-    from ..planning.fitting import fitted, with_fitting_batch
+    from ..planning.fitting import check_memory, fitted, with_fitting_batch
 
     spacing = three_of(arguments.spacing)
     fingerprint = _fingerprint(dataset, events)
     plan = make_plan(fingerprint, device, arguments.grid, spacing, arguments.method or "ged")
-    plan = _with_class_column(fitted(plan, fingerprint, device, processes), arguments.class_column)
-    if plan.method != "ged" or arguments.alignment == "none":
-        return plan
-    if arguments.alignment == "template":
+    plan = _with_class_column(plan, arguments.class_column)
+    if plan.method == "ged" and arguments.alignment == "template":
         plan = as_asked(plan)
-    else:
+    elif plan.method == "ged" and arguments.alignment is None:
         with events.bar("seeing whether the scans can be aligned") as show:
             plan = with_alignment(plan, dataset, show)
-    return with_fitting_batch(plan, device, processes) if plan.repaints else plan
+    if not plan.repaints:
+        return fitted(plan, fingerprint, device, processes)
+    plan = with_fitting_batch(plan, device, processes)
+    if words := check_memory(plan, device, processes):
+        events.emit("warning", message=words)
+    return plan
 
 
 def _fingerprint(dataset, events: Events):
@@ -185,7 +190,7 @@ def _train(arguments: argparse.Namespace, events: Events, team) -> None:
     from ..volumes.prepared import PreparedCases
 
     run, device = arguments.output, choose_device(arguments.device)
-    with ExitStack() as held:
+    with ExitStack() as held, _telling_how_to_go_on(arguments, events):
         if team.leads:
             # Held before anything in it is touched: another training may be at work there.
             plan, cases = _prepare(arguments, device, events, team, lambda: held.enter_context(sole_owner(run)))
@@ -214,16 +219,22 @@ def _train(arguments: argparse.Namespace, events: Events, team) -> None:
         data = str(arguments.data.resolve())
         if limit is not None and limit.minutes is not None and not arguments.resume:
             _tell_few_steps(plan, limit.minutes, device, events)
-        try:
-            model = train(plan, cases, run, limit, device, seed, events.emit, save, data, arguments.resume, options)
-        except (StoppedOnRequest, KeyboardInterrupt) as stop:
-            if isinstance(events, JsonEvents) or not (run / "run.json").exists():
-                raise
-            again = f"gedgan train {shlex.quote(str(arguments.data))} -o {shlex.quote(str(run))} --resume"
-            raise StoppedOnRequest(f"{str(stop) or 'Stopped.'} Go on: {again}") from stop
+        model = train(plan, cases, run, limit, device, seed, events.emit, save, data, arguments.resume, options)
     if team.leads and not isinstance(events, JsonEvents):
         print(f"The model is {model}. Training and synthesized cases: {run / 'preview.png'}")
         print(f"Try: gedgan synthesize {shlex.quote(str(model))} -n 8 -o OUT --scene OUT/scene.mrb")
+
+
+@contextmanager
+def _telling_how_to_go_on(arguments: argparse.Namespace, events: Events) -> Iterator[None]:
+    """Add to the words of a stop the command that goes on, in a terminal."""
+    try:
+        yield
+    except (StoppedOnRequest, KeyboardInterrupt) as stop:
+        if isinstance(events, JsonEvents) or not (arguments.output / "run.json").exists():
+            raise
+        again = f"gedgan train {shlex.quote(str(arguments.data))} -o {shlex.quote(str(arguments.output))} --resume"
+        raise StoppedOnRequest(f"{str(stop) or 'Stopped.'} Go on: {again}") from stop
 
 
 def _tell_few_steps(plan, minutes: float, device: str, events: Events) -> None:
@@ -234,7 +245,7 @@ def _tell_few_steps(plan, minutes: float, device: str, events: Events) -> None:
     prediction = plan.prediction if plan.prediction.device == device else predicted(plan, device).prediction
     seconds = prediction.minutes_per_1000_steps * 60 / 1000
     started = plan.data.get("started_from") is not None  # from a model whose cases differ already
-    if seconds and 60 * minutes / seconds < FROM_STEP and not started:
+    if seconds and 60 * minutes / seconds < FROM_STEP and not started and not plan.repaints:
         message = (
             f"{minutes:g} minutes are about {60 * minutes / seconds:.0f} steps of this plan; cases begin to differ "
             "after some hundreds. Train longer, or with larger voxels."
@@ -250,7 +261,7 @@ def _prepare(arguments: argparse.Namespace, device: str, events: Events, team, h
     import shutil
 
     from ..planning.checking import refuse_untrainable
-    from ..planning.fitting import check_memory
+    from ..planning.fitting import check_memory, with_fitting_batch
     from ..planning.plan import Plan
     from ..training.request import PREPARED, Request, claim_run_folder
     from ..volumes.dataset import find_dataset
@@ -266,11 +277,14 @@ def _prepare(arguments: argparse.Namespace, device: str, events: Events, team, h
     plan_path = run / "plan.json" if arguments.resume else arguments.plan
     if goes_on:
         plan, dataset = plan_and_data_of_alignment(arguments, device)
+        plan = with_fitting_batch(plan, device, team.size)
     elif plan_path is not None:
         plan = Plan.load(plan_path)
         refuse_untrainable(plan, str(plan_path))
         column = arguments.class_column or plan.data.get("class_column")
         dataset = find_dataset(arguments.data, column)
+        if arguments.resume and (run / REQUEST).exists():  # as its alignment left them out
+            dataset = without_cases(dataset, read_request(run / REQUEST)["left_out"])
         if plan.classes and not any(case.class_name in plan.classes for case in dataset.cases):
             raise InputError(
                 f"The plan has the classes {', '.join(plan.classes)}, and no case of {arguments.data} is of one.",
@@ -284,7 +298,7 @@ def _prepare(arguments: argparse.Namespace, device: str, events: Events, team, h
             plan = _make_plan(arguments, dataset, device, events, team.size)
     team.part(plan.training.batch)
     # What runs on this kind of device already need not be asked whether it fits.
-    asked = plan_path is not None and not (arguments.resume and Request.load(run).device == device)
+    asked = (plan_path is not None or goes_on) and not (arguments.resume and Request.load(run).device == device)
     if asked and (words := check_memory(plan, device, team.size)):
         events.emit("warning", message=words)
     if len(dataset.cases) - plan.training.held_out < 2:
@@ -309,7 +323,7 @@ def _prepare(arguments: argparse.Namespace, device: str, events: Events, team, h
         if plan.repaints:
             plan = aligned_plan(run, plan, cases, arguments, device, events)
     except (InputError, KeyboardInterrupt):
-        if not arguments.resume and not existed:
+        if not arguments.resume and not existed and not (run / "run.json").exists():
             shutil.rmtree(run, ignore_errors=True)
         raise
     return plan, cases

@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import InputError
 from ..jobs.events import Events
 from .options import a_path
+from .scans import without_cases
 
 
 def add(kinds: argparse._SubParsersAction) -> None:
@@ -79,7 +80,6 @@ def _prepared(run: Path, plan: Any, asked: dict[str, Any], events: Events) -> An
     except (InputError, OSError, ValueError, KeyError):
         pass
     from ..volumes.dataset import find_dataset
-    from .aligning import without_cases
 
     dataset = without_cases(find_dataset(Path(asked["data"]), asked["class_column"]), asked["left_out"])
     with events.bar("bringing the cases to one grid") as show:

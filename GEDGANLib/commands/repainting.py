@@ -13,14 +13,17 @@ from typing import Any
 
 from ..alignment.runs import MODEL, REQUEST, RESULT, STATISTICAL, read_request
 from ..errors import InputError
+from ..jobs.checkpoint import checkpoints
 from ..jobs.events import Events
 from ..jobs.writing import write_bytes
 from .aligned_cases import Wanted, align_in
+from .scans import without_cases
 
 
 def holds_alignment(run: Path) -> bool:
     """Whether a folder is that of an alignment alone, in which a training can go on."""
-    return (run / RESULT).exists() and not (run / "run.json").exists()
+    trained = (run / "run.json").exists() or all((run / name).exists() for name in (MODEL, STATISTICAL))
+    return (run / RESULT).exists() and not trained and not checkpoints(run)
 
 
 def plan_and_data_of_alignment(arguments: argparse.Namespace, device: str) -> tuple[Any, Any]:
@@ -30,7 +33,6 @@ def plan_and_data_of_alignment(arguments: argparse.Namespace, device: str) -> tu
         or it is of volumes that are trained on in parts.
     """
     from ..volumes.dataset import find_dataset
-    from .aligning import without_cases
 
     run = arguments.output
     asked = read_request(run / REQUEST)
@@ -40,13 +42,19 @@ def plan_and_data_of_alignment(arguments: argparse.Namespace, device: str) -> tu
             f"{run} holds an alignment, and a training there goes on with the plan of it.",
             "Leave the other options out, or train in a new folder.",
         )
-    plan = _plan_of_alignment(run, asked["onto"], device)
+    if not ((run / MODEL).exists() or (run / STATISTICAL).exists()):
+        raise InputError(
+            f"The alignment in {run} has no model (its scans may be too few, or the same).",
+            "Train in a new folder with --alignment none.",
+        )
+    plan = _plan_of_alignment(run, asked["onto"], device, arguments.alignment == "template")
     return plan, without_cases(find_dataset(arguments.data, asked["class_column"]), asked["left_out"])
 
 
-def _plan_of_alignment(run: Path, onto: str | None, device: str) -> Any:
+def _plan_of_alignment(run: Path, onto: str | None, device: str, whatever_it_is_worth: bool) -> Any:
+    from ..planning.aligning import as_asked
     from ..planning.plan import Plan
-    from ..planning.repainting import can_repaint, repainted
+    from ..planning.repainting import for_device
 
     if onto is not None:
         raise InputError(
@@ -54,14 +62,17 @@ def _plan_of_alignment(run: Path, onto: str | None, device: str) -> Any:
             "Train in a new folder: the scans are aligned to a template of their own first.",
         )
     plan = Plan.load(run / "plan.json")
-    if plan.repaints:
-        return plan
-    if not can_repaint(plan):
+    if plan.training.volume == "parts":
         raise InputError(
             f"A training cannot go on in {run}: its volumes are so large that a generator learns them in parts.",
             "Train in a new folder, or align with larger voxels (--spacing).",
         )
-    return repainted(plan, device)
+    if not plan.repaints and plan.alignment.kind == "none" and not whatever_it_is_worth:
+        raise InputError(
+            f"The alignment in {run} was found to mean little: the same place is not the same anatomy in its scans.",
+            "Train in a new folder with --alignment none, or in this one with --alignment template all the same.",
+        )
+    return for_device(plan if plan.repaints else as_asked(plan), device)
 
 
 def claim_alignment(run: Path, cases: Sequence[Any]) -> None:
@@ -96,30 +107,37 @@ def aligned_plan(
     :raises StoppedOnRequest: all is kept, and it goes on from there.
     """
     from ..alignment.job import device_that_aligns, registration_shape
-    from ..training.request import Limit, Request, digests_of, forget_old_stop
+    from ..training.request import Limit, Request, digests_of, forget_old_stop, what_changed
 
-    data = str(arguments.data.resolve())
+    data, digests = str(arguments.data.resolve()), digests_of(cases)
+    begun = read_request(run / REQUEST) if (run / REQUEST).exists() else None
+    if begun is not None and not (run / RESULT).exists() and (changes := what_changed(begun["cases"], digests)):
+        raise InputError(
+            f"The data are not those whose alignment was begun in {run}: {changes}.",
+            "Give the same data to resume, or train in a new folder.",
+        )
     if arguments.resume:
         forget_old_stop(run, arguments.begun)
     else:
         limit = Limit(arguments.steps, arguments.minutes)
         limit = Limit(minutes=60.0) if limit == Limit() else limit
-        Request(data, digests_of(cases), arguments.seed or 0, limit, device).save(run)
+        Request(data, digests, arguments.seed or 0, limit, device).save(run)
     if not (run / RESULT).exists():
         device = device_that_aligns(device)
-        if (run / REQUEST).exists():
-            asked = read_request(run / REQUEST)
-        else:
+        asked = begun
+        if asked is None:
             shape = registration_shape(plan.grid.shape, plan.extent, device)
             asked = {
                 "data": data, "onto": None, "left_out": [], "class_column": plan.data.get("class_column"),
-                "device": device, "shape": shape, "cases": digests_of(cases), "for_sharing": False,
+                "device": device, "shape": shape, "cases": digests, "for_sharing": False,
             }  # fmt: skip
             write_bytes(run / REQUEST, json.dumps(asked, indent=1).encode("utf-8"))
         align_in(run, cases, plan, Wanted(arguments.data, asked, device, model=STATISTICAL), events)
-    plan = _with_grids(run, plan)
-    plan.save(run / "plan.json")
-    return plan
+    found = _with_grids(run, plan)
+    if plan.labels and not found.labels:
+        events.emit("warning", message="No scan that is learned from is segmented: the model makes images alone.")
+    found.save(run / "plan.json")
+    return found
 
 
 def _with_grids(run: Path, plan: Any) -> Any:
@@ -133,7 +151,7 @@ def _with_grids(run: Path, plan: Any) -> Any:
     if not (run / STATISTICAL).exists():
         raise InputError(
             f"{run / STATISTICAL} is not there, without which a training cannot go on.",
-            "Train in a new folder: the scans are aligned again.",
+            "Train in a new folder; with --alignment none where the scans are too few to be aligned.",
         )
     found, _ = read_header(run / STATISTICAL)
     modes = min(plan.statistical.modes, found.networks.latent_size)
@@ -152,7 +170,7 @@ def anatomy_of(run: Path, plan: Any) -> tuple[Any, Callable[..., None]]:
     what writes a model that was trained with it, columns of its cases included."""
     from ..alignment.job import Aligned
     from ..synthesis.model_file import load_model, save_model
-    from ..synthesis.statistical import columns_of
+    from ..synthesis.statistical import columns_of, first_modes
     from ..training.trainer import Anatomy
 
     modes = plan.statistical.modes
@@ -163,4 +181,4 @@ def anatomy_of(run: Path, plan: Any) -> tuple[Any, Callable[..., None]]:
         save_model(path, generator, plan, {**about, **known}, critic)
 
     aligned = Aligned.load(run / RESULT)
-    return Anatomy(model.generator.first(modes), aligned.template.seen, aligned.held_out), save
+    return Anatomy(first_modes(model, modes), aligned.template.seen, aligned.held_out), save

@@ -27,6 +27,11 @@ def find_for(model: Any, folder: Path) -> Any:
         return find_dataset(folder)
 
 
+def without_cases(dataset: Any, names: list[str]) -> Any:
+    """A data set without the cases of these names."""
+    return replace(dataset, cases=tuple(case for case in dataset.cases if case.name not in set(names)))
+
+
 def names_in(dataset: Any, asked: Sequence[str]) -> list[str]:
     """Names of cases of a data set in full.
 

@@ -112,7 +112,7 @@ class StatisticalGenerator(nn.Module):
 
     @torch.no_grad()
     def first(self, count: int) -> StatisticalGenerator:
-        """The same with the first modes alone."""
+        """The same with the first modes alone; roots of classes' covariances are cut, which is near them."""
         grids = (self.velocity.shape[1:], self.look.shape[1:], () if self.labels is None else self.labels.shape[2:])
         label_count = 0 if self.shares is None else len(self.shares) - 1
         channels, shape = len(self.template), self.template.shape[1:]

@@ -37,7 +37,7 @@ def refuse_untrainable(plan: Any, source: str) -> None:
         )
 
 
-def _check_repainting(plan: Any, dims: int, refuse: Callable[..., None]) -> None:
+def _check_repainting(plan: Any, refuse: Callable[..., None]) -> None:
     """Refuse what the second generator cannot be."""
     networks = plan.networks
     if plan.method != "ged" or plan.alignment.kind != "template":
@@ -49,6 +49,8 @@ def _check_repainting(plan: Any, dims: int, refuse: Callable[..., None]) -> None
             "a refiner takes neither separate heads, nor the agreement of labels, nor a term on the data's statistics",
             "Set networks.heads to shared, field.agreement to false and training.statistics_weight to 0.",
         )
+    if plan.field.stage:
+        refuse("the second judge of a refiner sees the field from its first stage on", "Set field.stage to 0.")
     if not 0 < len(networks.generator_widths) <= len(networks.discriminator_widths) + 1:
         refuse("a refiner has at most one level more than its judges have stages")
     if not 0 < plan.statistical.modes < networks.latent_size:
@@ -77,7 +79,7 @@ def check(plan: Any, source: str) -> None:
     if sorted(label.index for label in plan.labels) != list(range(1, len(plan.labels) + 1)):
         refuse("the indices of the labels must run from 1 on without a gap")
     if plan.repaints:
-        _check_repainting(plan, dims, refuse)
+        _check_repainting(plan, refuse)
     elif len(networks.discriminator_widths) != len(networks.generator_widths):
         refuse("the generator and the discriminator need equally many widths")
     if networks.strides and (

@@ -91,6 +91,11 @@ def plan_from_model(model_plan: Plan, fingerprint: Fingerprint, device: str, fro
         for old, new in zip(model_plan.channels, fresh)
     )
     if model_plan.repaints:
+        if model_plan.labels and not fingerprint.labels:
+            raise InputError(
+                f"{source} makes segmentations, and no scan of the data has one.",
+                "Segment one of them, or start from a model without labels.",
+            )
         # Aligned anew: the template and the directions are those of the new scans.
         modes = modes_for(len(fingerprint.cases) - training.held_out)
         rest = model_plan.networks.latent_size - model_plan.statistical.modes

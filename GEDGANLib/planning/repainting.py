@@ -57,13 +57,19 @@ def repainted(plan: Plan, device: str) -> Plan:
     )
     training = replace(
         plan.training,
-        batch=(SMALLER_BATCH if math.prod(plan.grid.shape) > LARGE else BATCH)[device],
+        batch=_batch(plan, device),
         statistics_weight=0.0,
         labelled_share=0.0,
         penalty_weight=float(f"{PENALTY * math.prod(plan.grid.shape):.2g}"),
         penalty_interval=PENALTY_INTERVAL,
     )
     reasons = [reason for reason in plan.reasons if not reason.startswith(REPLACED)]
+    if plan.augmentation.kinds:
+        how = "as strongly as held-out cases ask for" if plan.training.held_out else "a little more as it goes on"
+        reasons.append(
+            f"Cases are shifted by whole voxels and re-contrasted (augmentation) {how}; they are mirrored only along "
+            "axes that you put into augmentation.flips (0 is right to left)."
+        )
     reasons.append(
         f"The scans are aligned first: a case is the template moved along {modes} eigen-directions of their anatomy, "
         f"and a network of {levels[-1]} to {levels[0]} channels repaints it. One judge sees its image, one the "
@@ -81,5 +87,19 @@ def repainted(plan: Plan, device: str) -> Plan:
     return predicted(found, device)
 
 
-REPLACED = ("Networks of", "Half of each batch")
+def for_device(plan: Plan, device: str) -> Plan:
+    """A plan that repaints, made for another device, with what this one is fast at."""
+    from .choosing import PRECISION, predicted
+
+    if plan.prediction.device == device:
+        return plan
+    training = replace(plan.training, batch=_batch(plan, device), precision=PRECISION.get(device, "float32"))
+    return predicted(replace(plan, training=training), device)
+
+
+def _batch(plan: Plan, device: str) -> int:
+    return (SMALLER_BATCH if math.prod(plan.grid.shape) > LARGE else BATCH)[device]
+
+
+REPLACED = ("Networks of", "Half of each batch", "Cases are shifted, turned", "Batches of")
 """How reasons begin that are of the first generator."""

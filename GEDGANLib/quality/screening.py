@@ -21,7 +21,7 @@ from ..errors import InputError
 from ..volumes.case import Case
 from ..volumes.fingerprint import Progress, quiet
 from ..volumes.measures import Measures, measure
-from ..volumes.pipeline import WorkingCase, unmap_intensities
+from ..volumes.pipeline import WorkingCase, seen_as, seen_voxels, unmap_intensities
 from .alignment import neighbours, pictures_of, small_picture
 from .distances import NEIGHBOURS
 from .privacy import COPY_RATIO
@@ -52,6 +52,7 @@ class Screen:
                 "Leave --screen out.",
             )
         self.plan, self.with_copies = plan, with_copies
+        self.views = [seen_voxels(case) for case in cases]
         self.pictures = pictures_of(cases, plan.grid.spacing)
         measured = []
         for index, case in enumerate(cases):
@@ -128,10 +129,13 @@ class Screen:
                     "Train longer, lower --truncation, or leave --screen out.",
                 )
             case, working = draw(index)
-            index += 1
-            channels = len(self.plan.channels)
+            channels, affine = len(self.plan.channels), self.plan.grid.affine
             labels = working[channels].astype(np.uint8) if self.plan.labels else None
-            reason = self.fault(working[:channels], labels, self.plan.grid.affine)
+            whole = WorkingCase(case.name, working[:channels], labels, affine, affine, working.shape[1:])
+            # Compared as if a scan had seen as much of it as of some real case.
+            seen = seen_as(whole, self.views[index % len(self.views)])
+            index += 1
+            reason = self.fault(seen.image, seen.labels, affine)
             if reason is None:
                 passed += 1
                 yield case

@@ -300,6 +300,22 @@ def _generator(
     return generator.eval()
 
 
+def first_modes(model: Model, count: int) -> StatisticalGenerator:
+    """The generator of a local model with its first modes alone, and what classes are along these.
+
+    :param model: on the CPU, loaded with its population.
+    """
+    found = model.generator.first(count)
+    if found.class_means is not None and model.population is not None:
+        population = Population.of(model.population, model.about["population"])
+        members = range(population.members)
+        kinds = [population.classes[index] for index in members]
+        means, roots = _class_statistics(model.plan, population.scores[list(members), :count], kinds)
+        with torch.no_grad():
+            found.class_means.copy_(means), found.class_roots.copy_(roots)
+    return found
+
+
 def columns_of(model: Model, modes: int) -> list[dict[str, Any]]:
     """Directions of columns along the first modes of a local model, as a model file has them; none where it does not
     keep its cases.

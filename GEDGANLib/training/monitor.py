@@ -43,8 +43,7 @@ COPY_ADVICE = (
 
 UNTRAINED_ADVICE = (
     "After {steps} steps the synthesized cases hardly differ from each other ({figure:.0%} of the variety of the "
-    "training cases): a training starts from the mean of its cases, and this one was too short to get beyond it. "
-    "Resume it, with more time."
+    "training cases): this training was too short to get beyond what it starts from. Resume it, with more time."
 )
 
 

@@ -383,7 +383,7 @@ class _Run:
         from .preview import sketches, write_preview
 
         outputs = sketches(self.trainer, WATCHED)
-        images = outputs[:, : len(self.plan.channels)]
+        images = self.trainer.as_seen(outputs)[:, : len(self.plan.channels)]
         where = self.progress(), self.trainer.step_count
         for words in self.monitor.warnings(images, self.trainer.strength, *where):
             self._warn(words)

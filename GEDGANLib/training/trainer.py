@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +20,7 @@ from ..networks.build import build_generator
 from ..networks.discriminator import Critic
 from ..networks.statistical import StatisticalGenerator
 from ..planning.plan import Plan
-from ..volumes.pipeline import WorkingCase
+from ..volumes.pipeline import WorkingCase, seen_voxels
 from .adam import BoundedAdam
 from .augmentation import STEERED_EVERY, Drawn, Strength
 from .conjugate import ConjugateGradient
@@ -32,7 +33,7 @@ from .sampling import Draws, Sampler, case_weights, split_held_out
 from .statistics import DataStatistics
 from .steps import CHANGE, GRADIENT, MADE, Aside, Steps
 from .team import Team
-from .view import view_of
+from .view import seen_alike, view_of
 
 FINAL_RATE = 0.1
 """Learning rate at the end of the run as a share of that at its start."""
@@ -299,6 +300,16 @@ class Trainer:
         torch._foreach_lerp_(list(average.parameters()), list(generator.parameters()), 1 - keep)
         for averaged, current in zip(average.buffers(), generator.buffers()):
             averaged.copy_(current)
+
+    def as_seen(self, cases: Tensor) -> Tensor:
+        """Made cases as if scans had seen of them what they saw of training cases, where these are compared.
+
+        :param cases: (N, C + labels, *grid), on the CPU.
+        """
+        if not self.plan.repaints:
+            return cases
+        views = [seen_voxels(self.cases[index % len(self.cases)]) for index in range(len(cases))]
+        return seen_alike(cases, torch.from_numpy(np.stack(views)), len(self.plan.channels))
 
     def learning(self, network: nn.Module) -> nn.Module:
         """What learns of a generator of the plan: all of it, or the refiner."""

@@ -46,12 +46,13 @@ class WorkingCase:
 
 
 def seen_voxels(case: WorkingCase) -> np.ndarray:
-    """First and last voxel of the grid that the scan saw along each axis, (D, 2) int64: beyond them its edge is
-    repeated."""
+    """First and last voxel of the grid that the scan saw along each axis, (D, 2) int64: those beyond are as these are,
+    since a scan is repeated from the centres of its outer voxels on."""
     sides = np.array(case.image.shape[1:])
-    ends = case.field_of_view[: len(sides)]
-    first = np.clip(np.ceil(ends[:, 0]), 0, sides - 1)
-    last = np.clip(np.floor(ends[:, 1]), first, sides - 1)
+    half = 0.5 * np.abs(np.linalg.inv(case.affine) @ case.source_affine)[:3, :3].sum(1)[: len(sides)]
+    begin, end = case.field_of_view[: len(sides)].T
+    first = np.clip(np.floor(begin + half + 1e-6), 0, sides - 1)
+    last = np.clip(np.ceil(end - half - 1e-6), first, sides - 1)
     return np.stack([first, last], 1).astype(np.int64)
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from GEDGANLib.networks.judges import Judges
 from GEDGANLib.networks.noise import NoisePatterns
 from GEDGANLib.networks.refiner import Refiner
 from GEDGANLib.networks.repainting import within_range
+from GEDGANLib.networks.statistical import class_statistics
 from GEDGANLib.planning.aligning import as_asked
 from GEDGANLib.planning.fitting import with_fitting_batch
 from GEDGANLib.planning.plan import Plan
@@ -154,6 +156,20 @@ def test_a_made_case_sees_as_much_as_the_scan_it_is_paired_with(small_plan, rand
     assert np.array_equal(again.labels, seen.labels)
 
 
+@pytest.mark.parametrize("spacing", [1.0, 1.5, 2.0, 0.7])
+def test_stripes_of_made_cases_are_as_long_as_those_of_scans_of_other_spacing(small_plan, random, spacing):
+    """One voxel more or less would tell the two kinds apart."""
+    grid = replace(small_plan.grid, shape=(32, 32, 32), spacing=(spacing,) * 3)
+    plan = replace(small_plan, grid=grid, labels=())
+    for side in range(20, 32):
+        image = random.uniform(-1, 1, (1, side, side + 1, side + 2)).astype(np.float32)
+        seen = to_working(Case("scan", image, None, np.eye(4)), plan)
+        for axis, (first, last) in enumerate(seen_voxels(seen).tolist()):
+            planes = np.moveaxis(seen.image[0], axis, 0)
+            alike = [bool(np.allclose(one, other, atol=1e-6)) for one, other in itertools.pairwise(planes)]
+            assert alike == [place < first or place >= last for place in range(31)], (side, axis)
+
+
 def test_a_training_goes_on_where_an_alignment_ended(trained, aligned_folder, aligned_run, capsys):
     plan = Plan.load(trained / "plan.json")
     assert plan.repaints and plan.alignment.kind == "template"
@@ -163,6 +179,41 @@ def test_a_training_goes_on_where_an_alignment_ended(trained, aligned_folder, al
     assert (trained / "modes.directions.json").exists() and (trained / RESULT).exists()
     again = main(["train", str(aligned_folder), "-o", str(trained), "--steps", str(STEPS)])
     assert again == 2 and "already holds" in capsys.readouterr().err
+
+
+def test_cases_that_an_alignment_left_out_stay_out(aligned_folder, tmp_path):
+    run, left_out = tmp_path / "run", "variation_0004"
+    with quick_registration():
+        command = ["align", str(aligned_folder), "-o", str(run), "--exclude", left_out, "--device", "cpu"]
+        assert main(command) == 0
+    assert main(["train", str(aligned_folder), "-o", str(run), "--steps", "1"]) == 0
+    assert main(["train", str(aligned_folder), "-o", str(run), "--resume", "--steps", "2"]) == 0
+    assert left_out not in json.loads((run / "run.json").read_text())["cases"]
+
+
+def test_an_alignment_that_means_little_is_trained_on_when_asked_for(aligned_folder, aligned_run, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(aligned_run, run)
+    plan = Plan.load(run / "plan.json")
+    trunk = replace(plan.networks, generator="trunk", generator_widths=plan.networks.discriminator_widths[::-1])
+    without = replace(plan, networks=trunk, alignment=replace(plan.alignment, kind="none"))
+    replace(without, statistical=replace(plan.statistical, modes=0)).save(run / "plan.json")
+    command = ["train", str(aligned_folder), "-o", str(run), "--steps", "1", "--device", "cpu"]
+    assert main(command) == 2 and "mean little" in capsys.readouterr().err
+    assert (run / MODEL).exists() and not (run / "run.json").exists()
+    assert main([*command, "--alignment", "template"]) == 0 and Plan.load(run / "plan.json").repaints
+
+
+def test_classes_are_as_wide_along_few_modes_as_their_cases_are():
+    random = np.random.default_rng(0)
+    scores = random.standard_normal((90, 40))
+    scores[:45, 0] += 2.0
+    scores[:, 0] = (scores[:, 0] - scores[:, 0].mean()) / scores[:, 0].std()
+    numbers = [int(index >= 45) for index in range(90)]
+    means, roots = class_statistics(scores[:, :4], numbers, 2)
+    spread = float((roots[0] @ roots[0])[0, 0])
+    assert abs(float(means[0, 0]) - scores[:45, 0].mean()) < 1e-6
+    assert spread == pytest.approx(scores[:45, 0].var(), abs=0.1)
 
 
 def test_cases_are_varied_from_the_first_step_on(model, trained):
@@ -248,7 +299,7 @@ sys.exit(main())
 """
 
 
-def test_killed_while_it_aligns_and_while_it_trains_it_ends_in_the_same_bits(aligned_folder, tmp_path):
+def test_killed_while_it_aligns_and_while_it_trains_it_ends_in_the_same_bits(aligned_folder, tmp_path, capsys):
     options = [str(aligned_folder), "--steps", "4", "--device", "cpu", "--seed", "3"]
     assert main(["train", *options, "-o", str(tmp_path / "whole"), "--alignment", "template"]) == 0
     run, go, here = tmp_path / "run", tmp_path / "go", tmp_path / "here"
@@ -259,7 +310,21 @@ def test_killed_while_it_aligns_and_while_it_trains_it_ends_in_the_same_bits(ali
     os.kill(worker.pid, signal.SIGKILL)
     worker.wait()
     assert (run / "run.json").exists() and not (run / RESULT).exists()
+    fewer = tmp_path / "fewer"
+    shutil.copytree(aligned_folder, fewer)
+    next((fewer / "imagesTr").iterdir()).unlink()
+    assert main(["train", str(fewer), "-o", str(run), "--resume", "--accept-changed-data"]) == 2
+    assert "whose alignment was begun" in capsys.readouterr().err
+    (run / "prepared").rename(tmp_path / "of fewer")  # as it is made anew
     resumed = ["train", str(aligned_folder), "-o", str(run), "--resume"]
+    here.unlink()
+    worker = popen([sys.executable, "-c", code, *resumed], stderr=subprocess.PIPE, text=True)
+    while not here.exists():
+        assert worker.poll() is None
+    (run / "STOP").touch()
+    go.touch()
+    said = worker.communicate()[1]
+    assert worker.returncode == 3 and "Go on: gedgan train" in said and not (run / RESULT).exists()
     worker = popen([sys.executable, "-c", DYING, *resumed])
     worker.wait()
     assert worker.returncode == -signal.SIGKILL and (run / RESULT).exists() and not (run / MODEL).exists()
