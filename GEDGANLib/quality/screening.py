@@ -131,7 +131,7 @@ class Screen:
             case, working = draw(index)
             channels, affine = len(self.plan.channels), self.plan.grid.affine
             labels = working[channels].astype(np.uint8) if self.plan.labels else None
-            whole = WorkingCase(case.name, working[:channels], labels, affine, affine, working.shape[1:])
+            whole = WorkingCase("", working[:channels], labels, affine, affine, working.shape[1:])
             # Compared as if a scan had seen as much of it as of some real case.
             seen = seen_as(whole, self.views[index % len(self.views)])
             index += 1

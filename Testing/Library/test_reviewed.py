@@ -120,7 +120,7 @@ def test_a_model_is_where_every_process_starts(cohort_folder, data, tmp_path):
     made = []
     for size in (1, 2):
         run = tmp_path / f"run{size}"
-        ended = finish(team(data, run, size, "--from", str(model), "--steps", "2"))
+        ended = finish(team(data, run, size, "--from", str(model), "--steps", "2", training=["train"]))
         assert [status for status, _, _ in ended] == [0] * size, ended
         made.append(load_file(run / "model.safetensors"))
     for name, weight in made[0].items():
