@@ -31,6 +31,7 @@ from ..networks.statistical import StatisticalGenerator, class_statistics
 from ..planning.plan import Networks, Plan, Statistical
 from ..volumes.pipeline import WorkingCase
 from .directions import of_columns
+from .label_sizes import fit_label_sizes, with_label_sizes
 from .model_file import Model, save_model
 
 LOCAL, SHARED = "local", "shared"
@@ -174,7 +175,10 @@ def local_model(
     plan = statistical_plan(plan, modes, template.image.shape[1:])
     about = {**about, "kind": LOCAL, "cases": count, "held_out": len(held_out)}
     about |= {"columns": _columns(scores[:count], components.strengths, known, members)}
-    return Statistics(_generator(plan, template.image, template.labels, modes, classes), plan, about, population)
+    about = with_label_sizes(about, cases[:count], label_count)
+    generator = _generator(plan, template.image, template.labels, modes, classes)
+    fit_label_sizes(generator, about.get("label_sizes", ()))
+    return Statistics(generator, plan, about, population)
 
 
 def model_for_sharing(
@@ -216,10 +220,14 @@ def model_for_sharing(
     shares = shrink(generator.shares[None], shape)[0] if plan.labels else None
     plan = statistical_plan(plan, modes, shape)
     kept = {name: value for name, value in about.items() if name not in ("population", "trained_images", "data")}
+    if unlabelled:  # sizes of few are those of single cases
+        kept.pop("label_sizes", None)
     told = {**kept, "kind": SHARED, "cases": len(components.members), "exposure": asdict(exposure)}
     told |= {"columns": _columns(scores, components.strengths, population.columns, components.members)}
     told |= {"card": card_of(exposure, population, few, unlabelled)}
-    return Statistics(_generator(plan, image, shares, modes, classes), plan, told)
+    found = _generator(plan, image, shares, modes, classes)
+    fit_label_sizes(found, told.get("label_sizes", ()))
+    return Statistics(found, plan, told)
 
 
 def card_of(exposure: Exposure, population: Population, few: Sequence[str], unlabelled: bool) -> str:
@@ -313,6 +321,7 @@ def first_modes(model: Model, count: int) -> StatisticalGenerator:
         means, roots = _class_statistics(model.plan, population.scores[list(members), :count], kinds)
         with torch.no_grad():
             found.class_means.copy_(means), found.class_roots.copy_(roots)
+    fit_label_sizes(found, model.about.get("label_sizes", ()))
     return found
 
 

@@ -35,6 +35,7 @@ from GEDGANLib.planning.repainting import REST, repainted
 from GEDGANLib.quality.evaluation import Settings, evaluate
 from GEDGANLib.quality.report import figures_of
 from GEDGANLib.synthesis.model_file import load_model, save_model
+from GEDGANLib.synthesis.statistical import first_modes
 from GEDGANLib.training.request import image_digest
 from GEDGANLib.training.trainer import Anatomy, Trainer
 from GEDGANLib.volumes.dataset import find_dataset
@@ -96,7 +97,9 @@ def plan_of(run: Path, variant: str) -> Plan:
 def train(run: Path, variant: str, seed: int, steps: int, file: Path) -> float:
     """Train and write the model; returns the seconds of processor time."""
     plan, aligned = plan_of(run, variant), Aligned.load(run / "alignment.safetensors")
-    statistical = load_model(run / "model.safetensors", "cpu").generator.first(plan.statistical.modes)
+    statistical = first_modes(
+        load_model(run / "model.safetensors", "cpu", with_population=True), plan.statistical.modes
+    )
     anatomy = Anatomy(statistical, aligned.template.seen, aligned.held_out)
     trainer = Trainer(plan, PreparedCases(run / "prepared"), "cpu", seed, anatomy=anatomy)
     if VARIANTS[variant].get("edges"):
@@ -155,10 +158,10 @@ def _pair(section: dict[str, Any], name: str, digits: int = 2) -> str:
 
 
 def row_of(result: dict[str, Any]) -> list[str]:
-    trial, figures = result["trial"], result["figures"]
+    trial, figures = result["trial"], result["figures"]["figures"]
     fidelity, structure = figures["fidelity and diversity"], figures["structure"]
     distance = fidelity["kernel distance"]
-    low, high = distance["made"]["interval"]
+    low, high = distance["made"]["low"], distance["made"]["high"]
     utility = figures.get("utility")
     privacy = figures["privacy"]
     held_out = privacy["held_out_distance"]

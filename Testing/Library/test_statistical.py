@@ -25,6 +25,7 @@ from GEDGANLib.networks.statistical import StatisticalGenerator
 from GEDGANLib.planning.plan import Plan
 from GEDGANLib.synthesis import statistical
 from GEDGANLib.synthesis.directions import _kept_columns, directions_path, of_columns
+from GEDGANLib.synthesis.label_sizes import fit_label_sizes, label_sizes
 from GEDGANLib.synthesis.model_file import load_model, read_header
 from GEDGANLib.synthesis.onto_template import TemplateProjector
 from GEDGANLib.synthesis.repainted import projector_of
@@ -33,7 +34,7 @@ from GEDGANLib.synthesis.synthesizer import Synthesizer
 from GEDGANLib.volumes.cohort import make_case
 from GEDGANLib.volumes.dataset import find_dataset
 from GEDGANLib.volumes.measures import measure
-from GEDGANLib.volumes.pipeline import load_working_cases
+from GEDGANLib.volumes.pipeline import WorkingCase, load_working_cases
 from GEDGANLib.volumes.prepared import PreparedCases
 
 CASES, GREW = 26, 1.2
@@ -360,3 +361,23 @@ def test_five_scans_have_four_directions_and_are_not_shared(data, tmp_path, caps
     assert "shared.safetensors is not written" in " ".join(capsys.readouterr().err.split())
     assert read_header(out / "model.safetensors")[0].networks.latent_size == 4
     assert not (out / "shared.safetensors").exists()
+
+
+def test_segmentations_of_made_cases_are_as_large_as_real_ones(model, run):
+    """The likeliest label of a mean is smaller than the mean of labels."""
+    plan, label_count = model.plan, len(model.plan.labels)
+    cases = PreparedCases(run / "prepared")
+    real = np.array(label_sizes([case for case in cases if case.labels is not None], label_count))
+    made = [WorkingCase(case.name, case.image, case.labels, case.affine, case.affine, plan.grid.shape)
+            for case in Synthesizer(model).cases(60, seed=3)]  # fmt: skip
+    sizes = np.array(label_sizes(made, label_count))
+    assert np.all(np.abs(np.log(sizes / real)) < 0.15), (sizes, real)
+    before = model.generator.shares.clone()
+    fit_label_sizes(model.generator, (1.3 * real).tolist())
+    larger = np.array(label_sizes([replace(each, labels=case.labels) for each, case in
+                                   zip(made, Synthesizer(model).cases(60, seed=3))], label_count))  # fmt: skip
+    with torch.no_grad():
+        model.generator.shares.copy_(before)
+    assert np.all(larger > 1.15 * sizes), (larger, sizes)
+    fit_label_sizes(model.generator, ())  # of cases without a segmentation nothing is known
+    assert torch.equal(model.generator.shares, before)
