@@ -22,7 +22,7 @@ from .scene_cases import MAP
 from .sections import JobSection
 from .views import show_case
 
-TABLE, SHEET, MODEL, REQUEST = "aligned.csv", "aligned.png", "model.safetensors", "align.json"
+TABLE, SHEET, REQUEST = "aligned.csv", "aligned.png", "align.json"
 """Files of a run."""
 CASE, LIKENESS, DICE = range(3)
 """Columns of the table."""
@@ -221,11 +221,9 @@ class AlignSection(JobSection):
 
     def onModes(self) -> None:
         """Take the model of the alignment, and begin to move along its directions."""
-        from GEDGANLib.alignment.runs import STATISTICAL
+        from GEDGANLib.alignment.runs import statistical_model
 
-        # Where a training went on in the folder, its model has the usual name.
-        trained = (self.run / STATISTICAL).is_file()
-        model = self.run / (STATISTICAL if trained else MODEL)
+        model = statistical_model(self.run)
         if not model.is_file():
             self.panel.say(_("{path} is gone.").format(path=model), True)
             return

@@ -30,6 +30,11 @@ def read_request(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} cannot be read.", "Align in a new folder.") from error
 
 
+def statistical_model(run: Path) -> Path:
+    """The statistical model of a run, whether a generator was trained there or not; it need not be there."""
+    return run / (STATISTICAL if (run / STATISTICAL).exists() else MODEL)
+
+
 def model_and_run(path: Path) -> tuple[Path, Path | None]:
     """The statistical model that a path means, and the run that knows where its cases lie, if there is one.
 
@@ -37,22 +42,17 @@ def model_and_run(path: Path) -> tuple[Path, Path | None]:
     :raises InputError: neither.
     """
     if not path.is_dir():
-        trained = path.name == MODEL and (path.parent / STATISTICAL).exists()
-        found = path.with_name(STATISTICAL) if trained else path
+        found = statistical_model(path.parent) if path.name == MODEL else path
         return found, path.parent if (path.parent / RESULT).exists() else None
-    if (path / STATISTICAL).exists():
-        return path / STATISTICAL, path
-    if (path / MODEL).exists():
-        return path / MODEL, path if (path / RESULT).exists() else None
+    if (model := statistical_model(path)).exists():
+        return model, path if (path / RESULT).exists() else None
     if not (path / RESULT).exists():
         raise InputError(f"{path} holds no alignment.", "Give a run of gedgan align that is done, or a model file.")
     onto = read_request(path / REQUEST)["onto"]
-    if onto is not None and (Path(onto) / STATISTICAL).exists():
-        return Path(onto) / STATISTICAL, path
-    if onto is None or not (Path(onto) / MODEL).exists():
+    if onto is None or not (model := statistical_model(Path(onto))).exists():
         where = "" if onto is None else f" (it was in {onto})"
         raise InputError(
             f"The model that the scans of {path} were brought onto is gone{where}.",
             "Bring that run back to where it was, or bring the scans onto it again (gedgan align --onto).",
         )
-    return Path(onto) / MODEL, path
+    return model, path

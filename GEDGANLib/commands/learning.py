@@ -308,10 +308,9 @@ def _prepare(arguments: argparse.Namespace, device: str, events: Events, team, h
             "Add more scans.",
         )
     existed = run.exists()
-    if goes_on:
-        hold()
-    elif not arguments.resume:
+    if not (arguments.resume or goes_on):
         claim_run_folder(run, resume=False)
+    if not arguments.resume:
         hold()
     try:
         with events.bar("bringing the cases to one grid") as show:

@@ -96,12 +96,11 @@ def _scores_of(run: Path, cases: Any, aligned: Any, asked: dict[str, Any], event
     import torch
 
     from ..alignment.job import fields_of_view
-    from ..alignment.runs import MODEL, STATISTICAL
+    from ..alignment.runs import statistical_model
     from ..synthesis.model_file import load_model
     from ..synthesis.onto_template import TemplateProjector
 
-    folder = run if asked["onto"] is None else Path(asked["onto"])
-    path = folder / (STATISTICAL if (folder / STATISTICAL).exists() else MODEL)
+    path = statistical_model(run if asked["onto"] is None else Path(asked["onto"]))
     if not path.exists():
         return None
     model = load_model(path, "cpu", with_population=True)

@@ -8,7 +8,6 @@ probability is therefore raised by what makes the mean size of random cases that
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -69,8 +68,3 @@ def _of_random_cases(generator: StatisticalGenerator) -> Tensor:
     for latent in torch.from_numpy(latents).split(BATCH):
         found.append(generator(latent)[:, channels:].flatten(2).clamp_min(1e-12).log())
     return torch.cat(found)
-
-
-def with_label_sizes(about: dict[str, Any], cases: Sequence[WorkingCase], label_count: int) -> dict[str, Any]:
-    """What a model says of itself, with the sizes of its cases' labels."""
-    return {**about, "label_sizes": label_sizes(cases, label_count)} if label_count else about

@@ -31,7 +31,7 @@ from ..networks.statistical import StatisticalGenerator, class_statistics
 from ..planning.plan import Networks, Plan, Statistical
 from ..volumes.pipeline import WorkingCase
 from .directions import of_columns
-from .label_sizes import fit_label_sizes, with_label_sizes
+from .label_sizes import fit_label_sizes, label_sizes
 from .model_file import Model, save_model
 
 LOCAL, SHARED = "local", "shared"
@@ -175,7 +175,8 @@ def local_model(
     plan = statistical_plan(plan, modes, template.image.shape[1:])
     about = {**about, "kind": LOCAL, "cases": count, "held_out": len(held_out)}
     about |= {"columns": _columns(scores[:count], components.strengths, known, members)}
-    about = with_label_sizes(about, cases[:count], label_count)
+    if label_count:
+        about["label_sizes"] = label_sizes(cases[:count], label_count)
     generator = _generator(plan, template.image, template.labels, modes, classes)
     fit_label_sizes(generator, about.get("label_sizes", ()))
     return Statistics(generator, plan, about, population)
