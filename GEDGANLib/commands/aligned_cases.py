@@ -44,7 +44,7 @@ def align_in(run: Path, cases: Sequence[Any], plan: Any, wanted: Wanted, events:
     from ..training.sampling import Draws, split_held_out
 
     # As a training of seed 0 holds them out.
-    held_out = [] if wanted.template else split_held_out(cases, plan.training.held_out, Draws(0))[1]
+    held_out = [] if wanted.template is not None else split_held_out(cases, plan.training.held_out, Draws(0))[1]
     stop, bars = run / STOP, Bars(events)
     try:
         with stop_on_signals(lambda: events.emit("warning", message="Stopping as soon as it can.")) as signalled:

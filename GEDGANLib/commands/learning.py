@@ -106,7 +106,7 @@ def _make_plan(arguments: argparse.Namespace, dataset, device: str, events: Even
     plan = _with_class_column(plan, arguments.class_column)
     if plan.method == "ged" and arguments.alignment == "template":
         plan = as_asked(plan)
-    elif plan.method == "ged" and arguments.alignment is None:
+    elif plan.method == "ged" and arguments.alignment != "none":
         with events.bar("seeing whether the scans can be aligned") as show:
             plan = with_alignment(plan, dataset, show)
     if not plan.repaints:
