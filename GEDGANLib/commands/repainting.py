@@ -93,6 +93,8 @@ def claim_alignment(run: Path, cases: Sequence[Any]) -> None:
             os.replace(here, there)
 
 
+RESIDUALS = "residuals.safetensors"
+"""Noise that the statistical cases of a run lack, see ``synthesis.residuals``."""
 DIRECTIONS = MODEL.replace(".safetensors", ".directions.json")
 
 
@@ -137,7 +139,22 @@ def aligned_plan(
     if plan.labels and not found.labels:
         events.emit("warning", message="No scan that is learned from is segmented: the model makes images alone.")
     found.save(run / "plan.json")
+    if not (run / RESIDUALS).exists():
+        _write_residuals(run, found, cases, events)
     return found
+
+
+def _write_residuals(run: Path, plan: Any, cases: Sequence[Any], events: Events) -> None:
+    """Measure what the statistical model of a run lacks of its cases."""
+    from safetensors.torch import save
+
+    from ..synthesis.model_file import load_model
+    from ..synthesis.residuals import amplitudes_of
+
+    model = load_model(run / STATISTICAL, "cpu", with_population=True)
+    with events.bar("measuring what the modes leave over") as show:
+        found = amplitudes_of(model, plan, cases, show)
+    write_bytes(run / RESIDUALS, save({"amplitudes": found}))
 
 
 def _with_grids(run: Path, plan: Any) -> Any:
@@ -168,6 +185,8 @@ def _with_grids(run: Path, plan: Any) -> Any:
 def anatomy_of(run: Path, plan: Any) -> tuple[Any, Callable[..., None]]:
     """What the alignment of a run knows, with as many modes as the plan says (see ``training.trainer.Anatomy``); and
     what writes a model that was trained with it, columns of its cases included."""
+    from safetensors.torch import load_file
+
     from ..alignment.job import Aligned
     from ..synthesis.model_file import load_model, save_model
     from ..synthesis.statistical import columns_of, first_modes
@@ -181,4 +200,5 @@ def anatomy_of(run: Path, plan: Any) -> tuple[Any, Callable[..., None]]:
         save_model(path, generator, plan, {**about, **known}, critic)
 
     aligned = Aligned.load(run / RESULT)
-    return Anatomy(first_modes(model, modes), aligned.template.seen, aligned.held_out), save
+    amplitudes = load_file(run / RESIDUALS)["amplitudes"]
+    return Anatomy(first_modes(model, modes), aligned.template.seen, aligned.held_out, amplitudes), save

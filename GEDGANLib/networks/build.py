@@ -11,7 +11,7 @@ from torch.nn import functional
 from ..structure.agreement import AgreementField
 from ..structure.field import FIELDS, StructureField
 from .article import ArticleDiscriminator, ArticleGenerator
-from .blocks import channels_last
+from .blocks import channels_last, strides_of
 from .discriminator import Discriminator, SeparateHeads
 from .generator import Generator
 from .judges import Judges
@@ -147,8 +147,14 @@ def build_refiner(plan) -> Refiner:
     widths, rest = plan.networks.generator_widths[::-1], plan.networks.latent_size - plan.statistical.modes
     return Refiner(
         plan.spatial_dims, plan.grid.shape, plan.extent, len(plan.channels), len(plan.labels), widths, rest,
-        len(plan.classes), plan.networks.strides[: len(widths) - 1],
+        len(plan.classes), refiner_strides(plan),
     )  # fmt: skip
+
+
+def refiner_strides(plan) -> list[tuple[int, ...]]:
+    """How each level of a plan's refiner divides the grid of the one before."""
+    levels = len(plan.networks.generator_widths) - 1
+    return strides_of(levels, plan.spatial_dims, plan.networks.strides[:levels])
 
 
 def build_generator(

@@ -136,7 +136,9 @@ def _count_step(plan) -> StepCosts:
         latents = torch.empty(batch, plan.networks.latent_size)
         if plan.repaints:
             positions = torch.empty(batch, plan.spatial_dims, *plan.grid.shape)
-            given = cases[0], positions, latents[:, plan.statistical.modes :], classes
+            levels = len(plan.networks.generator_widths)
+            amplitudes = torch.empty(batch, len(plan.channels), levels, *plan.grid.shape)
+            given = cases[0], positions, latents[:, plan.statistical.modes :], amplitudes, classes
         else:
             given = latents, classes, *starts
         generator_operations, generator_kept = count(generator, *given)

@@ -20,8 +20,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .blocks import upsample
+
 SIDE = 16
 """Voxels of a tile along each axis."""
+
+
+def to_full_resolution(noise: Tensor, strides: Sequence[Sequence[int]]) -> Tensor:
+    """Noise (N, C, *grid) of a level, whose grid these strides have led to, brought back to the full grid."""
+    for stride in reversed(strides):
+        noise = upsample(noise, stride)
+    return noise
 
 
 class NoisePatterns(nn.Module):

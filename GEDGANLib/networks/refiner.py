@@ -1,10 +1,14 @@
 r"""What interpolation and averaging took from a case, painted back: m(z) -> what is added to its image.
 
-A small U-Net sees the deformed statistical case m (image and label probabilities), noise at every scale (:mod:`.noise`)
-and, by feature-wise scale and shift (Perez et al., *FiLM: Visual reasoning with a general conditioning layer*, AAAI
-2018), the rest of the latent. Where it is it knows, at its coarsest level, by the coordinates of the template, warped
-along with the case, and by sines and cosines of these. It starts at 0, so that the first case it makes is the
-statistical one.
+.. math:: R=r+\sum_l a_l\,(1+c_l)\,\varepsilon_l
+
+with noise ε of each level's grid (:mod:`.noise`), as strong as the statistical cases lack it there
+(``synthesis.residuals``), and r and c from a small U-Net. That sees the deformed statistical case m (image and label
+probabilities), the noise and, by feature-wise scale and shift (Perez et al., *FiLM: Visual reasoning with a general
+conditioning layer*, AAAI 2018), the rest of the latent. Where it is it knows, at its coarsest level, by the coordinates
+of the template, warped along with the case, and by sines and cosines of these. r and c start at 0: the first case it
+makes is the statistical one with noise of the right spectrum. Without that noise it hardly learns any: as much of it
+as its opposite leaves the first moments of what a judge sees as they are, so that its gradient is 0 where it is.
 
 Norm-free, as all networks here: see :mod:`.blocks`.
 """
@@ -19,7 +23,7 @@ from torch import Tensor, nn
 
 from ..alignment.sampling import shrink
 from .blocks import ResidualBlock, convolution, downsample, full_precision, leaky, strides_of, upsample
-from .noise import NoisePatterns
+from .noise import NoisePatterns, to_full_resolution
 
 WAVES = (1, 2)
 """Periods, over the box, of the sines and cosines that tell where a voxel lies on the template."""
@@ -78,15 +82,23 @@ class Refiner(nn.Module):
         for layer in self.modulation:
             nn.init.zeros_(layer.weight), nn.init.zeros_(layer.bias)
         self.where = convolution(spatial_dims, spatial_dims * (1 + 2 * len(WAVES)), widths[-1], 1)
-        self.output = convolution(spatial_dims, widths[0], image_channels, 3, padding=1)
+        self.output = convolution(spatial_dims, widths[0], image_channels * (1 + len(widths)), 3, padding=1)
         nn.init.zeros_(self.output.weight)
 
-    def forward(self, case: Tensor, positions: Tensor, rest: Tensor, class_weights: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        case: Tensor,
+        positions: Tensor,
+        rest: Tensor,
+        amplitudes: Tensor,
+        class_weights: Tensor | None = None,
+    ) -> Tensor:
         """What is added to the images, (N, C, *shape).
 
         :param case: (N, C + L + 1, *shape), as :class:`.statistical.StatisticalGenerator` makes it.
         :param positions: where each voxel lies on the template, (N, D, *shape), mm.
         :param rest: w, (N, W).
+        :param amplitudes: a, (N, C, levels, *shape), the finest level first.
         :param class_weights: (N, class_count); only with ``class_count``.
         """
         condition = torch.cat([rest, class_weights], 1) if self.class_count else rest
@@ -107,7 +119,11 @@ class Refiner(nn.Module):
             x = kept[level] + upsample(self.up[level](x), self.strides[level])
             x = self.going_up[level](x)
         with full_precision(x.device):  # in half precision an intensity would be one of a few hundred
-            return GAIN * self.output(leaky(x.float()))
+            painted, *changes = (GAIN * self.output(leaky(x.float()))).chunk(1 + len(noise), 1)
+            for level, (fine, change) in enumerate(zip(noise, changes)):
+                fine = to_full_resolution(fine.float(), self.strides[:level])
+                painted = painted + amplitudes[:, :, level] * (1 + change) * fine
+            return painted
 
     def _where(self, positions: Tensor) -> Tensor:
         """What the network makes of where the voxels of the coarsest grid lie on the template."""

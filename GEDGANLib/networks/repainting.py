@@ -1,25 +1,30 @@
 r"""The second generator, latent -> case: deform, then repaint.
 
-.. math:: G(z,w)=m(z)+\big(s\circ\varphi(z)^{-1}\big)\,R\big(m(z),\varepsilon(w),w\big)
+.. math:: G(z,w)=m(z)+\big(s\circ\varphi(z)^{-1}\big)\,R\big(m(z),\varepsilon(w),a\circ\varphi(z)^{-1},w\big)
 
 with the statistical case m of :mod:`.statistical`, whose anatomy is that of the population from the first step on, and
-the refiner R of :mod:`.refiner`. The labels are those of m: they are deformed and never repainted. s is 0 at places of
-the template that no scan saw and 1 where :data:`OFTEN` of them did: where nothing is judged, what is painted would be
-anything.
+the refiner R of :mod:`.refiner`; a is how strong its noise is at each place of the template. The labels are those of
+m: they are deformed and never repainted. s is 0 at places of the template that no scan saw and 1 where :data:`OFTEN`
+of them did: where nothing is judged, what is painted would be anything.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-from ..alignment.sampling import identity, sample_linear
+from ..alignment.sampling import identity, sample_linear, shape_of_at_most
 from .blocks import full_precision
 from .refiner import Refiner
 from .statistical import StatisticalGenerator
 
 OFTEN = 0.5
 """Share of the scans that have to see a place so that it is painted wholly."""
+LARGEST = 24**3
+"""Places of the template at which noise is told apart."""
 BEYOND = 0.1
 """Slope, for the gradient alone, of an intensity beyond the ends of [-1, 1]."""
 
@@ -36,6 +41,11 @@ def within_range(image: Tensor) -> Tensor:
     return cut + (beyond - beyond.detach())
 
 
+def amplitude_shape(shape: Sequence[int], extent: Sequence[float]) -> tuple[int, ...]:
+    """Grid over the box on which amplitudes of noise are kept, at most half as fine as the working grid."""
+    return shape_of_at_most(min(LARGEST, max(math.prod(shape) >> len(shape), 1)), shape, extent)
+
+
 class RepaintingGenerator(nn.Module):
     """See the module's text; the latent is the scores of the modes and, behind them, the refiner's share.
 
@@ -47,17 +57,23 @@ class RepaintingGenerator(nn.Module):
         self.statistical, self.refiner = statistical, refiner
         # Given by take, as all that the statistical part holds.
         self.painted = nn.Parameter(torch.ones(1, *statistical.template.shape[1:]), requires_grad=False)
+        levels, shape = len(refiner.noise), amplitude_shape(statistical.shape, statistical.extent)
+        amplitudes = torch.zeros(len(statistical.template), levels, *shape)
+        self.amplitudes = nn.Parameter(amplitudes, requires_grad=False)
 
     @torch.no_grad()
-    def take(self, statistical: StatisticalGenerator, seen: Tensor) -> None:
+    def take(self, statistical: StatisticalGenerator, seen: Tensor, amplitudes: Tensor | None = None) -> None:
         """Fill it.
 
         :param seen: share of the scans that saw each place of the template, (*any grid).
+        :param amplitudes: (C, levels, *amplitude_shape); none of the noise is added where they are not known.
         """
         self.statistical = statistical
         here = identity(self.painted.shape[1:], statistical.extent, seen)
         seen = sample_linear(seen[None, None], here, statistical.extent)
         self.painted.copy_((seen[0] / OFTEN).clamp(0, 1).half())  # as it is kept
+        if amplitudes is not None:
+            self.amplitudes.copy_(amplitudes.half())
 
     @property
     def class_count(self) -> int:
@@ -83,14 +99,36 @@ class RepaintingGenerator(nn.Module):
         """
         count, channels = len(self.statistical.generators), len(self.statistical.template)
         case, positions = self.deformed(latent[:, :count], class_weights)
-        paint = self.refiner(case, positions, latent[:, count:], class_weights)
         with full_precision(latent.device):
-            where = self.painted[None].expand(len(case), *self.painted.shape)
-            paint = paint * sample_linear(where, positions, self.statistical.extent)
+            amplitudes = self._at(positions, self.amplitudes.flatten(0, 1)).unflatten(1, self.amplitudes.shape[:2])
+        paint = self.refiner(case, positions, latent[:, count:], amplitudes, class_weights)
+        with full_precision(latent.device):
+            paint = paint * self._at(positions, self.painted)
             return torch.cat([within_range(case[:, :channels] + paint), case[:, channels:]], 1)
+
+    def _at(self, positions: Tensor, on_template: Tensor) -> Tensor:
+        """What lies on the template, (C, *grid), where the voxels of cases lie, (N, C, *shape)."""
+        return sample_linear(on_template[None].expand(len(positions), *on_template.shape), positions, self.extent)
+
+    @property
+    def extent(self) -> tuple[float, ...]:
+        return self.statistical.extent
+
+    def brought_up_to_date(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of a file, with what models were written without before noise was added by amplitudes: none of it
+        is, and the case is the same."""
+        if "amplitudes" in tensors:
+            return tensors
+        found = {**tensors, "amplitudes": torch.zeros_like(self.amplitudes)}
+        for name in ("refiner.output.weight", "refiner.output.bias"):
+            whole = torch.zeros_like(self.get_parameter(name))
+            if name in found and found[name].shape[1:] == whole.shape[1:] and len(found[name]) < len(whole):
+                whole[: len(found[name])] = found[name]
+                found[name] = whole
+        return found
 
     def kept(self) -> dict[str, Tensor]:
         """The state as it is written to a file."""
         statistical = {f"statistical.{name}": value for name, value in self.statistical.kept().items()}
-        statistical["painted"] = self.painted.half()
+        statistical |= {"painted": self.painted.half(), "amplitudes": self.amplitudes.half()}
         return statistical | {f"refiner.{name}": value for name, value in self.refiner.state_dict().items()}

@@ -244,7 +244,8 @@ def load_model(path: Path, device: str = "cpu", with_critic: bool = False, with_
         device = choose_device(device)
     generator = build_generator(plan)
     beside = (DISCRIMINATOR, REALNESS, POPULATION)
-    _fill(generator, {name: tensor for name, tensor in tensors.items() if not name.startswith(beside)}, path)
+    own = {name: tensor for name, tensor in tensors.items() if not name.startswith(beside)}
+    _fill(generator, generator.brought_up_to_date(own) if plan.repaints else own, path)
     critic = _load_critic(path, plan, about, tensors, device) if with_critic and REALNESS + "mean" in tensors else None
     start = len(POPULATION)
     population = {name[start:]: tensor for name, tensor in tensors.items() if name.startswith(POPULATION)}

@@ -47,11 +47,13 @@ class Anatomy:
     :param statistical: of as many modes as the plan says.
     :param seen: share of the cases that saw each place of the template, (*grid).
     :param held_out: names of the cases that it was made without.
+    :param amplitudes: of the noise that the statistical cases lack, see ``synthesis.residuals``; None for none.
     """
 
     statistical: StatisticalGenerator
     seen: Tensor
     held_out: Sequence[str] = ()
+    amplitudes: Tensor | None = None
 
 
 class Trainer:
@@ -112,11 +114,14 @@ class Trainer:
             if plan.method != "article":
                 self.generator.start_from(self.statistics.means[0])
         elif anatomy is not None:
-            self.generator.take(copy.deepcopy(anatomy.statistical).to(self.device), anatomy.seen.to(self.device))
+            about = (anatomy.seen, anatomy.amplitudes)
+            about = (None if each is None else each.to(self.device) for each in about)
+            self.generator.take(copy.deepcopy(anatomy.statistical).to(self.device), *about)
         self._freeze()
         self.average = copy.deepcopy(self.generator).requires_grad_(False).eval()
         if plan.repaints:
-            self.average.statistical, self.average.painted = self.generator.statistical, self.generator.painted
+            for given in ("statistical", "painted", "amplitudes"):
+                setattr(self.average, given, getattr(self.generator, given))
         self.generator_optimizer = self._optimizer(self.generator)
         self.discriminator_optimizer = self._optimizer(self.discriminator)
         # Where parts are cut is known to this process alone, dropout draws, a team talks going backward, and how

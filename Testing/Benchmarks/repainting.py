@@ -35,6 +35,7 @@ from GEDGANLib.planning.repainting import REST, repainted
 from GEDGANLib.quality.evaluation import Settings, evaluate
 from GEDGANLib.quality.report import figures_of
 from GEDGANLib.synthesis.model_file import load_model, save_model
+from GEDGANLib.synthesis.residuals import amplitudes_of
 from GEDGANLib.synthesis.statistical import first_modes
 from GEDGANLib.training.request import image_digest
 from GEDGANLib.training.trainer import Anatomy, Trainer
@@ -50,7 +51,9 @@ STEPS = 1200
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
-    "modes alone": {"steps": 0},
+    "modes alone": {"steps": 0, "no noise": True},
+    "modes and noise": {"steps": 0},
+    "noise from nothing": {"no noise": True},
     "image alone": {"field": {"kind": "none"}},
     "gradient as second judge": {"field": {"kind": "gradient"}},
     "tensor as second judge": {"field": {"kind": "tensor"}},
@@ -97,11 +100,11 @@ def plan_of(run: Path, variant: str) -> Plan:
 def train(run: Path, variant: str, seed: int, steps: int, file: Path) -> float:
     """Train and write the model; returns the seconds of processor time."""
     plan, aligned = plan_of(run, variant), Aligned.load(run / "alignment.safetensors")
-    statistical = first_modes(
-        load_model(run / "model.safetensors", "cpu", with_population=True), plan.statistical.modes
-    )
-    anatomy = Anatomy(statistical, aligned.template.seen, aligned.held_out)
-    trainer = Trainer(plan, PreparedCases(run / "prepared"), "cpu", seed, anatomy=anatomy)
+    local, cases = load_model(run / "model.safetensors", "cpu", with_population=True), PreparedCases(run / "prepared")
+    amplitudes = None if VARIANTS[variant].get("no noise") else amplitudes_of(local, plan, cases)
+    statistical = first_modes(local, plan.statistical.modes)
+    anatomy = Anatomy(statistical, aligned.template.seen, aligned.held_out, amplitudes)
+    trainer = Trainer(plan, cases, "cpu", seed, anatomy=anatomy)
     if VARIANTS[variant].get("edges"):
         for loader in (trainer.loader, trainer._held_out_loader):
             loader._with_fields = False
@@ -167,7 +170,7 @@ def row_of(result: dict[str, Any]) -> list[str]:
     held_out = privacy["held_out_distance"]
     return [
         trial["variant"],
-        str(trial["steps"] if trial["variant"] != "modes alone" else 0),
+        str(VARIANTS[trial["variant"]].get("steps", trial["steps"])),
         str(trial["seed"]),
         f"{distance['made']['value']:.2f} ({low:.2f} to {high:.2f}) / {distance['real']['value']:.2f}",
         *(_pair(fidelity, name) for name in ("precision", "recall", "coverage")),

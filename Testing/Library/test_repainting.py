@@ -23,10 +23,10 @@ from GEDGANLib.jobs.checkpoint import load_checkpoint
 from GEDGANLib.networks.build import build_discriminator, build_generator
 from GEDGANLib.networks.discriminator import Discriminator
 from GEDGANLib.networks.judges import Judges
-from GEDGANLib.networks.noise import NoisePatterns
+from GEDGANLib.networks.noise import NoisePatterns, to_full_resolution
 from GEDGANLib.networks.refiner import Refiner
 from GEDGANLib.networks.repainting import within_range
-from GEDGANLib.networks.statistical import class_statistics
+from GEDGANLib.networks.statistical import StatisticalGenerator, class_statistics
 from GEDGANLib.planning.aligning import as_asked
 from GEDGANLib.planning.fitting import with_fitting_batch
 from GEDGANLib.planning.plan import Plan
@@ -35,12 +35,13 @@ from GEDGANLib.synthesis.directions import find_directions
 from GEDGANLib.synthesis.explorer import Explorer
 from GEDGANLib.synthesis.model_file import digest_of, load_model
 from GEDGANLib.synthesis.repainted import projector_of
+from GEDGANLib.synthesis.residuals import residual_amplitudes
 from GEDGANLib.synthesis.synthesizer import Form, Synthesizer, latent_of
 from GEDGANLib.training.objectives import gradient_penalty
 from GEDGANLib.training.view import seen_alike
 from GEDGANLib.volumes.case import Case
 from GEDGANLib.volumes.dataset import find_dataset
-from GEDGANLib.volumes.pipeline import load_working_cases, seen_as, seen_voxels, to_working
+from GEDGANLib.volumes.pipeline import WorkingCase, load_working_cases, seen_as, seen_voxels, to_working
 
 STEPS = 3
 
@@ -84,21 +85,62 @@ def test_a_refiner_starts_at_nothing_and_learns(shape, strides):
     refiner = Refiner(dims, shape, extent, 2, 3, (8, 16, 24), 6, 2, strides)
     case, positions = torch.rand(2, 6, *shape), 10 * torch.randn(2, dims, *shape)
     rest, classes = torch.randn(2, 6), torch.eye(2)
-    painted = refiner(case, positions, rest, classes)
+    none, some = torch.zeros(2, 2, 3, *shape), torch.rand(2, 2, 3, *shape)
+    painted = refiner(case, positions, rest, none, classes)
     assert painted.shape == (2, 2, *shape) and not painted.any()
+    noise = [to_full_resolution(refiner.noise[level](rest), refiner.strides[:level]) for level in range(3)]
+    told = sum(some[:, :, level] * noise[level] for level in range(3))
+    torch.testing.assert_close(refiner(case, positions, rest, some, classes), told)
     with torch.no_grad():
         for weight in refiner.parameters():
             if not weight.any():  # as all branches start
                 weight.normal_(std=0.1)
-    painted = refiner(case, positions, rest, classes)
+    painted = refiner(case, positions, rest, some, classes)
     for changed in (
-        (case.flip(2), positions, rest, classes),
-        (case, positions + 9, rest, classes),
-        (case, positions, -rest, classes),
+        (case.flip(2), positions, rest, some, classes),
+        (case, positions + 9, rest, some, classes),
+        (case, positions, -rest, some, classes),
+        (case, positions, rest, none, classes),
     ):
         assert not torch.allclose(refiner(*changed), painted, atol=1e-4)
     painted.square().sum().backward()
     assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in refiner.parameters())
+
+
+def _noisy_cases(count: int, shape: tuple[int, ...], coarse: bool) -> list[WorkingCase]:
+    """Cases of noise of the finest or the next level, three times as strong behind the middle of the first axis, of
+    which the first six voxels were not seen."""
+    random = torch.Generator().manual_seed(0)
+    side = tuple(each // 2 for each in shape) if coarse else shape
+    noise = torch.randn((count, 1, *side), generator=random)
+    noise = to_full_resolution(noise, [(2,) * len(shape)] if coarse else []).numpy()
+    strength = np.full(shape, 0.05, np.float32)
+    strength[shape[0] // 2 :] = 0.15
+    images = noise * strength
+    images[:, :, :6] = images[:, :, 6:7]
+    of_scan = np.eye(4)
+    of_scan[0, 3] = 6
+    seen = (shape[0] - 6, *shape[1:], *[1] * (3 - len(shape)))
+    return [WorkingCase(str(number), image, None, np.eye(4), of_scan, seen) for number, image in enumerate(images)]
+
+
+@pytest.mark.parametrize("coarse", [False, True])
+@pytest.mark.parametrize("shape", [(32, 24, 16), (64, 48)])
+def test_noise_makes_up_for_what_modes_leave_over(shape, coarse):
+    """The right level, as strong as it is at each place, and nothing where the statistical case has it all."""
+    extent, count = tuple(float(side) for side in shape), 40 if len(shape) == 3 else 200
+    generator = StatisticalGenerator(shape, extent, 1, 0, 2, shape, (4,) * len(shape), (4,) * len(shape))
+    cases = _noisy_cases(count, shape, coarse)
+    strides = [(2,) * len(shape)] * 2
+    found = residual_amplitudes(generator, cases, np.zeros((count, 2)), strides)[0]
+    half = found.shape[1] // 2
+    weak, strong = found[:, half // 2 + 1 : half - 1].flatten(1), found[:, half + 1 :].flatten(1)
+    right, wrong = (1, (0, 2)) if coarse else (0, (1, 2))
+    assert float(weak[right].mean()) == pytest.approx(0.05, rel=0.1)
+    assert float(strong[right].mean()) == pytest.approx(0.15, rel=0.1)
+    assert all(float(strong[level].mean()) < 0.05 for level in wrong)
+    still = [replace(case, image=np.zeros_like(case.image)) for case in cases[:3]]
+    assert not residual_amplitudes(generator, still, np.zeros((3, 2)), strides).any()
 
 
 def test_intensities_are_exact_and_learn_beyond_their_range():
@@ -245,6 +287,7 @@ def test_a_model_file_holds_judges_and_is_half_as_large_as_its_numbers(model, tr
     assert {name.split(".")[0] for name in tensors} == {
         "statistical",
         "painted",
+        "amplitudes",
         "refiner",
         "discriminator",
         "realness",

@@ -1,0 +1,147 @@
+r"""What statistical cases lack of real ones: how much, how fine, and where on the template.
+
+A mean of aligned scans is smoother than each of them, and modes hold what scans have in common. Of a case's Laplacian
+pyramid (Burt and Adelson, *The Laplacian pyramid as a compact image code*, IEEE Transactions on Communications 31(4),
+1983), with bands b from fine to coarse, the mean squares of real cases less those of the statistical cases of the same
+scores are what is lacking. White noise of variance 1 on the grid of a refiner's level l, brought to full resolution,
+has mean squares :math:`M_{bl}`; at each place of the template
+
+.. math:: a_l^2=\arg\min_{q\ge0}\sum_b\Big(\frac{E|m_b|^2+\sum_lM_{bl}\,q_l}{E|x_b|^2}-1\Big)^2
+
+are the variances of noise that makes up for it: the local spectrum of the population, from the first step on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..alignment.sampling import sample_linear
+from ..networks.blocks import downsample, upsample
+from ..networks.build import refiner_strides
+from ..networks.noise import to_full_resolution
+from ..networks.repainting import amplitude_shape
+from ..networks.statistical import StatisticalGenerator
+from ..planning.plan import Plan
+from ..volumes.fingerprint import Progress, quiet
+from ..volumes.pipeline import WorkingCase, seen_voxels
+from .model_file import Model
+from .statistical import Population, first_modes
+
+CASES = 64
+"""That are measured at most."""
+PRIOR = 4.0
+"""Voxels of the mean over all places that each place is taken to have seen beside its own."""
+DRAWS = 32
+"""Of noise, to know its bands."""
+LEAST = 1e-10
+"""Mean square below which a band holds nothing: an intensity is between -1 and 1."""
+
+
+def amplitudes_of(model: Model, plan: Plan, cases: Sequence[WorkingCase], progress: Progress = quiet) -> Tensor:
+    """:func:`residual_amplitudes` for a plan that repaints what a local statistical model makes.
+
+    :param model: on the CPU, loaded with its population.
+    :param cases: among them all that the model's modes are of, by name.
+    """
+    population = Population.of(model.population, model.about["population"])
+    named = {case.name: case for case in cases}
+    members = [named[name] for name in population.names[: population.members]]
+    generator = first_modes(model, plan.statistical.modes)
+    return residual_amplitudes(generator, members, population.scores, refiner_strides(plan), progress)
+
+
+@torch.no_grad()
+def residual_amplitudes(
+    generator: StatisticalGenerator,
+    cases: Sequence[WorkingCase],
+    scores: np.ndarray,
+    strides: Sequence[Sequence[int]],
+    progress: Progress = quiet,
+) -> Tensor:
+    """Standard deviations a of noise of each level, (C, levels, *coarse), the finest level first.
+
+    :param generator: on the CPU.
+    :param cases: at least one; :data:`CASES` of them, spread evenly, are looked at.
+    :param scores: theirs, (N, at least K).
+    :param strides: how each level divides the grid of the one before, see ``blocks.strides_of``.
+    """
+    chosen = np.linspace(0, len(cases) - 1, min(CASES, len(cases))).round().astype(int)
+    channels, levels = len(generator.template), len(strides) + 1
+    shape = amplitude_shape(generator.shape, generator.extent)
+    total = torch.zeros(1, 2 * channels * levels + 1, *shape)
+    for done, index in enumerate(chosen):
+        progress(done, len(chosen), cases[index].name)
+        total += _squares_of(generator, cases[index], scores[index], strides, shape)
+    progress(len(chosen), len(chosen), "")
+    squares, count = total[:, :-1].flatten(2), total[:, -1:].flatten(2)
+    mean = squares.sum(2, keepdim=True) / count.sum()
+    mean_squares = ((squares + PRIOR * mean) / (count + PRIOR)).double().numpy()
+    real, made = mean_squares.reshape(2, channels, levels, -1)
+    variances = _variances(real, made, noise_bands(generator.shape, strides))
+    return torch.from_numpy(np.sqrt(variances)).float().reshape(channels, levels, *shape)
+
+
+def noise_bands(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> np.ndarray:
+    """M: mean squares (bands, levels) of white noise of each level's grid, at full resolution."""
+    random = torch.Generator().manual_seed(0)
+    columns, side = [], tuple(shape)
+    for level in range(len(strides) + 1):
+        if level:
+            side = tuple(count // each for count, each in zip(side, strides[level - 1]))
+        noise = to_full_resolution(torch.randn((DRAWS, 1, *side), generator=random), strides[:level])
+        columns.append(_squares(noise, strides).transpose(1, 2).flatten(2).mean((0, 2)).double().numpy())
+    return np.stack(columns, 1)
+
+
+def _squares(volume: Tensor, strides: Sequence[Sequence[int]]) -> Tensor:
+    """Squares of the bands of (N, C, *grid), (N, C, bands, *grid)."""
+    found = []
+    for level in range(len(strides) + 1):
+        coarser = downsample(volume, strides[level]) if level < len(strides) else None
+        band = volume if coarser is None else volume - upsample(coarser, strides[level])
+        found.append(to_full_resolution(band.square(), strides[:level]))
+        volume = coarser
+    return torch.stack(found, 2)
+
+
+def _squares_of(
+    generator: StatisticalGenerator,
+    case: WorkingCase,
+    scores: np.ndarray,
+    strides: Sequence[Sequence[int]],
+    shape: Sequence[int],
+) -> Tensor:
+    """Squares of one case's bands and of those of its statistical case, summed over the voxels that lie at each place
+    of the template, and how many these are, (1, 2 * C * bands + 1, *shape); only of what the scan saw."""
+    latent = torch.from_numpy(np.array(scores[: len(generator.generators)], np.float32))[None]
+    positions = generator.transformations(latent).positions(generator.shape, inverse=True)
+    made = generator.deformed(*generator.on_template(latent), positions)[:, : len(generator.template)]
+    real = torch.from_numpy(np.array(case.image, np.float32))[None]
+    seen = torch.zeros(1, 1, *generator.shape)
+    seen[(0, 0, *(slice(first, last + 1) for first, last in seen_voxels(case)))] = 1
+    squares = torch.cat([_squares(each, strides).flatten(1, 2) for each in (real, made)], 1) * seen
+    # What reads the template off, transposed: each voxel is handed to the places that it would be read from.
+    with torch.enable_grad():
+        places = torch.zeros(1, squares.shape[1] + 1, *shape, requires_grad=True)
+        read = sample_linear(places, positions, generator.extent)
+        return torch.autograd.grad((read * torch.cat([squares, seen], 1)).sum(), places)[0]
+
+
+def _variances(real: np.ndarray, made: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """q (C, levels, places) of the module's text.
+
+    :param real, made: mean squares, (C, bands, places).
+    :param noise: M.
+    """
+    from scipy.optimize import nnls
+
+    found = np.zeros_like(real)
+    for channel, place in np.ndindex(len(real), real.shape[2]):
+        if real[channel, :, place].max() > LEAST:
+            whole = np.maximum(real[channel, :, place], LEAST)
+            found[channel, :, place] = nnls(noise / whole[:, None], 1 - made[channel, :, place] / whole)[0]
+    return found
