@@ -149,12 +149,12 @@ def _write_residuals(run: Path, plan: Any, cases: Sequence[Any], events: Events)
     from safetensors.torch import save
 
     from ..synthesis.model_file import load_model
-    from ..synthesis.residuals import amplitudes_of
+    from ..synthesis.residuals import residuals_of
 
     model = load_model(run / STATISTICAL, "cpu", with_population=True)
     with events.bar("measuring what the modes leave over") as show:
-        found = amplitudes_of(model, plan, cases, show)
-    write_bytes(run / RESIDUALS, save({"amplitudes": found}))
+        found = residuals_of(model, plan, cases, show)
+    write_bytes(run / RESIDUALS, save(found._asdict()))
 
 
 def _with_grids(run: Path, plan: Any) -> Any:
@@ -188,6 +188,7 @@ def anatomy_of(run: Path, plan: Any) -> tuple[Any, Callable[..., None]]:
     from safetensors.torch import load_file
 
     from ..alignment.job import Aligned
+    from ..networks.noise import Residuals
     from ..synthesis.model_file import load_model, save_model
     from ..synthesis.statistical import columns_of, first_modes
     from ..training.trainer import Anatomy
@@ -200,5 +201,5 @@ def anatomy_of(run: Path, plan: Any) -> tuple[Any, Callable[..., None]]:
         save_model(path, generator, plan, {**about, **known}, critic)
 
     aligned = Aligned.load(run / RESULT)
-    amplitudes = load_file(run / RESIDUALS)["amplitudes"]
-    return Anatomy(first_modes(model, modes), aligned.template.seen, aligned.held_out, amplitudes), save
+    residuals = Residuals(**load_file(run / RESIDUALS))
+    return Anatomy(first_modes(model, modes), aligned.template.seen, aligned.held_out, residuals), save

@@ -21,6 +21,7 @@ from .build import (
     field_channels,
     part_plan,
 )
+from .noise import Residuals
 
 # Products of one step in units of one forward pass of one case. A backward pass costs two forward ones, a second
 # backward through it two more. D's step: fakes, then real and fake; the penalties; G's: fakes, D on real and fake.
@@ -138,7 +139,8 @@ def _count_step(plan) -> StepCosts:
             positions = torch.empty(batch, plan.spatial_dims, *plan.grid.shape)
             levels = len(plan.networks.generator_widths)
             amplitudes = torch.empty(batch, len(plan.channels), levels, *plan.grid.shape)
-            given = cases[0], positions, latents[:, plan.statistical.modes :], amplitudes, classes
+            residuals = Residuals(amplitudes, torch.zeros(plan.spatial_dims), torch.zeros(()))
+            given = cases[0], positions, latents[:, plan.statistical.modes :], residuals, classes
         else:
             given = latents, classes, *starts
         generator_operations, generator_kept = count(generator, *given)

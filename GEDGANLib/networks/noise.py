@@ -15,6 +15,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,6 +31,28 @@ def to_full_resolution(noise: Tensor, strides: Sequence[Sequence[int]]) -> Tenso
     """Noise (N, C, *grid) of a level, whose grid these strides have led to, brought back to the full grid."""
     for stride in reversed(strides):
         noise = upsample(noise, stride)
+    return noise
+
+
+class Residuals(NamedTuple):
+    """Noise that makes up for what statistical cases lack of real ones, see ``synthesis.residuals``; and what is left
+    to a refiner.
+
+    :param amplitudes: its standard deviation at each place of the template, (C, levels, *coarse), finest level first.
+    :param taps: share of each neighbour along an axis that is mixed into a voxel of the finest level, (D,), in
+        [0, 0.25]; 0 for white noise.
+    :param coarse: κ, share of what is as coarse as its coarsest level that a refiner changes too; a number.
+    """
+
+    amplitudes: Tensor
+    taps: Tensor
+    coarse: Tensor
+
+
+def smoothed(noise: Tensor, taps: Tensor) -> Tensor:
+    """Noise (N, C, *grid) with ``taps`` of both neighbours in each voxel; the grid goes on at its other end."""
+    for axis, tap in enumerate(taps, 2):
+        noise = (1 - 2 * tap) * noise + tap * (noise.roll(1, axis) + noise.roll(-1, axis))
     return noise
 
 

@@ -1,14 +1,19 @@
 r"""What interpolation and averaging took from a case, painted back: m(z) -> what is added to its image.
 
-.. math:: R=r+\sum_l a_l\,(1+c_l)\,\varepsilon_l
+.. math:: R=r-(1-\kappa)\,Ur+\sum_l a_l\,(1+c_l)\,\varepsilon_l
 
 with noise ε of each level's grid (:mod:`.noise`), as strong as the statistical cases lack it there
-(``synthesis.residuals``), and r and c from a small U-Net. That sees the deformed statistical case m (image and label
-probabilities), the noise and, by feature-wise scale and shift (Perez et al., *FiLM: Visual reasoning with a general
-conditioning layer*, AAAI 2018), the rest of the latent. Where it is it knows, at its coarsest level, by the coordinates
-of the template, warped along with the case, and by sines and cosines of these. r and c start at 0: the first case it
-makes is the statistical one with noise of the right spectrum. Without that noise it hardly learns any: as much of it
-as its opposite leaves the first moments of what a judge sees as they are, so that its gradient is 0 where it is.
+(``synthesis.residuals``), and r and c from a small U-Net; U takes means over blocks of the coarsest level, whose c is
+0, and κ = 0: what is coarse stays as modes and noise made it. A refiner that may change it makes cases alike there,
+which a judge of a few cases at a time hardly sees: of the standard deviation of hippocampi's mean intensity it left
+half.
+
+The U-Net sees the deformed statistical case m (image and label probabilities), the noise and, by feature-wise scale and
+shift (Perez et al., *FiLM: Visual reasoning with a general conditioning layer*, AAAI 2018), the rest of the latent.
+Where it is it knows, at its coarsest level, by the coordinates of the template, warped along with the case, and their
+sines and cosines. r and c start at 0: the first case it makes is the statistical one with noise of the right
+spectrum. Without that noise it hardly learns any: noise and its opposite are as likely, so that the gradient of how
+strong it is is 0 where there is none.
 
 Norm-free, as all networks here: see :mod:`.blocks`.
 """
@@ -23,7 +28,7 @@ from torch import Tensor, nn
 
 from ..alignment.sampling import shrink
 from .blocks import ResidualBlock, convolution, downsample, full_precision, leaky, strides_of, upsample
-from .noise import NoisePatterns, to_full_resolution
+from .noise import NoisePatterns, Residuals, smoothed, to_full_resolution
 
 WAVES = (1, 2)
 """Periods, over the box, of the sines and cosines that tell where a voxel lies on the template."""
@@ -82,7 +87,7 @@ class Refiner(nn.Module):
         for layer in self.modulation:
             nn.init.zeros_(layer.weight), nn.init.zeros_(layer.bias)
         self.where = convolution(spatial_dims, spatial_dims * (1 + 2 * len(WAVES)), widths[-1], 1)
-        self.output = convolution(spatial_dims, widths[0], image_channels * (1 + len(widths)), 3, padding=1)
+        self.output = convolution(spatial_dims, widths[0], image_channels * len(widths), 3, padding=1)
         nn.init.zeros_(self.output.weight)
 
     def forward(
@@ -90,7 +95,7 @@ class Refiner(nn.Module):
         case: Tensor,
         positions: Tensor,
         rest: Tensor,
-        amplitudes: Tensor,
+        residuals: Residuals,
         class_weights: Tensor | None = None,
     ) -> Tensor:
         """What is added to the images, (N, C, *shape).
@@ -98,11 +103,12 @@ class Refiner(nn.Module):
         :param case: (N, C + L + 1, *shape), as :class:`.statistical.StatisticalGenerator` makes it.
         :param positions: where each voxel lies on the template, (N, D, *shape), mm.
         :param rest: w, (N, W).
-        :param amplitudes: a, (N, C, levels, *shape), the finest level first.
+        :param residuals: of the noise, with a at each voxel, (N, C, levels, *shape).
         :param class_weights: (N, class_count); only with ``class_count``.
         """
         condition = torch.cat([rest, class_weights], 1) if self.class_count else rest
         noise = [patterns(rest) for patterns in self.noise]
+        noise[0] = smoothed(noise[0], residuals.taps)
         x = self.enter(torch.cat([case, noise[0]], 1))
         kept = []
         for level in range(len(self.modulation)):
@@ -119,11 +125,18 @@ class Refiner(nn.Module):
             x = kept[level] + upsample(self.up[level](x), self.strides[level])
             x = self.going_up[level](x)
         with full_precision(x.device):  # in half precision an intensity would be one of a few hundred
-            painted, *changes = (GAIN * self.output(leaky(x.float()))).chunk(1 + len(noise), 1)
-            for level, (fine, change) in enumerate(zip(noise, changes)):
-                fine = to_full_resolution(fine.float(), self.strides[:level])
-                painted = painted + amplitudes[:, :, level] * (1 + change) * fine
+            painted, *changes = (GAIN * self.output(leaky(x.float()))).chunk(len(noise), 1)
+            painted = painted - (1 - residuals.coarse) * self._coarse(painted)
+            for level, fine in enumerate(noise):
+                fine = residuals.amplitudes[:, :, level] * to_full_resolution(fine.float(), self.strides[:level])
+                painted = painted + (fine * (1 + changes[level]) if level < len(changes) else fine)
             return painted
+
+    def _coarse(self, painted: Tensor) -> Tensor:
+        """What of it is as coarse as the coarsest level."""
+        for stride in self.strides:
+            painted = downsample(painted, stride)
+        return to_full_resolution(painted, self.strides)
 
     def _where(self, positions: Tensor) -> Tensor:
         """What the network makes of where the voxels of the coarsest grid lie on the template."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..alignment.sampling import identity, sample_linear, shape_of_at_most
 from .blocks import full_precision
+from .noise import Residuals
 from .refiner import Refiner
 from .statistical import StatisticalGenerator
 
@@ -60,20 +61,23 @@ class RepaintingGenerator(nn.Module):
         levels, shape = len(refiner.noise), amplitude_shape(statistical.shape, statistical.extent)
         amplitudes = torch.zeros(len(statistical.template), levels, *shape)
         self.amplitudes = nn.Parameter(amplitudes, requires_grad=False)
+        self.taps = nn.Parameter(torch.zeros(len(shape)), requires_grad=False)
+        self.coarse = nn.Parameter(torch.zeros(()), requires_grad=False)
 
     @torch.no_grad()
-    def take(self, statistical: StatisticalGenerator, seen: Tensor, amplitudes: Tensor | None = None) -> None:
+    def take(self, statistical: StatisticalGenerator, seen: Tensor, residuals: Residuals | None = None) -> None:
         """Fill it.
 
         :param seen: share of the scans that saw each place of the template, (*any grid).
-        :param amplitudes: (C, levels, *amplitude_shape); none of the noise is added where they are not known.
+        :param residuals: on a grid of :func:`amplitude_shape`; no noise is added where they are not known.
         """
         self.statistical = statistical
         here = identity(self.painted.shape[1:], statistical.extent, seen)
         seen = sample_linear(seen[None, None], here, statistical.extent)
         self.painted.copy_((seen[0] / OFTEN).clamp(0, 1).half())  # as it is kept
-        if amplitudes is not None:
-            self.amplitudes.copy_(amplitudes.half())
+        if residuals is not None:
+            self.amplitudes.copy_(residuals.amplitudes.half())
+            self.taps.copy_(residuals.taps), self.coarse.copy_(residuals.coarse)
 
     @property
     def class_count(self) -> int:
@@ -101,7 +105,8 @@ class RepaintingGenerator(nn.Module):
         case, positions = self.deformed(latent[:, :count], class_weights)
         with full_precision(latent.device):
             amplitudes = self._at(positions, self.amplitudes.flatten(0, 1)).unflatten(1, self.amplitudes.shape[:2])
-        paint = self.refiner(case, positions, latent[:, count:], amplitudes, class_weights)
+        residuals = Residuals(amplitudes, self.taps, self.coarse)
+        paint = self.refiner(case, positions, latent[:, count:], residuals, class_weights)
         with full_precision(latent.device):
             paint = paint * self._at(positions, self.painted)
             return torch.cat([within_range(case[:, :channels] + paint), case[:, channels:]], 1)
@@ -115,11 +120,12 @@ class RepaintingGenerator(nn.Module):
         return self.statistical.extent
 
     def brought_up_to_date(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors of a file, with what models were written without before noise was added by amplitudes: none of it
-        is, and the case is the same."""
+        """The tensors of a file, with what models were written without at first, when the refiner added no such noise,
+        and changed what is coarse too: what it makes is the same."""
         if "amplitudes" in tensors:
             return tensors
-        found = {**tensors, "amplitudes": torch.zeros_like(self.amplitudes)}
+        found = {**tensors, "amplitudes": torch.zeros_like(self.amplitudes), "taps": torch.zeros_like(self.taps)}
+        found["coarse"] = torch.ones_like(self.coarse)
         for name in ("refiner.output.weight", "refiner.output.bias"):
             whole = torch.zeros_like(self.get_parameter(name))
             if name in found and found[name].shape[1:] == whole.shape[1:] and len(found[name]) < len(whole):
@@ -131,4 +137,5 @@ class RepaintingGenerator(nn.Module):
         """The state as it is written to a file."""
         statistical = {f"statistical.{name}": value for name, value in self.statistical.kept().items()}
         statistical |= {"painted": self.painted.half(), "amplitudes": self.amplitudes.half()}
+        statistical |= {"taps": self.taps, "coarse": self.coarse}
         return statistical | {f"refiner.{name}": value for name, value in self.refiner.state_dict().items()}

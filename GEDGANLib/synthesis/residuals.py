@@ -8,11 +8,15 @@ has mean squares :math:`M_{bl}`; at each place of the template
 
 .. math:: a_l^2=\arg\min_{q\ge0}\sum_b\Big(\frac{E|m_b|^2+\sum_lM_{bl}\,q_l}{E|x_b|^2}-1\Big)^2
 
-are the variances of noise that makes up for it: the local spectrum of the population, from the first step on.
+are the variances of noise that makes up for it: the local spectrum of the population, from the first step on. What a
+scanner saw has less power at Nyquist's frequency than a little below it, white noise as much: that of the finest level
+is smoothed along each axis by :math:`[t,1-2t,t]`, whose response is :math:`1-2t(1-\cos\omega)`, so that the ratio of
+both, of what is lacking, is that of the cases.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,7 +26,7 @@ from torch import Tensor
 from ..alignment.sampling import sample_linear
 from ..networks.blocks import downsample, upsample
 from ..networks.build import refiner_strides
-from ..networks.noise import to_full_resolution
+from ..networks.noise import Residuals, smoothed, to_full_resolution
 from ..networks.repainting import amplitude_shape
 from ..networks.statistical import StatisticalGenerator
 from ..planning.plan import Plan
@@ -37,12 +41,14 @@ PRIOR = 4.0
 """Voxels of the mean over all places that each place is taken to have seen beside its own."""
 DRAWS = 32
 """Of noise, to know its bands."""
+BELOW = (0.34, 0.44)
+"""Cycles a voxel that count as a little below Nyquist's frequency, and that its window does not reach."""
 LEAST = 1e-10
 """Mean square below which a band holds nothing: an intensity is between -1 and 1."""
 
 
-def amplitudes_of(model: Model, plan: Plan, cases: Sequence[WorkingCase], progress: Progress = quiet) -> Tensor:
-    """:func:`residual_amplitudes` for a plan that repaints what a local statistical model makes.
+def residuals_of(model: Model, plan: Plan, cases: Sequence[WorkingCase], progress: Progress = quiet) -> Residuals:
+    """:func:`measure_residuals` for a plan that repaints what a local statistical model makes.
 
     :param model: on the CPU, loaded with its population.
     :param cases: among them all that the model's modes are of, by name.
@@ -51,18 +57,18 @@ def amplitudes_of(model: Model, plan: Plan, cases: Sequence[WorkingCase], progre
     named = {case.name: case for case in cases}
     members = [named[name] for name in population.names[: population.members]]
     generator = first_modes(model, plan.statistical.modes)
-    return residual_amplitudes(generator, members, population.scores, refiner_strides(plan), progress)
+    return measure_residuals(generator, members, population.scores, refiner_strides(plan), progress)
 
 
 @torch.no_grad()
-def residual_amplitudes(
+def measure_residuals(
     generator: StatisticalGenerator,
     cases: Sequence[WorkingCase],
     scores: np.ndarray,
     strides: Sequence[Sequence[int]],
     progress: Progress = quiet,
-) -> Tensor:
-    """Standard deviations a of noise of each level, (C, levels, *coarse), the finest level first.
+) -> Residuals:
+    """The noise that makes up for what statistical cases lack of real ones.
 
     :param generator: on the CPU.
     :param cases: at least one; :data:`CASES` of them, spread evenly, are looked at.
@@ -73,26 +79,32 @@ def residual_amplitudes(
     channels, levels = len(generator.template), len(strides) + 1
     shape = amplitude_shape(generator.shape, generator.extent)
     total = torch.zeros(1, 2 * channels * levels + 1, *shape)
+    spectra = torch.zeros(2, len(shape), 2)
     for done, index in enumerate(chosen):
         progress(done, len(chosen), cases[index].name)
-        total += _squares_of(generator, cases[index], scores[index], strides, shape)
+        pair, positions = _real_and_made(generator, cases[index], scores[index])
+        total += _on_template(pair, positions, cases[index], strides, shape, generator.extent)
+        spectra += torch.stack([_near_nyquist(image) for image in pair])
     progress(len(chosen), len(chosen), "")
     squares, count = total[:, :-1].flatten(2), total[:, -1:].flatten(2)
     mean = squares.sum(2, keepdim=True) / count.sum()
     mean_squares = ((squares + PRIOR * mean) / (count + PRIOR)).double().numpy()
     real, made = mean_squares.reshape(2, channels, levels, -1)
-    variances = _variances(real, made, noise_bands(generator.shape, strides))
-    return torch.from_numpy(np.sqrt(variances)).float().reshape(channels, levels, *shape)
+    taps = _taps(spectra[0] - spectra[1])
+    variances = _variances(real, made, noise_bands(generator.shape, strides, taps))
+    amplitudes = torch.from_numpy(np.sqrt(variances)).float().reshape(channels, levels, *shape)
+    return Residuals(amplitudes, taps, torch.zeros(()))
 
 
-def noise_bands(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> np.ndarray:
-    """M: mean squares (bands, levels) of white noise of each level's grid, at full resolution."""
+def noise_bands(shape: Sequence[int], strides: Sequence[Sequence[int]], taps: Tensor) -> np.ndarray:
+    """M: mean squares (bands, levels) of noise of each level's grid, at full resolution."""
     random = torch.Generator().manual_seed(0)
     columns, side = [], tuple(shape)
     for level in range(len(strides) + 1):
         if level:
             side = tuple(count // each for count, each in zip(side, strides[level - 1]))
-        noise = to_full_resolution(torch.randn((DRAWS, 1, *side), generator=random), strides[:level])
+        noise = torch.randn((DRAWS, 1, *side), generator=random)
+        noise = to_full_resolution(noise, strides[:level]) if level else smoothed(noise, taps)
         columns.append(_squares(noise, strides).transpose(1, 2).flatten(2).mean((0, 2)).double().numpy())
     return np.stack(columns, 1)
 
@@ -108,27 +120,56 @@ def _squares(volume: Tensor, strides: Sequence[Sequence[int]]) -> Tensor:
     return torch.stack(found, 2)
 
 
-def _squares_of(
-    generator: StatisticalGenerator,
-    case: WorkingCase,
-    scores: np.ndarray,
-    strides: Sequence[Sequence[int]],
-    shape: Sequence[int],
-) -> Tensor:
-    """Squares of one case's bands and of those of its statistical case, summed over the voxels that lie at each place
-    of the template, and how many these are, (1, 2 * C * bands + 1, *shape); only of what the scan saw."""
+def _real_and_made(
+    generator: StatisticalGenerator, case: WorkingCase, scores: np.ndarray
+) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """The image of a case and that of the statistical case of its scores, (1, C, *shape); and where the latter's voxels
+    lie on the template."""
     latent = torch.from_numpy(np.array(scores[: len(generator.generators)], np.float32))[None]
     positions = generator.transformations(latent).positions(generator.shape, inverse=True)
     made = generator.deformed(*generator.on_template(latent), positions)[:, : len(generator.template)]
-    real = torch.from_numpy(np.array(case.image, np.float32))[None]
-    seen = torch.zeros(1, 1, *generator.shape)
+    return (torch.from_numpy(np.array(case.image, np.float32))[None], made), positions
+
+
+def _on_template(
+    pair: tuple[Tensor, Tensor],
+    positions: Tensor,
+    case: WorkingCase,
+    strides: Sequence[Sequence[int]],
+    shape: Sequence[int],
+    extent: Sequence[float],
+) -> Tensor:
+    """Squares of the bands of both images, summed over the voxels that lie at each place of the template, and how many
+    these are, (1, 2 * C * bands + 1, *shape); only of what the scan saw."""
+    seen = torch.zeros(1, 1, *positions.shape[2:])
     seen[(0, 0, *(slice(first, last + 1) for first, last in seen_voxels(case)))] = 1
-    squares = torch.cat([_squares(each, strides).flatten(1, 2) for each in (real, made)], 1) * seen
+    squares = torch.cat([_squares(each, strides).flatten(1, 2) for each in pair], 1) * seen
     # What reads the template off, transposed: each voxel is handed to the places that it would be read from.
     with torch.enable_grad():
         places = torch.zeros(1, squares.shape[1] + 1, *shape, requires_grad=True)
-        read = sample_linear(places, positions, generator.extent)
+        read = sample_linear(places, positions, extent)
         return torch.autograd.grad((read * torch.cat([squares, seen], 1)).sum(), places)[0]
+
+
+def _near_nyquist(image: Tensor) -> Tensor:
+    """Power at Nyquist's frequency along each axis, and a little below it, (D, 2)."""
+    found = []
+    for axis in range(2, image.ndim):
+        side = image.shape[axis]
+        line = (image - image.mean(axis, keepdim=True)).movedim(axis, -1) * torch.hann_window(side + 2, False)[1:-1]
+        power = torch.fft.rfft(line).abs().square().flatten(0, -2).mean(0)
+        frequency = torch.fft.rfftfreq(side)
+        below = power[(frequency > BELOW[0]) & (frequency < BELOW[1])]
+        found.append(torch.stack([power[-1], below.mean() if len(below) else power.new_zeros(())]))
+    return torch.stack(found)
+
+
+def _taps(lacking: Tensor) -> Tensor:
+    """t of each axis, (D,), from the power that is lacking at Nyquist's frequency and below it, (D, 2)."""
+    at, below = lacking.clamp_min(0).unbind(1)
+    ratio = torch.where(below > 0, (at / below.clamp_min(1e-30)).clamp(0, 1).sqrt(), 1.0)
+    fall = 1 - math.cos(2 * math.pi * sum(BELOW) / 2)
+    return (1 - ratio) / (4 - 2 * fall * ratio)
 
 
 def _variances(real: np.ndarray, made: np.ndarray, noise: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..networks.build import build_generator
 from ..networks.discriminator import Critic
+from ..networks.noise import Residuals
 from ..networks.statistical import StatisticalGenerator
 from ..planning.plan import Plan
 from ..volumes.pipeline import WorkingCase, seen_voxels
@@ -47,13 +48,13 @@ class Anatomy:
     :param statistical: of as many modes as the plan says.
     :param seen: share of the cases that saw each place of the template, (*grid).
     :param held_out: names of the cases that it was made without.
-    :param amplitudes: of the noise that the statistical cases lack, see ``synthesis.residuals``; None for none.
+    :param residuals: the noise that statistical cases lack, see ``synthesis.residuals``; None for none.
     """
 
     statistical: StatisticalGenerator
     seen: Tensor
     held_out: Sequence[str] = ()
-    amplitudes: Tensor | None = None
+    residuals: Residuals | None = None
 
 
 class Trainer:
@@ -114,13 +115,12 @@ class Trainer:
             if plan.method != "article":
                 self.generator.start_from(self.statistics.means[0])
         elif anatomy is not None:
-            about = (anatomy.seen, anatomy.amplitudes)
-            about = (None if each is None else each.to(self.device) for each in about)
-            self.generator.take(copy.deepcopy(anatomy.statistical).to(self.device), *about)
+            self.generator.take(copy.deepcopy(anatomy.statistical), anatomy.seen, anatomy.residuals)
+            self.generator.to(self.device)
         self._freeze()
         self.average = copy.deepcopy(self.generator).requires_grad_(False).eval()
         if plan.repaints:
-            for given in ("statistical", "painted", "amplitudes"):
+            for given in ("statistical", "painted", "amplitudes", "taps", "coarse"):
                 setattr(self.average, given, getattr(self.generator, given))
         self.generator_optimizer = self._optimizer(self.generator)
         self.discriminator_optimizer = self._optimizer(self.discriminator)

@@ -35,7 +35,7 @@ from GEDGANLib.planning.repainting import REST, repainted
 from GEDGANLib.quality.evaluation import Settings, evaluate
 from GEDGANLib.quality.report import figures_of
 from GEDGANLib.synthesis.model_file import load_model, save_model
-from GEDGANLib.synthesis.residuals import amplitudes_of
+from GEDGANLib.synthesis.residuals import residuals_of
 from GEDGANLib.synthesis.statistical import first_modes
 from GEDGANLib.training.request import image_digest
 from GEDGANLib.training.trainer import Anatomy, Trainer
@@ -53,7 +53,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "modes alone": {"steps": 0, "no noise": True},
     "modes and noise": {"steps": 0},
-    "noise from nothing": {"no noise": True},
+    "noise from nothing": {"no noise": True, "coarse": True},
+    "coarse repainted": {"coarse": True},
     "image alone": {"field": {"kind": "none"}},
     "gradient as second judge": {"field": {"kind": "gradient"}},
     "tensor as second judge": {"field": {"kind": "tensor"}},
@@ -101,9 +102,13 @@ def train(run: Path, variant: str, seed: int, steps: int, file: Path) -> float:
     """Train and write the model; returns the seconds of processor time."""
     plan, aligned = plan_of(run, variant), Aligned.load(run / "alignment.safetensors")
     local, cases = load_model(run / "model.safetensors", "cpu", with_population=True), PreparedCases(run / "prepared")
-    amplitudes = None if VARIANTS[variant].get("no noise") else amplitudes_of(local, plan, cases)
+    residuals = residuals_of(local, plan, cases)
+    if VARIANTS[variant].get("no noise"):
+        residuals = residuals._replace(amplitudes=torch.zeros_like(residuals.amplitudes))
+    if VARIANTS[variant].get("coarse"):
+        residuals = residuals._replace(coarse=torch.ones(()))
     statistical = first_modes(local, plan.statistical.modes)
-    anatomy = Anatomy(statistical, aligned.template.seen, aligned.held_out, amplitudes)
+    anatomy = Anatomy(statistical, aligned.template.seen, aligned.held_out, residuals)
     trainer = Trainer(plan, cases, "cpu", seed, anatomy=anatomy)
     if VARIANTS[variant].get("edges"):
         for loader in (trainer.loader, trainer._held_out_loader):

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import os
 import shutil
 import signal
@@ -23,7 +24,7 @@ from GEDGANLib.jobs.checkpoint import load_checkpoint
 from GEDGANLib.networks.build import build_discriminator, build_generator
 from GEDGANLib.networks.discriminator import Discriminator
 from GEDGANLib.networks.judges import Judges
-from GEDGANLib.networks.noise import NoisePatterns, to_full_resolution
+from GEDGANLib.networks.noise import NoisePatterns, Residuals, smoothed, to_full_resolution
 from GEDGANLib.networks.refiner import Refiner
 from GEDGANLib.networks.repainting import within_range
 from GEDGANLib.networks.statistical import StatisticalGenerator, class_statistics
@@ -35,7 +36,7 @@ from GEDGANLib.synthesis.directions import find_directions
 from GEDGANLib.synthesis.explorer import Explorer
 from GEDGANLib.synthesis.model_file import digest_of, load_model
 from GEDGANLib.synthesis.repainted import projector_of
-from GEDGANLib.synthesis.residuals import residual_amplitudes
+from GEDGANLib.synthesis.residuals import measure_residuals
 from GEDGANLib.synthesis.synthesizer import Form, Synthesizer, latent_of
 from GEDGANLib.training.objectives import gradient_penalty
 from GEDGANLib.training.view import seen_alike
@@ -85,11 +86,14 @@ def test_a_refiner_starts_at_nothing_and_learns(shape, strides):
     refiner = Refiner(dims, shape, extent, 2, 3, (8, 16, 24), 6, 2, strides)
     case, positions = torch.rand(2, 6, *shape), 10 * torch.randn(2, dims, *shape)
     rest, classes = torch.randn(2, 6), torch.eye(2)
-    none, some = torch.zeros(2, 2, 3, *shape), torch.rand(2, 2, 3, *shape)
+    some = Residuals(torch.rand(2, 2, 3, *shape), 0.1 * torch.rand(dims), torch.zeros(()))
+    none = some._replace(amplitudes=torch.zeros(2, 2, 3, *shape))
+    whole = none._replace(coarse=torch.ones(()))
     painted = refiner(case, positions, rest, none, classes)
     assert painted.shape == (2, 2, *shape) and not painted.any()
     noise = [to_full_resolution(refiner.noise[level](rest), refiner.strides[:level]) for level in range(3)]
-    told = sum(some[:, :, level] * noise[level] for level in range(3))
+    noise[0] = smoothed(noise[0], some.taps)
+    told = sum(some.amplitudes[:, :, level] * noise[level] for level in range(3))
     torch.testing.assert_close(refiner(case, positions, rest, some, classes), told)
     with torch.no_grad():
         for weight in refiner.parameters():
@@ -103,6 +107,11 @@ def test_a_refiner_starts_at_nothing_and_learns(shape, strides):
         (case, positions, rest, none, classes),
     ):
         assert not torch.allclose(refiner(*changed), painted, atol=1e-4)
+    fine = refiner(case, positions, rest, none, classes)
+    blocks = [math.prod(along) for along in zip(*refiner.strides)]
+    pool = torch.nn.functional.avg_pool3d if dims == 3 else torch.nn.functional.avg_pool2d
+    both = [float(pool(each, blocks).detach().std()) for each in (fine, refiner(case, positions, rest, whole, classes))]
+    assert both[0] < 0.3 * both[1]  # means over blocks are not its business
     painted.square().sum().backward()
     assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in refiner.parameters())
 
@@ -132,7 +141,10 @@ def test_noise_makes_up_for_what_modes_leave_over(shape, coarse):
     generator = StatisticalGenerator(shape, extent, 1, 0, 2, shape, (4,) * len(shape), (4,) * len(shape))
     cases = _noisy_cases(count, shape, coarse)
     strides = [(2,) * len(shape)] * 2
-    found = residual_amplitudes(generator, cases, np.zeros((count, 2)), strides)[0]
+    found, taps, _ = measure_residuals(generator, cases, np.zeros((count, 2)), strides)
+    assert float(taps.min()) > 0.1 if coarse else float(taps.max()) < 0.1
+    found = found[0]
+    found[0] *= float(((1 - 2 * taps) ** 2 + 2 * taps**2).prod().sqrt())  # what is left of it where it is smoothed
     half = found.shape[1] // 2
     weak, strong = found[:, half // 2 + 1 : half - 1].flatten(1), found[:, half + 1 :].flatten(1)
     right, wrong = (1, (0, 2)) if coarse else (0, (1, 2))
@@ -140,7 +152,7 @@ def test_noise_makes_up_for_what_modes_leave_over(shape, coarse):
     assert float(strong[right].mean()) == pytest.approx(0.15, rel=0.1)
     assert all(float(strong[level].mean()) < 0.05 for level in wrong)
     still = [replace(case, image=np.zeros_like(case.image)) for case in cases[:3]]
-    assert not residual_amplitudes(generator, still, np.zeros((3, 2)), strides).any()
+    assert not measure_residuals(generator, still, np.zeros((3, 2)), strides).amplitudes.any()
 
 
 def test_intensities_are_exact_and_learn_beyond_their_range():
@@ -288,6 +300,8 @@ def test_a_model_file_holds_judges_and_is_half_as_large_as_its_numbers(model, tr
         "statistical",
         "painted",
         "amplitudes",
+        "taps",
+        "coarse",
         "refiner",
         "discriminator",
         "realness",
