@@ -188,8 +188,8 @@ def anatomy_of(run: Path, plan: Any) -> tuple[Any, Callable[..., None]]:
     from safetensors.torch import load_file
 
     from ..alignment.job import Aligned
-    from ..networks.noise import Residuals
     from ..synthesis.model_file import load_model, save_model
+    from ..synthesis.residuals import Residuals
     from ..synthesis.statistical import columns_of, first_modes
     from ..training.trainer import Anatomy
 

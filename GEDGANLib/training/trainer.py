@@ -38,6 +38,9 @@ from .view import seen_alike, view_of
 
 FINAL_RATE = 0.1
 """Learning rate at the end of the run as a share of that at its start."""
+WARM_UP = 100
+"""Steps in which the rate of a refiner rises: it begins with cases that are nearly right, its judges with no idea, and
+Adam walks as far by what they say at first as by what they have learned."""
 CASES_FOR_TAU = 16
 
 
@@ -195,16 +198,17 @@ class Trainer:
     def set_progress(self, progress: float) -> None:
         """Set the learning rates for ``progress`` in [0, 1] of the run: half a cosine down to :data:`FINAL_RATE`.
 
-        The article's baseline keeps its rate, as the article has it.
+        The article's baseline keeps its rate, as the article has it; a refiner's begins low, see :data:`WARM_UP`.
         """
         if not self.held_out:
             self.strength.follow(progress)
         share = FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
         if self.plan.method == "article":
             share = 1.0
-        for optimizer in (self.generator_optimizer, self.discriminator_optimizer):
+        begun = min((self.step_count + 1) / WARM_UP, 1.0) if self.plan.repaints else 1.0
+        for optimizer, own in ((self.generator_optimizer, begun), (self.discriminator_optimizer, 1.0)):
             for group in optimizer.param_groups:
-                group["lr"] = share * self.rate_factor * self.plan.training.learning_rate
+                group["lr"] = own * share * self.rate_factor * self.plan.training.learning_rate
 
     # ---- a step
 

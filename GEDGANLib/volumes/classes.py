@@ -25,7 +25,12 @@ def _table_of(folder: Path) -> tuple[Path, list[str], str, dict[str, dict[str, s
         return None
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
+            first = file.readline()
+            file.seek(0)
+            usual = "\t" if path.suffix == ".tsv" else ","
+            # Spreadsheets of many countries separate by semicolons.
+            delimiter = usual if usual in first or ";" not in first else ";"
+            rows = list(csv.DictReader(file, delimiter=delimiter))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read: {error}.", "Save it as UTF-8 text separated by tabs.") from error
     columns = [name for name in rows[0] if name is not None] if rows else []

@@ -7,46 +7,30 @@ is wrong with a file ends in an :class:`~GEDGANLib.errors.InputError` that names
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import InputError
 from ..jobs.writing import beside
+from .dicom import read_dicom_series
+from .nifti import read_nifti
+from .nrrd_files import nrrd_header, read_nrrd
+from .volume import LPS_TO_RAS, Segment, Volume, from_itk
+
+__all__ = ["LPS_TO_RAS", "Segment", "Volume", "read_volume", "stem_of", "suffix_of", "write_colours", "write_volume"]
 
 NIFTI = (".nii", ".nii.gz")
 NRRD = (".nrrd", ".nhdr")
 METAIMAGE = (".mha", ".mhd")
-SUFFIXES = (*NIFTI, *NRRD, *METAIMAGE)
+PAIR = (".hdr",)
+"""NIfTI and Analyze in two files: the header is the one that is named."""
+FREESURFER = (".mgz", ".mgh")
+BY_ITK = (".gipl", ".gipl.gz", ".vtk")
+SUFFIXES = (*NIFTI, *NRRD, *METAIMAGE, *PAIR, *FREESURFER, *BY_ITK)
 SEGMENTATION_SUFFIX = ".seg.nrrd"
-POSITION, ORIENTATION = "0020|0032", "0020|0037"  # DICOM: image position and orientation (patient)
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-
-
-@dataclass(frozen=True)
-class Segment:
-    """One segment of a Slicer segmentation file."""
-
-    value: int
-    name: str
-    color: tuple[float, float, float]
-    terminology: str = ""
-    layer: int = 0
-
-
-@dataclass
-class Volume:
-    """What a file holds.
-
-    :param array: (I, J, K) in the file's type (scaled, if it says so), or (C, I, J, K) where ``channels`` was allowed.
-    :param affine: 4x4, index to mm in RAS.
-    :param segments: filled for Slicer's ``.seg.nrrd`` alone.
-    """
-
-    array: np.ndarray
-    affine: np.ndarray
-    segments: tuple[Segment, ...] = field(default=())
+POINTERS = (b"version https://git-lfs", b"/annex/objects/")
+"""How files begin that stand for content which was not fetched."""
 
 
 def suffix_of(path: Path) -> str:
@@ -61,24 +45,31 @@ def stem_of(path: Path) -> str:
     return path.name[: len(path.name) - len(suffix)] if suffix else path.name
 
 
-def read_volume(path: Path, channels: int = 1) -> Volume:
+def read_volume(path: Path, channels: int | None = 1) -> Volume:
     """Read a volume, or a folder of DICOM slices.
 
-    :param channels: a fourth axis of exactly this size is taken as image channels when above 1.
+    :param channels: a fourth axis of exactly this size is taken as image channels when above 1; None for any.
     :raises InputError: missing, unreadable, truncated, not such a file at all, a series over time, not 3D.
     """
-    if not path.exists():
-        raise InputError(f"{path} does not exist.", "Check the path for typing errors.")
+    import SimpleITK
+
+    check_there(path)
     suffix = suffix_of(path)
     try:
         if path.is_dir():
-            volume = _read_dicom_series(path)
+            volume = read_dicom_series(path)
         elif suffix in NIFTI:
-            volume = _read_nifti(path)
+            volume = read_nifti(path)
         elif suffix == SEGMENTATION_SUFFIX or suffix in NRRD:
-            volume = _read_nrrd(path)
+            volume = read_nrrd(path)
         elif suffix in METAIMAGE:
-            volume = _read_with_itk(path)
+            volume = _read_metaimage(path)
+        elif suffix in PAIR:
+            volume = read_nifti(_with_its_voxels(path))
+        elif suffix in FREESURFER:
+            volume = _read_freesurfer(path)
+        elif suffix in BY_ITK:
+            volume = from_itk(SimpleITK.ReadImage(str(path)))
         else:
             raise InputError(f"{path} is not an image file of a known kind.", f"Known are {', '.join(SUFFIXES)}.")
     except (InputError, MemoryError):
@@ -86,12 +77,32 @@ def read_volume(path: Path, channels: int = 1) -> Volume:
     except Exception as error:  # the readers raise dozens of kinds: zlib, EOF, struct, ITK, nibabel's, pynrrd's own
         raise InputError(*_explain_unreadable(path, error)) from error
     volume.array = _check_axes(path, volume.array, channels)
-    if not np.all(np.isfinite(volume.affine)) or abs(np.linalg.det(volume.affine[:3, :3])) < 1e-9:
+    axes = volume.affine[:3, :3]
+    lengths = np.linalg.norm(axes, axis=0)
+    # Of microscopes' voxels of a micrometre the determinant is as small as of none: lengths are set aside.
+    if not np.all(np.isfinite(volume.affine)) or lengths.min() <= 0 or abs(np.linalg.det(axes / lengths)) < 1e-3:
         raise InputError(
             f"{path} does not say how large its voxels are or how they are oriented.",
             "Open it in Slicer, set spacing and orientation in the Volumes module, and save it again.",
         )
     return volume
+
+
+def check_there(path: Path) -> None:
+    """:raises InputError: there is no such file, or its content was not fetched."""
+    if path.exists():
+        if path.is_file() and path.stat().st_size < 1024 and path.read_bytes().startswith(POINTERS):
+            raise InputError(
+                f"{path} holds a note of where its content lies (Git LFS or git-annex), and not the content.",
+                "Fetch it (git lfs pull, or datalad get), or leave it out.",
+            )
+        return
+    if path.is_symlink():
+        raise InputError(
+            f"{path} is a link to content that is not there ({path.readlink()}).",
+            "Fetch it (datalad get, or git annex get), or leave it out.",
+        )
+    raise InputError(f"{path} does not exist.", "Check the path for typing errors.")
 
 
 def _explain_unreadable(path: Path, error: Exception) -> tuple[str, str]:
@@ -108,10 +119,10 @@ def _explain_unreadable(path: Path, error: Exception) -> tuple[str, str]:
     )
 
 
-def _check_axes(path: Path, array: np.ndarray, channels: int) -> np.ndarray:
+def _check_axes(path: Path, array: np.ndarray, channels: int | None) -> np.ndarray:
     while array.ndim > 3 and array.shape[-1] == 1:
         array = array[..., 0]
-    if array.ndim == 4 and channels > 1 and array.shape[3] == channels:
+    if array.ndim == 4 and (channels is None or 1 < channels == array.shape[3]):
         return np.moveaxis(array, 3, 0)
     if array.ndim == 4:
         raise InputError(
@@ -128,164 +139,42 @@ def _times(shape: tuple[int, ...]) -> str:
     return " x ".join(str(side) for side in shape)
 
 
-def _read_nifti(path: Path) -> Volume:
+def _with_its_voxels(path: Path) -> Path:
+    """:raises InputError: the file of voxels beside a header is not there."""
+    if not any(path.with_suffix(ending).exists() for ending in (".img", ".IMG", ".img.gz")):
+        raise InputError(
+            f"{path} is a header alone: the file with its voxels, {path.with_suffix('.img')}, is missing.",
+            "Copy that file beside it, too, or leave the header out.",
+        )
+    return path
+
+
+def _read_freesurfer(path: Path) -> Volume:
     import nibabel
 
     image = nibabel.load(path)
-    array = np.asanyarray(image.dataobj)
-    if image.header.get("sform_code", 0) == 0 and image.header.get("qform_code", 0) == 0:
-        # Neither is set: the file knows its voxel sizes alone. Slicer, reading through ITK, then takes the axes as
-        # left, posterior, superior; a volume must not lie elsewhere here than there.
-        affine = LPS_TO_RAS @ np.diag([*image.header.get_zooms()[:3], 1.0]).astype(float)
-    else:
-        affine = np.asarray(image.affine, dtype=float)
-    return Volume(array, affine)
+    return Volume(np.asanyarray(image.dataobj), np.asarray(image.affine, dtype=float))
 
 
-def _read_nrrd(path: Path) -> Volume:
-    import nrrd
-
-    array, header = nrrd.read(str(path), index_order="F")
-    directions = header.get("space directions")
-    kinds = list(header.get("kinds", []))
-    spatial = [axis for axis in range(array.ndim) if directions is None or np.all(np.isfinite(directions[axis]))]
-    if "list" in kinds or "vector" in kinds or len(spatial) < array.ndim:
-        spatial = [a for a in spatial if not (a < len(kinds) and kinds[a] in ("list", "vector", "RGB-color"))]
-    others = [axis for axis in range(array.ndim) if axis not in spatial]
-    array = np.moveaxis(array, others, range(len(spatial), array.ndim))
-    affine = np.eye(4)
-    if directions is not None and len(spatial) >= 3:
-        affine[:3, :3] = np.stack([np.asarray(directions[axis], float) for axis in spatial[:3]], axis=1)
-        affine[:3, 3] = header.get("space origin", np.zeros(3))
-    elif "spacings" in header and len(spatial) >= 3:
-        affine[[0, 1, 2], [0, 1, 2]] = np.asarray(header["spacings"], float)[spatial[:3]]
-    affine = _from_nrrd_space(str(header.get("space", "")).lower(), affine)
-    segments = _segments(header)
-    if segments:
-        array = _flatten_layers(array, segments)
-    return Volume(array, affine, segments)
-
-
-def _from_nrrd_space(space: str, affine: np.ndarray) -> np.ndarray:
-    """To RAS from what the header calls its space; where it says nothing, left-posterior-superior, as Slicer does."""
-    words = {"las": "left-anterior-superior", "ras": "right-anterior-superior"}
-    parts = words.get(space, space).split("-")
-    parts = parts if {"left", "right"} & set(parts) else ["left", "posterior"]
-    signs = [-1.0 if "left" in parts else 1.0, -1.0 if "posterior" in parts else 1.0, 1.0]
-    return np.diag([*signs, 1.0]) @ affine
-
-
-def _segments(header: dict) -> tuple[Segment, ...]:
-    segments = []
-    for key in header:
-        match = re.fullmatch(r"Segment(\d+)_ID", key)
-        if match:
-            prefix = f"Segment{match.group(1)}_"
-            color = tuple(float(part) for part in str(header.get(prefix + "Color", "0.5 0.5 0.5")).split())[:3]
-            terminology = re.search(r"TerminologyEntry:([^|]*)", str(header.get(prefix + "Tags", "")))
-            segments.append(
-                Segment(
-                    value=int(header.get(prefix + "LabelValue", len(segments) + 1)),
-                    name=str(header.get(prefix + "Name", header[key])),
-                    color=color,
-                    terminology=terminology.group(1) if terminology else "",
-                    layer=int(header.get(prefix + "Layer", 0)),
-                )
-            )
-    return tuple(segments)
-
-
-def _flatten_layers(array: np.ndarray, segments: tuple[Segment, ...]) -> np.ndarray:
-    """One label map, with value 1 + position in ``segments``; where segments overlap the later one is on top."""
-    layers = array[..., None] if array.ndim == 3 else array
-    flat = np.zeros(layers.shape[:3], dtype=np.uint16)
-    for position, segment in enumerate(segments):
-        flat[layers[..., segment.layer] == segment.value] = position + 1
-    return flat
-
-
-def _read_with_itk(path: Path) -> Volume:
+def _read_metaimage(path: Path) -> Volume:
     import SimpleITK
 
-    return _from_itk(SimpleITK.ReadImage(str(path)))
+    _check_data_file(path)
+    return from_itk(SimpleITK.ReadImage(str(path)))
 
 
-def _from_itk(image) -> Volume:
-    import SimpleITK
-
-    array = SimpleITK.GetArrayFromImage(image)
-    if image.GetNumberOfComponentsPerPixel() > 1:
-        array = np.moveaxis(array, -1, 0)
-    array = array.T
-    dimension = image.GetDimension()
-    affine = np.eye(4)
-    directions = np.array(image.GetDirection()).reshape(dimension, dimension) @ np.diag(image.GetSpacing())
-    affine[:3, :3] = directions[:3, :3]
-    affine[:3, 3] = image.GetOrigin()[:3]
-    return Volume(array, LPS_TO_RAS @ affine)
-
-
-def dicom_series(folder: Path) -> list[tuple[str, tuple[str, ...]]]:
-    """Series directly in ``folder``: (series instance UID, files in slice order), sorted by UID."""
-    import SimpleITK
-
-    # ITK writes to the terminal of each folder without slices; what is wrong is said in a sentence of ours.
-    SimpleITK.ProcessObject.GlobalWarningDisplayOff()
-    reader = SimpleITK.ImageSeriesReader
-    return [
-        (uid, reader.GetGDCMSeriesFileNames(str(folder), uid)) for uid in sorted(reader.GetGDCMSeriesIDs(str(folder)))
-    ]
-
-
-def _read_dicom_series(folder: Path) -> Volume:
-    import SimpleITK
-
-    series = dicom_series(folder)
-    if not series:
-        raise InputError(
-            f"{folder} is a folder, and holds no DICOM series.",
-            "Give one scan: an image file, or a folder with the slices of one series.",
-        )
-    if len(series) > 1:
-        raise InputError(
-            f"{folder} holds {len(series)} DICOM series, not one.", "Give every series a folder of its own."
-        )
-    _check_slices(folder, series[0][1])
-    reader = SimpleITK.ImageSeriesReader()
-    reader.SetFileNames(series[0][1])
-    return _from_itk(reader.Execute())
-
-
-def _check_slices(folder: Path, files: tuple[str, ...]) -> None:
-    """:raises InputError: slices are missing or unevenly spaced, which would put all others in a wrong place."""
-    import SimpleITK
-
-    positions, normal = [], None
-    for file in files:
-        header = SimpleITK.ImageFileReader()
-        header.SetFileName(file)
-        header.ReadImageInformation()
-        if not header.HasMetaDataKey(POSITION) or not header.HasMetaDataKey(ORIENTATION):
-            return  # one file that holds all slices, for example
-        if normal is None:
-            rows = np.array(header.GetMetaData(ORIENTATION).split("\\"), dtype=float).reshape(2, 3)
-            normal = np.cross(*rows)
-        positions.append(float(np.array(header.GetMetaData(POSITION).split("\\"), dtype=float) @ normal))
-    steps = np.abs(np.diff(positions))
-    if not len(steps):
+def _check_data_file(path: Path) -> None:
+    """:raises InputError: the header of a MetaImage names a file of voxels that is not there."""
+    with open(path, "rb") as file:
+        header = file.read(1 << 14)
+    found = re.search(rb"^ElementDataFile\s*=\s*(\S.*?)\s*$", header, re.MULTILINE)
+    name = found.group(1).decode("utf-8", "replace") if found else "LOCAL"
+    if name.upper() == "LOCAL" or name.upper().startswith("LIST") or "%" in name:
         return
-    usual = float(np.median(steps))
-    if steps.min() < 1e-3:
+    if not (data := path.parent / name).exists():
         raise InputError(
-            f"{folder} has several images of one slice; it may be a series over time, or two series in one.",
-            "Give every volume a folder of its own.",
-        )
-    worst = int(np.abs(steps - usual).argmax())
-    if abs(steps[worst] - usual) > 0.05 * usual:
-        raise InputError(
-            f"{folder}: the slices are {usual:.3g} mm apart, but {steps[worst]:.3g} mm between slice {worst + 1} and "
-            f"{worst + 2} of {len(files)}.",
-            "Copy the missing slices, or leave the series out.",
+            f"{path} is a header alone: the file with its voxels, {data}, is missing.",
+            "Copy that file beside it, too, or leave the header out.",
         )
 
 
@@ -332,21 +221,6 @@ def _write_nifti(path: Path, array: np.ndarray, affine: np.ndarray, description:
     image.set_qform(affine, 1, strip_shears=True)
     image.header.set_xyzt_units("mm")
     nibabel.save(image, path)
-
-
-def nrrd_header(affine: np.ndarray, description: str) -> dict:
-    """Header of a volume's NRRD file, in LPS as Slicer writes it."""
-    lps = LPS_TO_RAS @ affine
-    header = {
-        "space": "left-posterior-superior",
-        "space directions": lps[:3, :3].T,
-        "space origin": lps[:3, 3],
-        "kinds": ["domain"] * 3,
-        "encoding": "gzip",
-    }
-    if description:
-        header["content"] = description
-    return header
 
 
 def _write_nrrd(path: Path, array: np.ndarray, affine: np.ndarray, description: str) -> None:

@@ -14,6 +14,8 @@ import numpy as np
 
 ON_GRID = 1e-3
 """Grids whose voxels lie within this share of a voxel of each other are one grid."""
+SAME_VOXELS = 0.05
+"""Of a voxel: what programs round off headers by, and less than anybody could draw."""
 
 
 def spacing_of(affine: np.ndarray) -> np.ndarray:
@@ -74,13 +76,16 @@ def working_affine(
 
 
 def same_grid(affine: np.ndarray, shape: Sequence[int], other_affine: np.ndarray, other_shape: Sequence[int]) -> bool:
-    """True where two volumes have the same voxels within a hundredth of a voxel at every corner."""
-    if tuple(shape) != tuple(other_shape):
-        return False
+    """True where two volumes have the same voxels, at every corner within :data:`SAME_VOXELS`."""
+    return tuple(shape) == tuple(other_shape) and corners_apart(affine, shape, other_affine) <= SAME_VOXELS
+
+
+def corners_apart(affine: np.ndarray, shape: Sequence[int], other_affine: np.ndarray) -> float:
+    """How far the same corner of two grids of one shape is apart, at most, in voxels of the first."""
     corners = np.array(np.meshgrid(*[(0, side - 1) for side in shape])).reshape(3, -1)
     corners = np.vstack([corners, np.ones(corners.shape[1])])
     distance = np.linalg.norm((affine - other_affine)[:3] @ corners, axis=0)
-    return bool(distance.max() <= 0.01 * spacing_of(affine).min() + 1e-4)
+    return float(distance.max() / spacing_of(affine).min())
 
 
 def resample(

@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import InputError
 from .dataset import CaseFiles, Dataset
 from .files import Volume, read_volume
-from .geometry import same_grid
+from .geometry import SAME_VOXELS, corners_apart, directions_of, same_grid, spacing_of
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,15 @@ def read_case(files: CaseFiles, dataset: Dataset) -> RawCase:
 def _same_grid_or_fail(first: Volume, files: CaseFiles, other: Volume, index: int) -> np.ndarray:
     if not same_grid(first.affine, first.array.shape, other.affine, other.array.shape):
         raise InputError(
-            f"{files.images[index]} and {files.images[0]} have different grids, though they are channels of one scan.",
+            f"{files.images[index]} and {files.images[0]} have different grids, though they are channels of one scan: "
+            f"{_how_they_differ(other.affine, other.array.shape, first.affine, first.array.shape)}.",
             "Resample one onto the other (in Slicer: Resample Image (BRAINS)) and save it again.",
         )
     return other.array
 
 
+ROUNDING = 1e-3
+"""By which labels may miss whole numbers: a scale in the header, applied with few digits, moves them."""
 FEW_VALUES = 16
 """Whole numbers up to which an image may be a segmentation."""
 
@@ -100,8 +103,8 @@ def check_voxels(path: Path, voxels: np.ndarray) -> None:
 
 def _read_labels(files: CaseFiles, image: Volume) -> tuple[np.ndarray, dict]:
     path = files.label
-    volume = read_volume(path)
-    array = volume.array
+    volume = read_volume(path, None)
+    volume.array = array = _flat(path, volume.array)
     if not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
         raise InputError(f"{path} holds no numbers that can be labels ({array.dtype}).", "Save it as a label map.")
     segment_names = {
@@ -115,13 +118,12 @@ def _read_labels(files: CaseFiles, image: Volume) -> tuple[np.ndarray, dict]:
         array = None
     if array is None:
         raise InputError(
-            f"{path} and {files.images[0]} have different grids "
-            f"({_grid_words(volume.affine, volume.array.shape)} against "
-            f"{_grid_words(image.affine, image.array.shape[-3:])}).",
+            f"{path} and {files.images[0]} have different grids: "
+            f"{_how_they_differ(volume.affine, volume.array.shape, image.affine, image.array.shape[-3:])}.",
             "Resample the segmentation to the voxels of its image, by nearest neighbours, and save it again; in "
             "Slicer: Segmentations module, Export, with the image as reference volume.",
         )
-    if not np.all(np.isfinite(array)) or np.any(array != np.round(array)):
+    if not np.all(np.isfinite(array)) or np.abs(array - np.round(array)).max() > ROUNDING:
         raise InputError(
             f"{path} has labels with fractions; a segmentation must be whole numbers.",
             "It may be a probability map or interpolated linearly: threshold it or resample it as a label map.",
@@ -135,14 +137,34 @@ def _read_labels(files: CaseFiles, image: Volume) -> tuple[np.ndarray, dict]:
             f"{path} has labels up to {array.max():g}; it looks like an image, not a segmentation.",
             "Check that the label folder holds segmentations.",
         )
-    return array.astype(np.uint16), segment_names
+    return np.round(array).astype(np.uint16), segment_names
+
+
+def _flat(path: Path, array: np.ndarray) -> np.ndarray:
+    """One label map of a mask a label, (C, I, J, K), where each voxel is in one of them at most.
+
+    :raises InputError: they are no such masks.
+    """
+    if array.ndim == 3:
+        return array
+    masks = array != 0
+    if not np.all((array == 0) | (array == 1)) or masks.sum(0).max() > 1:
+        raise InputError(
+            f"{path} holds {len(array)} volumes, which are no masks of one label each.",
+            "Save one label map, with a number for each label.",
+        )
+    all_covered = bool(masks.any(0).all())  # the first is background then
+    flat = np.zeros(array.shape[1:], np.uint16)
+    for number, mask in enumerate(masks, 0 if all_covered else 1):
+        flat[mask] = number
+    return flat
 
 
 def _place_on_lattice(array: np.ndarray, affine: np.ndarray, image: Volume) -> np.ndarray | None:
     to_image = np.linalg.inv(image.affine) @ affine
     start = np.round(to_image[:3, 3]).astype(int)
     shape = image.array.shape[-3:]
-    if np.abs(to_image[:3, :3] - np.eye(3)).max() > 1e-3 or np.abs(to_image[:3, 3] - start).max() > 0.05:
+    if np.abs(to_image[:3, :3] - np.eye(3)).max() > 1e-3 or np.abs(to_image[:3, 3] - start).max() > SAME_VOXELS:
         return None
     placed = np.zeros(shape, dtype=array.dtype)
     target = tuple(slice(min(max(s, 0), m), min(max(s + n, 0), m)) for s, n, m in zip(start, array.shape, shape))
@@ -153,6 +175,37 @@ def _place_on_lattice(array: np.ndarray, affine: np.ndarray, image: Volume) -> n
     return placed
 
 
-def _grid_words(affine: np.ndarray, shape: tuple[int, ...]) -> str:
-    spacing = " x ".join(f"{side:.3g}" for side in np.linalg.norm(affine[:3, :3], axis=0))
-    return f"{' x '.join(map(str, shape))} voxels of {spacing} mm at {np.round(affine[:3, 3], 1).tolist()}"
+def _how_they_differ(
+    affine: np.ndarray, shape: tuple[int, ...], other_affine: np.ndarray, other_shape: tuple[int, ...]
+) -> str:
+    """What is different between two grids, in numbers that differ."""
+    parts = []
+    if tuple(shape) != tuple(other_shape):
+        parts.append(f"{_times(shape)} against {_times(other_shape)} voxels")
+    spacings = spacing_of(affine), spacing_of(other_affine)
+    if np.abs(spacings[0] / spacings[1] - 1).max() > 1e-4:
+        digits = _digits_that_tell(*spacings)
+        words = (" x ".join(f"{side:.{digits}g}" for side in each) for each in spacings)
+        parts.append("{} against {} mm a voxel".format(*words))
+    cosines = np.clip((directions_of(affine) * directions_of(other_affine)).sum(0), -1, 1)
+    if (turned := np.degrees(np.arccos(cosines)).max()) > 0.01:
+        parts.append(f"axes turned by {turned:.3g} degrees")
+    moved = np.linalg.norm(affine[:3, 3] - other_affine[:3, 3])
+    if moved > SAME_VOXELS * spacings[1].min():
+        parts.append(f"first voxels {moved:.3g} mm apart")
+    if not parts:
+        apart = corners_apart(other_affine, other_shape, affine)
+        parts.append(f"corners up to {apart:.2g} voxels apart")
+    return ", ".join(parts)
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _digits_that_tell(first: np.ndarray, second: np.ndarray) -> int:
+    """Significant digits, 3 at least, in which two arrays are written differently."""
+    for digits in range(3, 8):
+        if any(f"{a:.{digits}g}" != f"{b:.{digits}g}" for a, b in zip(first, second)):
+            return digits
+    return 8

@@ -8,7 +8,8 @@ import numpy as np
 
 from ..jobs.writing import beside, explain_unwritable
 from .case import Case
-from .files import SEGMENTATION_SUFFIX, nrrd_header, write_volume
+from .files import SEGMENTATION_SUFFIX, write_volume
+from .nrrd_files import nrrd_header
 
 
 def write_segmentation(folder: Path, case: Case, ending: str) -> Path:

@@ -202,10 +202,10 @@ def test_regions_of_nnunet_name_the_values_they_are_made_of(tmp_path):
 def test_segmentations_that_match_no_image_are_told(tmp_path):
     for name in NAMES:
         write_nifti(tmp_path / "images" / f"{name}.nii.gz", image())
-        write_nifti(tmp_path / "Labels" / f"{name.upper()}.nii.gz", blocks((1,)))
+        write_nifti(tmp_path / "Labels" / f"of_{name}_x.nii.gz", blocks((1,)))
     with pytest.raises(InputError, match="None of the 3 segmentations"):
         find_dataset(tmp_path)
-    (tmp_path / "Labels" / "PATIENT_1.nii.gz").rename(tmp_path / "Labels" / "patient_1.nii.gz")
+    (tmp_path / "Labels" / "of_patient_1_x.nii.gz").rename(tmp_path / "Labels" / "patient_1.nii.gz")
     dataset = find_dataset(tmp_path)
     assert dataset.cases[0].label is not None
     assert any("2 segmentation(s) belong to no image" in warning for warning in check_dataset(dataset).warnings)
@@ -220,7 +220,7 @@ def test_images_that_a_decathlon_description_lists_in_vain_are_told(tmp_path):
     dataset = find_dataset(tmp_path)
     assert dataset.description == ""
     assert dataset.warnings == (
-        "1 image(s) that dataset.json lists are not there, ./imagesTr/patient_3.nii.gz for example.",
+        f"1 image(s) that dataset.json lists are not there, {tmp_path}/imagesTr/patient_3.nii.gz for example.",
     )
 
 

@@ -1,0 +1,105 @@
+"""Cases as files: what a folder is found to hold, and how its files are looked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import InputError
+from .files import suffix_of
+from .naming import is_named_as_label, label_among
+
+IMAGE_FOLDERS = ("imagesTr", "images", "image", "volumes", "scans")
+LABEL_FOLDERS = (
+    "labelsTr", "labels", "label", "segmentations", "segmentation", "segs", "seg", "masks", "mask", "annotations",
+    "annotation", "groundtruth", "ground_truth", "gt", "manual",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """The files of one case.
+
+    :param images: one file a channel, one file of several channels, or one folder of a DICOM series.
+    :param label: segmentation, or None.
+    :param class_name: kind of case, see ``classes``; None where it is not known.
+    """
+
+    name: str
+    images: tuple[Path, ...]
+    label: Path | None = None
+    class_name: str | None = None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Cases of one kind.
+
+    :param label_names: value in the files -> name, as far as the user gave names; background left out.
+    :param names_are_complete: a value without a name is an error (there is a ``dataset.json``).
+    :param warnings: what a person should know of the files that were found, and of those that were not.
+    """
+
+    folder: Path
+    cases: tuple[CaseFiles, ...]
+    channel_names: tuple[str, ...]
+    label_names: dict[int, str]
+    names_are_complete: bool
+    description: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+def label_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return [path for path in sorted(folder.iterdir()) if suffix_of(path) and not path.name.startswith(".")]
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Files that are named as images are, and are no segmentations by their names; links to nowhere among them, of
+    which whoever reads them tells."""
+    found = [path for path in sorted(folder.iterdir()) if suffix_of(path) and not path.name.startswith(".")]
+    return [path for path in found if not path.is_dir() and not is_named_as_label(path)]
+
+
+def label_of(folder: Path, name: str, images: Sequence[Path] = ()) -> Path | None:
+    """The segmentation of case ``name`` in ``folder``, which may hold the ``images`` too; None if there is none."""
+    return label_among([path for path in label_files(folder) if path not in images], name)
+
+
+def unmatched_labels(folders: Sequence[Path], cases: Sequence[CaseFiles], beside: Sequence[Path] = ()) -> list[str]:
+    """What to say of segmentations in ``folders``, or ``beside`` the images, that belong to no image.
+
+    :raises InputError: not one belongs to an image, though there are some.
+    """
+    used = {case.label for case in cases if case.label is not None}
+    left = [path for folder in folders for path in label_files(folder) if path not in used] + [
+        path for path in beside if path not in used
+    ]
+    if not left:
+        return []
+    if not used:
+        raise InputError(
+            f"None of the {len(left)} segmentations in {left[0].parent} has the name of an image: there is "
+            f"{left[0].name}, and the images are called {cases[0].images[0].name} and the like.",
+            "Give each segmentation the name of its image.",
+        )
+    return [f"{len(left)} segmentation(s) belong to no image, {left[0]} for example; they are left out."]
+
+
+def folders_named(folder: Path, names: Sequence[str]) -> list[Path]:
+    """Folders in ``folder`` with one of ``names``, in any case of letters, in the order of the names."""
+    lower = [name.lower() for name in names]
+    try:
+        found = [path for path in folder.iterdir() if path.is_dir() and path.name.lower() in lower]
+    except PermissionError:  # a parent that may be entered and not listed, as on many clusters
+        found = [folder / name for name in names if (folder / name).is_dir()]
+    return sorted(found, key=lambda path: lower.index(path.name.lower()))
+
+
+def add_channel(channels: dict[int, Path], channel: int, path: Path) -> None:
+    """:raises InputError: the case has that channel already."""
+    if channel in channels:
+        raise InputError(f"{channels[channel]} and {path.name} are the same channel of one case.", "Keep one.")
+    channels[channel] = path

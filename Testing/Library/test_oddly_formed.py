@@ -1,0 +1,490 @@
+"""Files and folders as people have them: each read right, or said what is wrong with it."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import json
+from pathlib import Path
+
+import nibabel
+import nrrd
+import numpy as np
+import pytest
+import SimpleITK
+from dicom_slices import write_dicom
+from landmark import asymmetric_case, landmark_of
+from scipy.spatial.transform import Rotation
+
+from GEDGANLib.errors import InputError
+from GEDGANLib.volumes.dataset import find_dataset
+from GEDGANLib.volumes.dicom import POSITION
+from GEDGANLib.volumes.files import LPS_TO_RAS, read_volume
+from GEDGANLib.volumes.fingerprint import check_dataset
+from GEDGANLib.volumes.reading import read_case
+
+SHAPE = (12, 10, 8)
+SPACING = (1.0, 1.5, 2.0)
+
+
+def scan(seed: int = 0, shape=SHAPE) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 500, shape).astype(np.int16)
+
+
+def ball() -> np.ndarray:
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[3:7, 3:7, 3:6] = 1
+    labels[8:10, 7:9, 6:8] = 2
+    return labels
+
+
+def save(path: Path, array: np.ndarray, affine=None) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(array, np.eye(4) if affine is None else affine), path)
+    return path
+
+
+def placed(angles, origin, spacing=SPACING) -> np.ndarray:
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_euler("xyz", angles, degrees=True).as_matrix() @ np.diag(spacing)
+    affine[:3, 3] = origin
+    return affine
+
+
+# ---- NIfTI lies where ITK, and so Slicer, has it
+
+
+QFORM = placed((10, 20, 30), (-10, -20, -30))
+SKEW = np.array([[1, 0.1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+SFORMS = {
+    "the same": QFORM,
+    "elsewhere": placed((-5, 0, 40), (4, 5, 6)),
+    "other voxels": placed((-5, 0, 40), (4, 5, 6), (1.1, 1.6, 2.2)),
+    "flipped": placed((0, 0, 0), (4, 5, 6)) @ np.diag([-1.0, 1, 1, 1]),
+    "skewed": placed((-5, 0, 40), (4, 5, 6)) @ SKEW,
+    "none": np.diag([0, 0, 0, 1.0]),
+}
+
+
+def with_header(path: Path, sform: np.ndarray, codes: tuple[int, int], unit: int = 2) -> Path:
+    """A NIfTI file with codes and units that no library would write together."""
+    image = nibabel.Nifti1Image(scan(), QFORM)
+    image.set_qform(QFORM, 1)
+    raw = bytearray(image.to_bytes())
+    raw[252:256] = np.array(codes, "<i2").tobytes()  # qform_code, sform_code
+    raw[280:328] = sform[:3].astype("<f4").tobytes()
+    raw[123] = unit  # xyzt_units
+    path.write_bytes(bytes(raw))
+    return path
+
+
+def affine_of_itk(path: Path) -> np.ndarray:
+    image = SimpleITK.ReadImage(str(path))
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) @ np.diag(image.GetSpacing())
+    affine[:3, 3] = image.GetOrigin()
+    return LPS_TO_RAS @ affine
+
+
+@pytest.mark.parametrize("sform", SFORMS)
+def test_nifti_lies_where_itk_has_it(tmp_path, sform):
+    taken = refused = 0
+    for codes in itertools.product((0, 1, 2), (0, 1, 2, 4)):
+        path = with_header(tmp_path / "scan.nii", SFORMS[sform], codes)
+        try:
+            wanted = affine_of_itk(path)
+        except RuntimeError:
+            refused += 1
+            with pytest.raises(InputError, match=r"right angles \(by 3\.8 degrees\)|holds none"):
+                read_volume(path)
+            continue
+        taken += 1
+        np.testing.assert_allclose(read_volume(path).affine, wanted, atol=1e-5)
+    assert (taken, refused) == ((9, 3) if sform in ("skewed", "none") else (12, 0))
+
+
+def test_placements_that_disagree_are_one_choice_for_image_and_label(tmp_path):
+    elsewhere = SFORMS["elsewhere"]
+    (tmp_path / "images").mkdir(), (tmp_path / "labels").mkdir()
+    image = with_header(tmp_path / "images" / "p.nii", elsewhere, (1, 2))
+    np.testing.assert_allclose(read_volume(image).affine, QFORM, atol=1e-5)
+    np.testing.assert_allclose(
+        read_volume(with_header(tmp_path / "q.nii", elsewhere, (1, 1))).affine, elsewhere, atol=1e-5
+    )
+    save(tmp_path / "labels" / "p.nii.gz", ball(), elsewhere)
+    dataset = find_dataset(tmp_path)
+    with pytest.raises(InputError, match=r"axes turned by .* degrees, first voxels .* mm apart"):
+        read_case(dataset.cases[0], dataset)
+
+
+@pytest.mark.parametrize(("unit", "factor"), [(0, 1), (1, 1000), (2, 1), (3, 0.001)])
+def test_units_become_millimetres(tmp_path, unit, factor):
+    volume = read_volume(with_header(tmp_path / "scan.nii", QFORM, (1, 0), unit))
+    np.testing.assert_allclose(np.linalg.norm(volume.affine[:3, :3], axis=0), np.multiply(SPACING, factor), rtol=1e-5)
+
+
+def test_voxels_of_a_microscope_are_taken(tmp_path):
+    path = save(tmp_path / "cells.nii.gz", scan(), np.diag([0.0008, 0.0008, 0.0012, 1]))
+    assert np.linalg.norm(read_volume(path).affine[:3, 2]) == pytest.approx(0.0012)
+
+
+@pytest.mark.parametrize("name", ["plain.nii.gz", "packed.nii"])
+def test_compression_need_not_be_what_the_name_says(tmp_path, name):
+    raw = nibabel.Nifti1Image(scan(), QFORM).to_bytes()
+    (tmp_path / name).write_bytes(gzip.compress(raw) if name == "packed.nii" else raw)
+    volume = read_volume(tmp_path / name)
+    assert np.array_equal(volume.array, scan())
+    np.testing.assert_allclose(volume.affine, QFORM, atol=1e-4)
+
+
+# ---- other formats
+
+
+@pytest.mark.parametrize("ending", [".mgz", ".hdr", ".gipl", ".vtk"])
+def test_formats_of_other_programs_lie_where_they_were_written(tmp_path, ending):
+    case, landmark = asymmetric_case("RAS" if ending in (".mgz", ".hdr") else "LPS")
+    array, path = case.image[0].astype(np.float32), tmp_path / f"scan{ending}"
+    if ending == ".mgz":
+        nibabel.save(nibabel.MGHImage(array, case.affine), path)
+    elif ending == ".hdr":
+        nibabel.save(nibabel.Nifti1Pair(array, case.affine), path)
+    else:
+        image = SimpleITK.GetImageFromArray(array.T.copy())
+        lps = LPS_TO_RAS @ case.affine
+        image.SetSpacing(np.linalg.norm(lps[:3, :3], axis=0).tolist())
+        image.SetOrigin(lps[:3, 3].tolist())
+        SimpleITK.WriteImage(image, str(path))
+    volume = read_volume(path)
+    assert np.linalg.norm(landmark_of(volume.array.astype(float), volume.affine) - landmark) < 0.6
+
+
+@pytest.mark.parametrize("name", ["scan.nhdr", "scan.mhd", "scan.hdr"])
+def test_a_header_without_its_voxels_names_what_is_missing(tmp_path, name):
+    path = tmp_path / name
+    if name.endswith(".nhdr"):
+        nrrd.write(str(path), scan(), {"encoding": "raw"}, detached_header=True)
+    elif name.endswith(".mhd"):
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(scan()), str(path))
+    else:
+        nibabel.save(nibabel.Nifti1Pair(scan(), np.eye(4)), path)
+    assert read_volume(path).array.size == scan().size
+    (voxels,) = (each for each in tmp_path.iterdir() if each.name != name)
+    voxels.unlink()
+    with pytest.raises(InputError, match=f"header alone.*{voxels.name}"):
+        read_volume(path)
+
+
+def test_content_that_was_not_fetched_is_named(tmp_path):
+    images = tmp_path / "images"
+    for number in range(3):
+        save(images / f"p{number}.nii.gz", scan(number))
+    (images / "p1.nii.gz").unlink()
+    (images / "p1.nii.gz").symlink_to("../.git/annex/objects/x/p1.nii.gz")
+    (images / "p2.nii.gz").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    dataset = find_dataset(tmp_path)
+    assert len(dataset.cases) == 3
+    for case, words in zip(
+        dataset.cases[1:], ("link to content that is not there", "a note of where its content lies")
+    ):
+        with pytest.raises(InputError, match=words):
+            read_case(case, dataset)
+
+
+# ---- segmentations
+
+
+def segmentation_file(path: Path, layers: np.ndarray, names: list[str], old: bool) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = {
+        "space": "left-posterior-superior", "space directions": np.vstack([np.full(3, np.nan), np.eye(3)]),
+        "space origin": np.zeros(3), "kinds": ["list", "domain", "domain", "domain"],
+    }  # fmt: skip
+    for number, name in enumerate(names):
+        header |= {f"Segment{number}_ID": f"Segment_{number}", f"Segment{number}_Name": name}
+        if not old:
+            header |= {f"Segment{number}_LabelValue": "1", f"Segment{number}_Layer": str(number)}
+    nrrd.write(str(path), layers, header, index_order="F")
+    return path
+
+
+def test_segments_of_old_slicer_are_a_layer_each(tmp_path):
+    layers = np.zeros((2, 20, 20, 20), np.uint8)
+    layers[0, 3:8, 3:8, 3:8] = 1
+    layers[1, 10:16, 10:16, 10:16] = 1
+    volume = read_volume(segmentation_file(tmp_path / "p.seg.nrrd", layers, ["liver", "tumour"], True))
+    assert [segment.name for segment in volume.segments] == ["liver", "tumour"]
+    assert np.bincount(volume.array.ravel())[1:].tolist() == [125, 216]
+
+
+@pytest.mark.parametrize("names", [["liver", "lesion"], ["lesion", "liver"]])
+def test_a_lesion_lies_on_its_organ_whatever_their_order(tmp_path, names):
+    masks = {name: np.zeros((20, 20, 20), np.uint8) for name in names}
+    masks["liver"][3:15, 3:15, 3:15] = 1
+    masks["lesion"][6:9, 6:9, 6:9] = 1
+    layers = np.stack([masks[name] for name in names])
+    volume = read_volume(segmentation_file(tmp_path / "p.seg.nrrd", layers, names, False))
+    counts = np.bincount(volume.array.ravel())[1:]
+    assert dict(zip(names, counts.tolist())) == {"liver": 12**3 - 27, "lesion": 27}
+
+
+def labelled(tmp_path: Path, labels: np.ndarray, affine=None):
+    save(tmp_path / "images" / "p.nii.gz", scan())
+    save(tmp_path / "labels" / "p.nii.gz", labels, affine)
+    dataset = find_dataset(tmp_path)
+    return read_case(dataset.cases[0], dataset).label_values
+
+
+def test_labels_that_a_header_rounded_are_whole(tmp_path):
+    assert np.array_equal(labelled(tmp_path, ball() * np.float64(1.00000002)), ball())
+    with pytest.raises(InputError, match="labels with fractions"):
+        labelled(tmp_path, ball() * 0.97)
+
+
+@pytest.mark.parametrize("with_background", [True, False])
+def test_a_mask_a_label_is_one_label_map(tmp_path, with_background):
+    values = (0, 1, 2) if with_background else (1, 2)
+    masks = np.stack([ball() == value for value in values], -1).astype(np.uint8)
+    assert np.array_equal(labelled(tmp_path, masks), ball())
+    with pytest.raises(InputError, match="no masks of one label each"):
+        labelled(tmp_path, np.ones((*SHAPE, 2), np.uint8))
+
+
+def test_grids_that_differ_by_less_than_anybody_draws_are_one(tmp_path):
+    affine = np.eye(4)
+    affine[0, 3] = 0.02
+    assert np.array_equal(labelled(tmp_path, ball(), affine), ball())
+    affine[0, 3], affine[2, 2] = 0.2, 1.01
+    with pytest.raises(InputError, match=r"1 x 1 x 1\.01 against 1 x 1 x 1 mm a voxel, first voxels 0\.2 mm apart"):
+        labelled(tmp_path, ball(), affine)
+
+
+# ---- which file belongs to which
+
+
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [
+        ("patient{}_frame01", "patient{}_frame01_gt"),
+        ("volume-{}", "segmentation-{}"),
+        ("sub-0{}_T1w", "sub-0{}_T1w_dseg"),
+        ("sub-0{}_T1w", "sub-0{}_dseg"),
+        ("scan{}", "scan{}_manual"),
+    ],
+)
+@pytest.mark.parametrize("folder", ["", "annotations"])
+def test_segmentations_are_known_by_their_names(tmp_path, image, label, folder):
+    for number in range(3):
+        save(tmp_path / f"{image.format(number)}.nii.gz", scan(number))
+        save(tmp_path / folder / f"{label.format(number)}.nii.gz", ball())
+    dataset = find_dataset(tmp_path)
+    assert [case.label.name for case in dataset.cases] == [f"{label.format(number)}.nii.gz" for number in range(3)]
+    assert not dataset.warnings
+
+
+def test_images_and_labels_of_the_very_same_names_are_pairs(tmp_path):
+    for number in range(3):
+        save(tmp_path / "images" / f"scan{number}_0000.nii.gz", scan(number))
+        save(tmp_path / "labels" / f"scan{number}_0000.nii.gz", ball())
+    assert all(case.label is not None for case in find_dataset(tmp_path).cases)
+
+
+def test_what_is_not_used_is_told(tmp_path):
+    for number in range(3):
+        save(tmp_path / "images" / f"p{number}.nii.gz", scan(number))
+        save(tmp_path / "more" / f"p{number}.nii.gz", scan(number))
+    np.save(tmp_path / "images" / "p3.npy", scan())
+    (tmp_path / "labels" / "p0").mkdir(parents=True)
+    (tmp_path / "labels" / "p0" / "0.png").write_bytes(b"\x89PNG")
+    (tmp_path / "readme.txt").write_text("of no interest")
+    told = " ".join(find_dataset(tmp_path).warnings)
+    for words in ("1 file(s) like", "p3.npy", "nothing of voxel sizes", "not looked into: more, p0"):
+        assert words in told
+    assert "readme" not in told
+
+
+def test_formats_that_are_not_read_are_named(tmp_path):
+    np.save(tmp_path / "p3.npy", scan())
+    with pytest.raises(InputError, match=r"p3\.npy are left out: a format that says nothing of voxel sizes"):
+        find_dataset(tmp_path)
+
+
+# ---- dataset.json
+
+
+DESCRIBED = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1, "lesion": 2}}
+FORMS = {
+    "as it is": {},
+    "values in quotation marks": {"labels": {"background": "0", "liver": "1", "lesion": "2"}},
+    "values with a point": {"labels": {"background": 0.0, "liver": 1.0, "lesion": 2.0}},
+    "a list": {"labels": ["background", "liver", "lesion"], "channel_names": ["CT"]},
+}
+
+
+def described_folder(tmp_path: Path, described: dict) -> Path:
+    for number in range(3):
+        save(tmp_path / "imagesTr" / f"p{number}_0000.nii.gz", scan(number))
+        save(tmp_path / "labelsTr" / f"p{number}.nii.gz", ball())
+    (tmp_path / "dataset.json").write_text(json.dumps(described), encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_descriptions_are_read_in_all_their_forms(tmp_path, form):
+    dataset = find_dataset(described_folder(tmp_path, DESCRIBED | FORMS[form]))
+    assert dataset.label_names == {1: "liver", 2: "lesion"} and dataset.channel_names == ("CT",)
+    assert not dataset.warnings
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (json.dumps(DESCRIBED).encode("utf-8-sig"), None),
+        ('{"description": "Mäuse"}'.encode("latin-1"), "not written in UTF-8"),
+        (b"[1, 2]", "does not describe a data set"),
+        (b'{"labels": {"liver": "red"}}', "says no value for liver: red"),
+        (b'{"channel_names": {"first": "CT"}}', "does not say what its channels are"),
+        (b'{"labels": ', "something is wrong in line 1"),
+    ],
+)
+def test_descriptions_that_are_odd_are_told_in_words(tmp_path, content, words):
+    (described_folder(tmp_path, DESCRIBED) / "dataset.json").write_bytes(content)
+    if words is None:
+        assert find_dataset(tmp_path).label_names == {1: "liver", 2: "lesion"}
+        return
+    with pytest.raises(InputError, match=words):
+        find_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("form", ["training", "dataset"])
+def test_pairs_that_are_listed_are_used_wherever_they_lie(tmp_path, form):
+    for number in range(3):
+        save(tmp_path / "data" / f"p{number}" / "ct.nii.gz", scan(number))
+        save(tmp_path / "data" / f"p{number}" / "seg.nii.gz", ball())
+    pairs = {f"p{number}": (f"data/p{number}/ct.nii.gz", f"data/p{number}/seg.nii.gz") for number in range(4)}
+    listed = {
+        "training": [{"image": image, "label": label} for image, label in pairs.values()],
+        "dataset": {name: {"images": [image], "label": label} for name, (image, label) in pairs.items()},
+    }[form]
+    (tmp_path / "dataset.json").write_text(json.dumps(DESCRIBED | {form: listed, "numTraining": 4}))
+    dataset = find_dataset(tmp_path)
+    names = [f"p{number}" if form == "dataset" else f"p{number}_ct" for number in range(3)]
+    assert [case.name for case in dataset.cases] == names
+    assert [case.label.parent.name for case in dataset.cases] == ["p0", "p1", "p2"]
+    assert len(dataset.warnings) == 2  # one is not there, and three are not four
+
+
+def test_pairs_of_other_names_are_by_the_list(tmp_path):
+    for number in range(3):
+        save(tmp_path / "imagesTr" / f"img{number:04d}.nii.gz", scan(number))
+        save(tmp_path / "labelsTr" / f"of_{number + 5}.nii.gz", ball())
+    listed = [{"image": f"imagesTr/img{n:04d}.nii.gz", "label": f"labelsTr/of_{n + 5}.nii.gz"} for n in range(3)]
+    described = {"modality": {"0": "CT"}, "labels": {"0": "background", "1": "liver", "2": "x"}, "training": listed}
+    (tmp_path / "dataset.json").write_text(json.dumps(described))
+    assert [case.label.name for case in find_dataset(tmp_path).cases] == [f"of_{n + 5}.nii.gz" for n in range(3)]
+
+
+# ---- DICOM
+
+
+def change(folder: Path, change_one, which=None) -> None:
+    """Rewrite the slices of a series; ``change_one`` takes each, and its number."""
+    import pydicom
+
+    files = sorted(folder.iterdir(), key=lambda path: int(path.name.split("_")[1]))
+    for number, path in enumerate(files):
+        if which is None or number in which:
+            one = pydicom.dcmread(path)
+            change_one(one, number)
+            pydicom.dcmwrite(path, one)
+
+
+@pytest.fixture
+def series(tmp_path) -> Path:
+    case, _ = asymmetric_case("LPS")
+    write_dicom(tmp_path / "p0" / "CT", case)
+    return tmp_path
+
+
+@pytest.mark.parametrize("modality", ["SEG", "RTDOSE", "RTSTRUCT", "SR"])
+def test_what_is_no_scan_is_named_and_left_out(series, modality):
+    import pydicom
+
+    source = next((series / "p0" / "CT").iterdir())
+    other = pydicom.dcmread(source)
+    other.Modality, other.SeriesInstanceUID = modality, "1.2.3.4"
+    if modality in ("RTSTRUCT", "SR"):
+        del other.PixelData, other.Rows, other.Columns
+    (series / "p0" / "other").mkdir()
+    pydicom.dcmwrite(series / "p0" / "other" / "1.dcm", other)
+    dataset = find_dataset(series)
+    assert [case.name for case in dataset.cases] == ["p0_CT"]
+    assert any(f"({modality}) are left out" in words for words in dataset.warnings)
+    for path in (series / "p0" / "other").iterdir():
+        path.rename(series / "p0" / "CT" / path.name)
+    assert [case.name for case in find_dataset(series).cases] == ["p0_CT"]
+    assert read_volume(series / "p0" / "CT").array.ndim == 3
+
+
+def test_a_tilted_gantry_is_refused(series):
+    folder = series / "p0" / "CT"
+
+    def tilt(one, number):
+        one.ImagePositionPatient = [one.ImagePositionPatient[0], one.ImagePositionPatient[1] + 0.7 * number,
+                                    one.ImagePositionPatient[2]]  # fmt: skip
+
+    change(folder, tilt)
+    with pytest.raises(InputError, match=r"tilted gantry.*by \d+(\.\d+)? degrees"):
+        read_volume(folder)
+
+
+def test_a_slope_a_slice_is_kept(series):
+    folder = series / "p0" / "CT"
+    before = read_volume(folder).array
+
+    def scale(one, number):
+        one.RescaleSlope, one.RescaleIntercept = ("1", "0") if number == 0 else ("0.037", "2")
+
+    change(folder, scale)
+    after = read_volume(folder).array
+    first_is_scaled_by_one = np.allclose(after[..., 0], before[..., 0])
+    one, other = (0, -1) if first_is_scaled_by_one else (-1, 0)
+    np.testing.assert_allclose(after[..., one], before[..., one])
+    np.testing.assert_allclose(after[..., other], 0.037 * before[..., other] + 2, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (
+            lambda one, number: setattr(one, "ImageOrientationPatient", [0, 1, 0, 0, 0, -1]),
+            "slice of another direction",
+        ),
+        (lambda one, number: delattr(one, "ImagePositionPatient"), "does not say where its slice lies"),
+    ],
+)
+def test_slices_that_make_no_volume_are_refused_by_name(series, spoil, words):
+    folder = series / "p0" / "CT"
+    change(folder, spoil, which=[4])
+    with pytest.raises(InputError, match=words):
+        read_volume(folder)
+    assert POSITION == "0020|0032"
+
+
+def test_segmentations_of_dicom_scans_are_used(tmp_path):
+    case, _ = asymmetric_case("LPS")
+    for name in ("p0", "p1"):
+        write_dicom(tmp_path / "images" / name / "T1", case)
+        volume = read_volume(tmp_path / "images" / name / "T1")
+        save(
+            tmp_path / "labels" / f"{name}.nii.gz", (volume.array > volume.array.mean()).astype(np.uint8), volume.affine
+        )
+    dataset = find_dataset(tmp_path)
+    assert [case.label.name for case in dataset.cases] == ["p0.nii.gz", "p1.nii.gz"]
+    assert [label.value for label in check_dataset(dataset).labels] == [1]
+
+
+def test_folders_whose_names_fall_together_are_two_cases(tmp_path):
+    case, _ = asymmetric_case("LPS")
+    write_dicom(tmp_path / "a" / "b_c", case)
+    write_dicom(tmp_path / "a_b" / "c", case)
+    assert [case.name for case in find_dataset(tmp_path).cases] == ["a_b_c", "a_b_c_2"]
