@@ -27,7 +27,7 @@ from .options import (
     three_of,
 )  # fmt: skip
 from .repainting import aligned_plan, anatomy_of, claim_alignment, holds_alignment, plan_and_data_of_alignment
-from .scans import print_fingerprint, without_cases
+from .scans import print_fingerprint, with_channels, with_channels_of, without_cases
 
 
 def add(kinds: argparse._SubParsersAction) -> None:
@@ -101,6 +101,7 @@ def _make_plan(arguments: argparse.Namespace, dataset, device: str, events: Even
     from ..planning.fitting import check_memory, fitted, with_fitting_batch
 
     spacing = three_of(arguments.spacing)
+    dataset = with_channels(dataset, arguments.channels)
     fingerprint = _fingerprint(dataset, events)
     plan = make_plan(fingerprint, device, arguments.grid, spacing, arguments.method or "ged")
     plan = _with_class_column(plan, arguments.class_column)
@@ -282,7 +283,7 @@ def _prepare(arguments: argparse.Namespace, device: str, events: Events, team, h
         plan = Plan.load(plan_path)
         refuse_untrainable(plan, str(plan_path))
         column = arguments.class_column or plan.data.get("class_column")
-        dataset = find_dataset(arguments.data, column)
+        dataset = with_channels_of(find_dataset(arguments.data, column), plan)
         if arguments.resume and (run / REQUEST).exists():  # as its alignment left them out
             dataset = without_cases(dataset, read_request(run / REQUEST)["left_out"])
         if plan.classes and not any(case.class_name in plan.classes for case in dataset.cases):
@@ -296,6 +297,7 @@ def _prepare(arguments: argparse.Namespace, device: str, events: Events, team, h
             plan = _plan_from_model(arguments, dataset, device, events, team.size)
         else:
             plan = _make_plan(arguments, dataset, device, events, team.size)
+            dataset = with_channels(dataset, arguments.channels)
     team.part(plan.training.batch)
     # What runs on this kind of device already need not be asked whether it fits.
     asked = (plan_path is not None or goes_on) and not (arguments.resume and Request.load(run).device == device)

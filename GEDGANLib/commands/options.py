@@ -36,6 +36,12 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--spacing", type=above_zero(float), nargs="+", metavar="MM", help="voxel size: one number or three"
     )
+    parser.add_argument(
+        "--channels",
+        nargs="+",
+        metavar="NAME",
+        help="what the channels are, in their order: CT, dose and SUV have absolute intensities",
+    )
     parser.add_argument("--method", choices=METHODS, help="ged (default), or the article's baseline to compare with")
     parser.add_argument(
         "--alignment",

@@ -20,11 +20,34 @@ def find_for(model: Any, folder: Path) -> Any:
 
     column = model.plan.data.get("class_column")
     try:
-        return find_dataset(folder, column)
+        return with_channels_of(find_dataset(folder, column), model.plan)
     except InputError:
         if column is None:
             raise
-        return find_dataset(folder)
+        return with_channels_of(find_dataset(folder), model.plan)
+
+
+def with_channels(dataset: Any, names: Sequence[str] | None) -> Any:
+    """A data set whose channels have these names; of single files with a fourth axis, so many channels.
+
+    :raises InputError: it has others.
+    """
+    if names is None:
+        return dataset
+    if len(names) != len(dataset.channel_names) and any(len(case.images) > 1 for case in dataset.cases):
+        raise InputError(
+            f"{dataset.folder} has {len(dataset.channel_names)} channel(s), and {len(names)} names are given for them.",
+            "Give a name for each, in their order.",
+        )
+    return replace(dataset, channel_names=tuple(names))
+
+
+def with_channels_of(dataset: Any, plan: Any) -> Any:
+    """A data set whose files hold as many channels as a plan has, where they were said to be channels in the plan."""
+    one_file = len(dataset.channel_names) == 1 and all(len(case.images) == 1 for case in dataset.cases)
+    if len(plan.channels) > 1 and one_file:
+        return with_channels(dataset, [channel.name for channel in plan.channels])
+    return dataset
 
 
 def without_cases(dataset: Any, names: list[str]) -> Any:

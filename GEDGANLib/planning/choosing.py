@@ -10,7 +10,8 @@ from dataclasses import replace
 import numpy as np
 
 from ..device import DEVICE_WORDS, trouble_here
-from ..volumes.fingerprint import Fingerprint
+from ..volumes.fingerprint import CaseFacts, Fingerprint
+from ..volumes.naming import words_of
 from .grids import WHOLE_VOLUME_VOXELS, choose_grid
 from .plan import Augmentation, Channel, Field, Networks, Plan, Prediction, Training
 from .words import AUGMENTATIONS, NOTE
@@ -228,26 +229,59 @@ def data_of(fingerprint: Fingerprint) -> dict:
         "cases": len(cases),
         "labelled": sum(case.labelled for case in cases),
         "median_shape": tuple(int(x) for x in np.median([case.shape for case in cases], axis=0)),
-        "median_spacing": tuple(round(float(x), 4) for x in np.median([case.spacing for case in cases], axis=0)),
+        "median_spacing": tuple(float(f"{x:.5g}") for x in np.median([case.spacing for case in cases], axis=0)),
     }
 
 
+CT_NAMES, ABSOLUTE_NAMES = ("ct", "computed tomography", "cbct"), ("dose", "gy", "suv")
+"""Channels, by a word of their names, whose intensities mean the same in all cases."""
+CT_AIR = -900.0
+"""HU that every CT has below, and no scan of arbitrary scale."""
+TOLD_ABOVE = 0.05
+"""Share of a label above the range of intensities from which it is told."""
+
+
 def choose_mapping(fingerprint: Fingerprint, index: int, reasons: list[str]) -> Channel:
-    name = fingerprint.channel_names[index]
-    lows, highs = zip(*(case.percentiles[index] for case in fingerprint.cases))
-    kind = np.result_type(*{case.kind for case in fingerprint.cases})
+    name, cases = fingerprint.channel_names[index], fingerprint.cases
+    lows, highs = zip(*(case.percentiles[index] for case in cases))
+    kind = np.result_type(*{case.kinds[index] if case.kinds else case.kind for case in cases})
     integer = np.issubdtype(kind, np.integer)
     name_of_kind = kind.name if integer and kind.itemsize <= 4 else "int32"
-    is_ct = name.strip().lower() in ("ct", "computed tomography") or (
-        integer and np.median([case.minima[index] for case in fingerprint.cases]) <= -900
-    )
-    if is_ct:
-        window = (math.floor(np.median(lows) / 10) * 10.0, math.ceil(np.median(highs) / 10) * 10.0)
+    words = words_of(name)
+    if any(word in words or name.strip().lower() == word for word in CT_NAMES) or (
+        np.median([case.minima[index] for case in cases]) <= CT_AIR
+    ):
+        low, high = np.median(lows), np.median(highs)
+        if all(case.body for case in cases):
+            low, high = np.median([case.body[index] for case in cases], axis=0)
+        tissue = [np.median(found) for found in _of_labels(cases, "label_highs", index).values()]
+        window = (math.floor(low / 10) * 10.0, math.ceil(max([high, *tissue]) / 10) * 10.0)
         reasons.append(
-            f"Channel {name}: one window for all, {window[0]:g} to {window[1]:g}, since CT numbers are absolute."
+            f"Channel {name}: one window for all, {window[0]:g} to {window[1]:g}, since CT numbers are absolute; it "
+            "holds body and labels."
         )
         # nnU-Net treats a channel of this name as absolute numbers too.
         return Channel("CT", "window", window, integer, name_of_kind)
+    if any(word in words for word in ABSOLUTE_NAMES) and all(case.maxima for case in cases):
+        low, high = min(case.minima[index] for case in cases), max(case.maxima[index] for case in cases)
+        window = (0.0 if 0 <= low < 1e-3 * high else low, high)
+        reasons.append(f"Channel {name}: one range for all, {window[0]:.4g} to {window[1]:.4g}, since it is absolute.")
+        return Channel(name, "window", window, integer, name_of_kind)
     reasons.append(f"Channel {name}: each case by its own 0.5th and 99.5th percentile, since its scale is arbitrary.")
+    for label, shares in _of_labels(cases, "label_above", index).items():
+        if (share := float(np.median(shares))) > TOLD_ABOVE:
+            reasons.append(
+                f"{NOTE}{share:.0%} of {label} is brighter than that range of channel {name}, and is cut to its end. "
+                "If its intensities are absolute, say what it is: --channels dose, or CT, or SUV, a name a channel."
+            )
     typical = (float(np.median(lows)), float(np.median(highs)))
     return Channel(name, "percentiles", typical, integer, name_of_kind)
+
+
+def _of_labels(cases: Sequence[CaseFacts], what: str, index: int) -> dict[str, list[float]]:
+    """Of each label a number a case that has it, in one channel."""
+    found: dict[str, list[float]] = {}
+    for case in cases:
+        for label, values in getattr(case, what).items():
+            found.setdefault(label, []).append(values[index])
+    return found

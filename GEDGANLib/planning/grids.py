@@ -51,7 +51,7 @@ def choose_grid(
             for _ in range(60):
                 middle = (low + high) / 2
                 low, high = (middle, high) if np.prod(extent / np.maximum(spacing, middle)) > budget else (low, middle)
-            spacing = np.maximum(spacing, math.ceil(high * 100) / 100)
+            spacing = np.maximum(spacing, _rounded_up(high))
             reasons.append(
                 f"Spacing {_words(spacing)} mm instead of the data's {_words(finest)} mm, so that a volume fits what "
                 f"{DEVICE_WORDS[device]} trains."
@@ -140,6 +140,12 @@ def placed_grid(fingerprint: Fingerprint, shape: Sequence[int], spacing: Sequenc
         directions=tuple(tuple(float(x) for x in row) for row in directions),
         origin=tuple(float(x) for x in origin),
     )
+
+
+def _rounded_up(value: float, digits: int = 3) -> float:
+    """To so many significant digits, as voxels may be of millimetres and of micrometres."""
+    step = 10.0 ** (math.floor(math.log10(value)) - digits + 1)
+    return float(f"{math.ceil(round(value / step, 3)) * step:.{digits}g}")
 
 
 def _round_up(voxels: np.ndarray, stride: int | np.ndarray) -> np.ndarray:

@@ -1,8 +1,8 @@
 """A folder of the user's -> cases: which files belong together, what channels and labels mean.
 
 Accepted are nnU-Net and Medical Decathlon folders (``dataset.json``, ``imagesTr``, ``labelsTr``), plain folders of
-images with or without labels, and folders of DICOM series. Nothing is decided silently: what cannot be right ends in
-an :class:`~GEDGANLib.errors.InputError` that names the file and what to do.
+images with or without labels, a folder a patient, and folders of DICOM series. Nothing is decided silently: what cannot
+be right ends in an :class:`~GEDGANLib.errors.InputError` that names the file and what to do.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from .found import (
     unmatched_labels,
 )  # fmt: skip
 from .left_out import words_of_left_out
-from .naming import CHANNEL
+from .naming import CHANNEL, SEQUENCE_WORDS
+from .patients import find_patients
 
 __all__ = ["CaseFiles", "Dataset", "find_dataset"]
 
@@ -49,7 +50,7 @@ def find_dataset(folder: Path, class_column: str | None = None) -> Dataset:
         if (folder / "dataset.json").exists():
             dataset = find_described(folder)
         else:
-            dataset = _find_plain(folder) or find_dicom(folder)
+            dataset = _find_plain(folder) or find_patients(folder) or find_dicom(folder)
         if dataset is None:
             _explain_nothing(folder)
         classes = read_classes(folder, [case.name for case in dataset.cases], class_column)
@@ -83,7 +84,7 @@ def _find_plain(folder: Path) -> Dataset | None:
         return None
     places = (folder, image_folder) if image_folder != folder else (folder, folder.resolve().parent)
     label_folders = [label_folder for place in places for label_folder in folders_named(place, LABEL_FOLDERS)]
-    groups = _group_channels(files)
+    groups, channel_words = _group_channels(files)
     cases = []
     for name, paths in sorted(groups.items()):
         candidates = (label_of(label_folder, name, paths) for label_folder in [*label_folders, image_folder])
@@ -91,6 +92,7 @@ def _find_plain(folder: Path) -> Dataset | None:
         cases.append(CaseFiles(name, paths, label))
     channels = max(len(case.images) for case in cases)
     names = tuple(f"channel {index}" for index in range(channels)) if channels > 1 else ("image",)
+    names = channel_words or names
     inside = [label_folder for label_folder in label_folders if label_folder.parent in (folder, image_folder)]
     beside = [path for path in label_files(image_folder) if path not in files]
     warnings = unmatched_labels(inside, cases, beside)
@@ -100,23 +102,33 @@ def _find_plain(folder: Path) -> Dataset | None:
     return Dataset(folder, tuple(cases), names, {}, False, warnings=tuple(warnings))
 
 
-def _group_channels(files: list[Path]) -> dict[str, tuple[Path, ...]]:
-    """Group ``_0000``, ``_0001`` ... of a case, unless that ending can only be a case number."""
+def _group_channels(files: list[Path]) -> tuple[dict[str, tuple[Path, ...]], tuple[str, ...]]:
+    """Files of each case, and names of channels where files are named by them.
+
+    :raises InputError: a case lacks a channel that others have, or one file is named as no channel.
+    """
+    numbered = {path: match for path in files if (match := CHANNEL.match(stem_of(path)))}
     groups: dict[str, dict[int, Path]] = defaultdict(dict)
-    for path in files:
-        match = CHANNEL.match(stem_of(path))
-        if not match:
-            break
-        add_channel(groups[match.group(1)], int(match.group(2)), path)
-    else:
-        if len(groups) > 1 and all(min(channels) == 0 for channels in groups.values()):
-            for name, channels in groups.items():
-                if sorted(channels) != list(range(len(channels))):
-                    there = ", ".join(f"{channel:04d}" for channel in sorted(channels))
-                    raise InputError(
-                        f"{name} has the channels {there}; one is missing between them.", "Add it, or renumber them."
-                    )
-            return {name: tuple(paths[key] for key in sorted(paths)) for name, paths in groups.items()}
+    for path, match in numbered.items():
+        _add_numbered(groups, path, match, len(numbered) == len(files))
+    most_are_several = 2 * sum(len(found) > 1 for found in groups.values()) > len(groups) > 1
+    all_begin = len(groups) > 1 and all(min(channels) == 0 for channels in groups.values())
+    if most_are_several or (all_begin and len(numbered) == len(files)):
+        if odd := [path for path in files if path not in numbered]:
+            raise InputError(
+                f"{odd[0]} is named as no channel, while {len(numbered)} others end in _0000, _0001 and so on.",
+                "Name it like the others, or leave it out.",
+            )
+        for name, channels in groups.items():
+            if sorted(channels) != list(range(len(channels))):
+                there = ", ".join(f"{channel:04d}" for channel in sorted(channels))
+                raise InputError(
+                    f"{name} has the channels {there}; one is missing between or before them.",
+                    "Add it, or renumber them.",
+                )
+        return {name: tuple(paths[key] for key in sorted(paths)) for name, paths in groups.items()}, ()
+    if found := _channels_by_words(files):
+        return found
     by_stem: dict[str, tuple[Path, ...]] = {}
     for path in files:
         if stem_of(path) in by_stem:
@@ -125,4 +137,36 @@ def _group_channels(files: list[Path]) -> dict[str, tuple[Path, ...]]:
                 f"Keep one of them in {path.parent}.",
             )
         by_stem[stem_of(path)] = (path,)
-    return by_stem
+    return by_stem, ()
+
+
+def _add_numbered(groups: dict[str, dict[int, Path]], path: Path, match, strictly: bool) -> None:
+    """:raises InputError: where all files are numbered, the case has that channel already."""
+    channels = groups[match.group(1)]
+    if strictly or int(match.group(2)) not in channels:
+        add_channel(channels, int(match.group(2)), path)
+
+
+def _channels_by_words(files: list[Path]) -> tuple[dict[str, tuple[Path, ...]], tuple[str, ...]] | None:
+    """Files ``p1_t1``, ``p1_flair``, ``p2_t1`` ... as channels; None where they are not named so.
+
+    :raises InputError: a case lacks one.
+    """
+    groups: dict[str, dict[str, Path]] = defaultdict(dict)
+    for path in files:
+        name, _, word = stem_of(path).replace("-", "_").rpartition("_")
+        if not name or word.lower() not in SEQUENCE_WORDS or word.lower() in groups[name]:
+            return None
+        groups[name][word.lower()] = path
+    if len(groups) < 2 or all(len(found) == 1 for found in groups.values()):
+        return None
+    words = tuple(dict.fromkeys(word for found in groups.values() for word in found))
+    for name, found in groups.items():
+        if missing := [word for word in words if word not in found]:
+            raise InputError(
+                f"{name} has no {' and no '.join(missing)}, which other cases have; their files are taken as channels "
+                f"of one scan ({', '.join(words)}).",
+                "Complete the case or leave it out; images that are no channels of one scan belong in folders of their "
+                "own.",
+            )
+    return {name: tuple(found[word] for word in words) for name, found in groups.items()}, words

@@ -31,7 +31,12 @@ class CaseFacts:
     :param centre: of the field of view, mm in RAS.
     :param percentiles: per channel the 0.5th and the 99.5th percentile of the intensities; the ends where those are
         one, as in an image that is almost all air.
-    :param minima: smallest intensity of each channel.
+    :param minima, maxima: smallest and largest intensity of each channel.
+    :param body: per channel the 0.5th percentile without padding and the 99.5th without what is as dark as air, see
+        :func:`body_range`; () where it was not looked at.
+    :param kinds: type of each channel in its file.
+    :param label_highs: of each label, by its name, the 99.5th percentile of its voxels in each channel.
+    :param label_above: the share of these voxels above ``percentiles``.
     :param kind: type of the voxels in the files, as numpy names it.
     :param label_voxels: voxels of each label, by its name; empty without segmentation.
     :param label_reach: per axis, how far from the centre of the view labels reach, mm, their voxels included; zeros
@@ -52,6 +57,11 @@ class CaseFacts:
     label_reach: tuple[float, ...] = (0.0, 0.0, 0.0)
     class_name: str | None = None
     like_labels: bool = False
+    maxima: tuple[float, ...] = ()
+    body: tuple[tuple[float, float], ...] = ()
+    kinds: tuple[str, ...] = ()
+    label_highs: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    label_above: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -133,6 +143,9 @@ def _facts(case: RawCase, table: LabelTable, class_name: str | None) -> CaseFact
     image, affine = to_closest_ras(case.image, case.affine)
     spacing = spacing_of(affine)
     reach, voxels = np.zeros(3), {}
+    percentiles = tuple(percentile_range(channel) for channel in image)
+    highs: dict[str, tuple[float, ...]] = {}
+    above: dict[str, tuple[float, ...]] = {}
     if case.label_values is not None and case.label_values.any():
         where = np.argwhere(to_closest_ras(case.label_values, case.affine)[0])
         middle = (np.array(image.shape[1:]) - 1) / 2
@@ -141,13 +154,16 @@ def _facts(case: RawCase, table: LabelTable, class_name: str | None) -> CaseFact
         for value, count in zip(values, counts):  # several segments may have one name
             name = str(table.name_of(int(value), case)[0])
             voxels[name] = voxels.get(name, 0) + int(count)
+            inside = case.image[:, case.label_values == value]
+            highs[name] = tuple(float(high) for high in np.percentile(inside, PERCENTILES[1], axis=1))
+            above[name] = tuple(float((part > high).mean()) for part, (_, high) in zip(inside, percentiles))
     return CaseFacts(
         name=case.name,
         shape=tuple(int(side) for side in image.shape[1:]),
         spacing=tuple(float(side) for side in spacing),
         directions=tuple(tuple(float(x) for x in row) for row in directions_of(affine)),
         centre=tuple(float(x) for x in centre_of(affine, image.shape[1:])),
-        percentiles=tuple(percentile_range(channel) for channel in image),
+        percentiles=percentiles,
         minima=tuple(float(channel.min()) for channel in image),
         kind=case.kind,
         labelled=case.label_values is not None,
@@ -155,6 +171,11 @@ def _facts(case: RawCase, table: LabelTable, class_name: str | None) -> CaseFact
         label_voxels=voxels,
         label_reach=tuple(float(x) for x in reach),
         class_name=class_name,
+        maxima=tuple(float(channel.max()) for channel in image),
+        body=tuple(body_range(channel) for channel in image),
+        kinds=case.kinds,
+        label_highs=highs,
+        label_above=above,
     )
 
 
@@ -176,6 +197,20 @@ def percentile_range(voxels: np.ndarray) -> tuple[float, float]:
     """0.5th and 99.5th percentile, or smallest and largest value where those are one."""
     low, high = (float(value) for value in np.percentile(voxels, PERCENTILES))
     return (low, high) if high > low else (float(voxels.min()), float(voxels.max()))
+
+
+PADDING, BODY = -1100.0, -500.0
+"""CT numbers below which lies padding, and above which the body, lungs left out (HU)."""
+
+
+def body_range(voxels: np.ndarray) -> tuple[float, float]:
+    """0.5th percentile of what is no padding, 99.5th of what is no air, as CT numbers have it; those of all voxels
+    where hardly anything is either."""
+    ends = []
+    for percentile, least in zip(PERCENTILES, (PADDING, BODY)):
+        inside = voxels[voxels > least]
+        ends.append(float(np.percentile(inside if inside.size > 100 else voxels, percentile)))
+    return ends[0], ends[1]
 
 
 def _warnings(facts: list[CaseFacts], labels: tuple[Label, ...], value_sets: dict[str, frozenset]) -> tuple[str, ...]:

@@ -24,6 +24,15 @@ IMAGE_WORDS = frozenset(
 )  # fmt: skip
 """Those that say it is a scan, and that its segmentation may lack."""
 
+SEQUENCE_WORDS = frozenset(
+    (
+        "t1", "t2", "t1w", "t2w", "t1c", "t1ce", "t1gd", "t1n", "t2f", "t2star", "flair", "pd", "pdw", "adc", "dwi",
+        "swi", "b0", "fa", "md", "water", "fat", "inphase", "outphase", "ip", "op", "ct", "cbct", "mr", "pet", "suv",
+        "dose",
+    )
+)  # fmt: skip
+"""Last words of names by which files of one scan are told apart as its channels."""
+
 
 def words_of(stem: str) -> tuple[str, ...]:
     """Parts of a name, in small letters."""

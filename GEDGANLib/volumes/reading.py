@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
-from .dataset import CaseFiles, Dataset
-from .files import Volume, read_volume
+from .case import default_color
+from .files import Segment, Volume, read_volume, stem_of
+from .found import CaseFiles, Dataset, label_files
 from .geometry import SAME_VOXELS, corners_apart, directions_of, same_grid, spacing_of
 
 
@@ -21,7 +22,8 @@ class RawCase:
     """A case as the files have it, in their own order of axes, its labels not yet renumbered.
 
     :param label_values: (I, J, K) non-negative integers, or None.
-    :param kind: type of the voxels in the files, as numpy names it.
+    :param kind: type that holds the voxels of all channels, as numpy names it.
+    :param kinds: type of each channel in its file, as numpy names it.
     :param segment_names: value -> (name, colour, terminology), where the segmentation file itself names them.
     """
 
@@ -31,6 +33,7 @@ class RawCase:
     segment_names: dict[int, tuple[str, tuple[float, float, float], str]]
     affine: np.ndarray
     kind: str
+    kinds: tuple[str, ...] = ()
 
 
 def read_case(files: CaseFiles, dataset: Dataset) -> RawCase:
@@ -56,7 +59,9 @@ def read_case(files: CaseFiles, dataset: Dataset) -> RawCase:
     labels, segment_names = None, {}
     if files.label is not None:
         labels, segment_names = _read_labels(files, first)
-    return RawCase(files.name, image.astype(np.float32), labels, segment_names, first.affine, image.dtype.name)
+    kinds = tuple(volume.array.dtype.name for volume in volumes)
+    kinds = kinds if len(kinds) == channels else kinds[:1] * channels
+    return RawCase(files.name, image.astype(np.float32), labels, segment_names, first.affine, image.dtype.name, kinds)
 
 
 def _same_grid_or_fail(first: Volume, files: CaseFiles, other: Volume, index: int) -> np.ndarray:
@@ -103,7 +108,7 @@ def check_voxels(path: Path, voxels: np.ndarray) -> None:
 
 def _read_labels(files: CaseFiles, image: Volume) -> tuple[np.ndarray, dict]:
     path = files.label
-    volume = read_volume(path, None)
+    volume = _merged(path, image) if path.is_dir() else read_volume(path, None)
     volume.array = array = _flat(path, volume.array)
     if not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
         raise InputError(f"{path} holds no numbers that can be labels ({array.dtype}).", "Save it as a label map.")
@@ -138,6 +143,26 @@ def _read_labels(files: CaseFiles, image: Volume) -> tuple[np.ndarray, dict]:
             "Check that the label folder holds segmentations.",
         )
     return np.round(array).astype(np.uint16), segment_names
+
+
+def _merged(folder: Path, image: Volume) -> Volume:
+    """One segmentation of a folder of masks, one a structure, whose names are the labels'; where they overlap the
+    smaller is on top."""
+    masks, segments, paths = [], [], label_files(folder)
+    for number, path in enumerate(paths, 1):
+        mask = read_volume(path)
+        if not same_grid(image.affine, image.array.shape[-3:], mask.affine, mask.array.shape):
+            raise InputError(
+                f"{path} and its image have different grids: "
+                f"{_how_they_differ(mask.affine, mask.array.shape, image.affine, image.array.shape[-3:])}.",
+                "Resample the mask to the voxels of its image, by nearest neighbours, and save it again.",
+            )
+        masks.append(mask.array > 0)
+        segments.append(Segment(number, stem_of(path), default_color(number)))
+    flat = np.zeros(masks[0].shape, np.uint16)
+    for position in sorted(range(len(masks)), key=lambda position: -int(masks[position].sum())):
+        flat[masks[position]] = position + 1
+    return Volume(flat, image.affine, tuple(segments))
 
 
 def _flat(path: Path, array: np.ndarray) -> np.ndarray:

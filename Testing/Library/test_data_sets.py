@@ -232,11 +232,15 @@ def test_a_single_channel_that_ends_like_one_keeps_its_label(tmp_path):
     assert [case.label.name for case in find_dataset(tmp_path).cases] == ["la_0000.nii.gz", "la_0001.nii.gz"]
 
 
-def test_a_folder_a_patient_is_explained(tmp_path):
+def test_a_folder_a_patient_is_a_case_each(tmp_path):
     for name in NAMES:
         write_nifti(tmp_path / name / "t1.nii.gz", image())
+    assert [case.name for case in find_dataset(tmp_path).cases] == sorted(NAMES)
+    deeper = tmp_path / "above"
+    deeper.mkdir()
+    (tmp_path / NAMES[0]).rename(deeper / NAMES[0])
     with pytest.raises(InputError, match=r"itself holds no image; the first one below it is .*patient_1"):
-        find_dataset(tmp_path)
+        find_dataset(deeper)
 
 
 @pytest.mark.parametrize(("corner", "fits"), [((-2, 8, 3), True), ((40, 36, 20), True), ((60, 8, 3), False)])

@@ -16,7 +16,11 @@ from dicom_slices import write_dicom
 from landmark import asymmetric_case, landmark_of
 from scipy.spatial.transform import Rotation
 
+from GEDGANLib.commands.main import main
+from GEDGANLib.commands.scans import with_channels_of
 from GEDGANLib.errors import InputError
+from GEDGANLib.planning.choosing import make_plan
+from GEDGANLib.planning.plan import Plan
 from GEDGANLib.volumes.dataset import find_dataset
 from GEDGANLib.volumes.dicom import POSITION
 from GEDGANLib.volumes.files import LPS_TO_RAS, read_volume
@@ -306,6 +310,140 @@ def test_formats_that_are_not_read_are_named(tmp_path):
     np.save(tmp_path / "p3.npy", scan())
     with pytest.raises(InputError, match=r"p3\.npy are left out: a format that says nothing of voxel sizes"):
         find_dataset(tmp_path)
+
+
+# ---- channels, and a folder a patient
+
+
+def test_files_named_by_their_sequence_are_channels(tmp_path):
+    for number, word in itertools.product(range(3), ("t1", "flair")):
+        save(tmp_path / f"BraTS_{number:03d}_{word}.nii.gz", scan(number))
+        save(tmp_path / f"BraTS_{number:03d}_seg.nii.gz", ball())
+    dataset = find_dataset(tmp_path)
+    assert dataset.channel_names == ("flair", "t1")
+    assert [case.name for case in dataset.cases] == [f"BraTS_{number:03d}" for number in range(3)]
+    assert all(case.label.name == f"{case.name}_seg.nii.gz" for case in dataset.cases)
+    (tmp_path / "BraTS_001_t1.nii.gz").unlink()
+    with pytest.raises(InputError, match="BraTS_001 has no t1, which other cases have"):
+        find_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"), [("odd", r"mean\.nii\.gz is named as no channel"), ("lost", "c1 has the channels 0001")]
+)
+def test_channels_are_never_silently_more_cases(tmp_path, spoil, words):
+    for number, channel in itertools.product(range(3), range(2)):
+        save(tmp_path / f"c{number}_{channel:04d}.nii.gz", scan(number))
+    if spoil == "odd":
+        save(tmp_path / "mean.nii.gz", scan())
+    else:
+        (tmp_path / "c1_0000.nii.gz").unlink()
+    with pytest.raises(InputError, match=words):
+        find_dataset(tmp_path)
+
+
+def test_a_fourth_axis_can_be_said_to_be_channels(tmp_path, capsys):
+    for number in range(3):
+        save(tmp_path / "data" / f"p{number}.nii.gz", np.stack([scan(n, (16, 16, 16)) for n in (number, 9)], -1))
+    asked = ["plan", str(tmp_path / "data"), "-o", str(tmp_path / "plan.json"), "--alignment", "none"]
+    assert main(asked) == 2 and "series of 2 volumes" in capsys.readouterr().err
+    assert main([*asked, "--channels", "CT", "dose"]) == 0
+    channels = json.loads((tmp_path / "plan.json").read_text())["channels"]
+    assert [(channel["name"], channel["mapping"]) for channel in channels] == [("CT", "window"), ("dose", "window")]
+    assert len(with_channels_of(find_dataset(tmp_path / "data"), Plan.load(tmp_path / "plan.json")).channel_names) == 2
+    save(tmp_path / "two" / "p0_0000.nii.gz", scan()), save(tmp_path / "two" / "p1_0000.nii.gz", scan())
+    save(tmp_path / "two" / "p0_0001.nii.gz", scan()), save(tmp_path / "two" / "p1_0001.nii.gz", scan())
+    asked[1], asked[3] = str(tmp_path / "two"), str(tmp_path / "other.json")
+    assert main([*asked, "--channels", "CT"]) == 2 and "has 2 channel(s), and 1 names" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("folder", ["", "segmentations"])
+def test_masks_of_structures_become_labels_by_their_names(tmp_path, folder):
+    for number in range(3):
+        patient = tmp_path / f"s{number}"
+        save(patient / "ct.nii.gz", scan(number))
+        if folder:
+            save(patient / folder / "organ.nii.gz", (ball() == 1).astype(np.uint8))
+            save(patient / folder / "lesion.nii.gz", (ball() == 2).astype(np.uint8) * 255)
+        else:
+            save(patient / "ct_seg.nii.gz", ball())
+    dataset = find_dataset(tmp_path)
+    fingerprint = check_dataset(dataset)
+    names = [label.name for label in fingerprint.labels]
+    assert names == (["lesion", "organ"] if folder else ["label 1", "label 2"])
+    counted = fingerprint.cases[0].label_voxels
+    assert sorted(counted.values()) == sorted(np.bincount(ball().ravel())[1:].tolist())
+    if folder:
+        assert counted["organ"] == 48
+        save(tmp_path / "s1" / folder / "organ.nii.gz", np.ones((4, 4, 4), np.uint8))
+        with pytest.raises(InputError, match=r"organ\.nii\.gz and its image have different grids: 4 x 4 x 4 against"):
+            check_dataset(dataset)
+
+
+def test_patients_that_lack_an_image_are_named(tmp_path):
+    for number, word in itertools.product(range(3), ("t1", "t2")):
+        save(tmp_path / f"P{number}" / f"P{number}_{word}.nii.gz", scan(number))
+    save(tmp_path / "P0" / "localiser.nii.gz", scan())
+    dataset = find_dataset(tmp_path)
+    assert dataset.channel_names == ("t1", "t2") and "localiser" in dataset.warnings[0]
+    (tmp_path / "P2" / "P2_t1.nii.gz").unlink()
+    with pytest.raises(InputError, match="P2 has no image t1"):
+        find_dataset(tmp_path)
+
+
+# ---- intensities
+
+
+def body_with_bone(seed: int, kind) -> tuple[np.ndarray, np.ndarray]:
+    """CT numbers of a small body in much air, padded in a corner, and its labels: soft tissue and a little bone."""
+    random = np.random.default_rng(seed)
+    radius = np.sqrt(((np.indices((24, 24, 24)) - 11.5) ** 2).sum(0))
+    labels = np.select([radius < 2, radius < 6], [2, 1], 0).astype(np.uint8)
+    numbers = np.select([labels == 2, labels == 1], [900, 40], -1000) + random.normal(0, 8, labels.shape)
+    numbers[:3, :3] = -3024
+    return numbers.astype(kind), labels
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.float32])
+@pytest.mark.parametrize("name", ["images", "imagesTr"])
+def test_the_window_of_ct_holds_body_and_labels_however_it_is_stored(tmp_path, kind, name):
+    for number in range(3):
+        voxels, labels = body_with_bone(number, kind)
+        save(tmp_path / name / f"p{number}.nii.gz", voxels)
+        save(tmp_path / name.replace("images", "labels") / f"p{number}.nii.gz", labels)
+    (channel,) = make_plan(check_dataset(find_dataset(tmp_path)), "cpu").channels
+    assert (channel.name, channel.mapping) == ("CT", "window")
+    assert -1100 < channel.typical[0] < -990 and 900 < channel.typical[1] < 950
+    assert channel.integer == (kind is np.int16)
+
+
+def test_a_dose_is_kept_to_its_maximum_and_each_channel_has_its_type(tmp_path):
+    for number in range(3):
+        voxels, labels = body_with_bone(number, np.int16)
+        dose = (70 * np.exp(-(((np.indices(labels.shape) - 11.5) ** 2).sum(0)) / 8)).astype(np.float32)
+        save(tmp_path / "imagesTr" / f"p{number}_0000.nii.gz", voxels)
+        save(tmp_path / "imagesTr" / f"p{number}_0001.nii.gz", dose)
+        save(tmp_path / "labelsTr" / f"p{number}.nii.gz", labels)
+    described = {"channel_names": {"0": "planning", "1": "dose"}, "labels": {"b": 0, "soft": 1, "target": 2}}
+    (tmp_path / "dataset.json").write_text(json.dumps(described))
+    plan = make_plan(check_dataset(find_dataset(tmp_path)), "cpu")
+    assert [channel.mapping for channel in plan.channels] == ["window", "window"]
+    assert [channel.integer for channel in plan.channels] == [True, False]
+    assert plan.channels[1].typical == (0.0, pytest.approx(63.7, abs=0.2))
+    described["channel_names"]["1"] = "something"
+    (tmp_path / "dataset.json").write_text(json.dumps(described))
+    plan = make_plan(check_dataset(find_dataset(tmp_path)), "cpu")
+    assert plan.channels[1].mapping == "percentiles"
+    assert any("of target is brighter than that range of channel something" in words for words in plan.reasons)
+
+
+@pytest.mark.parametrize("factor", [1.0, 1e-3])
+def test_voxels_of_any_size_are_made_larger_alike(tmp_path, factor):
+    for number in range(2):
+        save(tmp_path / f"p{number}.nii.gz", scan(number, (128, 128, 128)), np.diag([*[1.5 * factor] * 3, 1]))
+    grid = make_plan(check_dataset(find_dataset(tmp_path)), "cpu").grid
+    assert grid.shape == (64, 64, 64)
+    assert grid.spacing == pytest.approx([3.0 * factor] * 3, rel=5e-3)
 
 
 # ---- dataset.json
