@@ -78,18 +78,18 @@ def measure_residuals(
     chosen = np.linspace(0, len(cases) - 1, min(CASES, len(cases))).round().astype(int)
     channels, levels = len(generator.template), len(strides) + 1
     shape = amplitude_shape(generator.shape, generator.extent)
-    total = torch.zeros(1, 2 * channels * levels + 1, *shape)
-    spectra = torch.zeros(2, len(shape), 2)
+    # Sums are NumPy's, which are the same however many threads there are: a run that is repeated is the same.
+    total = np.zeros((2 * channels * levels + 1, math.prod(shape)))
+    spectra = np.zeros((2, len(shape), 2))
     for done, index in enumerate(chosen):
         progress(done, len(chosen), cases[index].name)
         pair, positions = _real_and_made(generator, cases[index], scores[index])
-        total += _on_template(pair, positions, cases[index], strides, shape, generator.extent)
-        spectra += torch.stack([_near_nyquist(image) for image in pair])
+        total += _on_template(pair, positions, cases[index], strides, shape, generator.extent)[0].flatten(1).numpy()
+        spectra += np.stack([_near_nyquist(image[0].numpy()) for image in pair])
     progress(len(chosen), len(chosen), "")
-    squares, count = total[:, :-1].flatten(2), total[:, -1:].flatten(2)
-    mean = squares.sum(2, keepdim=True) / count.sum()
-    mean_squares = ((squares + PRIOR * mean) / (count + PRIOR)).double().numpy()
-    real, made = mean_squares.reshape(2, channels, levels, -1)
+    squares, count = total[:-1], total[-1:]
+    mean = squares.sum(1, keepdims=True) / count.sum()
+    real, made = ((squares + PRIOR * mean) / (count + PRIOR)).reshape(2, channels, levels, -1)
     taps = _taps(spectra[0] - spectra[1])
     variances = _variances(real, made, noise_bands(generator.shape, strides, taps))
     amplitudes = torch.from_numpy(np.sqrt(variances)).float().reshape(channels, levels, *shape)
@@ -105,7 +105,7 @@ def noise_bands(shape: Sequence[int], strides: Sequence[Sequence[int]], taps: Te
             side = tuple(count // each for count, each in zip(side, strides[level - 1]))
         noise = torch.randn((DRAWS, 1, *side), generator=random)
         noise = to_full_resolution(noise, strides[:level]) if level else smoothed(noise, taps)
-        columns.append(_squares(noise, strides).transpose(1, 2).flatten(2).mean((0, 2)).double().numpy())
+        columns.append(_squares(noise, strides)[:, 0].transpose(0, 1).flatten(1).numpy().mean(1, dtype=np.float64))
     return np.stack(columns, 1)
 
 
@@ -151,25 +151,25 @@ def _on_template(
         return torch.autograd.grad((read * torch.cat([squares, seen], 1)).sum(), places)[0]
 
 
-def _near_nyquist(image: Tensor) -> Tensor:
-    """Power at Nyquist's frequency along each axis, and a little below it, (D, 2)."""
+def _near_nyquist(image: np.ndarray) -> np.ndarray:
+    """Power of (C, *shape) at Nyquist's frequency along each axis, and a little below it, (D, 2)."""
     found = []
-    for axis in range(2, image.ndim):
+    for axis in range(1, image.ndim):
         side = image.shape[axis]
-        line = (image - image.mean(axis, keepdim=True)).movedim(axis, -1) * torch.hann_window(side + 2, False)[1:-1]
-        power = torch.fft.rfft(line).abs().square().flatten(0, -2).mean(0)
-        frequency = torch.fft.rfftfreq(side)
+        line = np.moveaxis(image - image.mean(axis, keepdims=True), axis, -1) * np.hanning(side + 2)[1:-1]
+        power = (np.abs(np.fft.rfft(line)) ** 2).reshape(-1, side // 2 + 1).mean(0)
+        frequency = np.fft.rfftfreq(side)
         below = power[(frequency > BELOW[0]) & (frequency < BELOW[1])]
-        found.append(torch.stack([power[-1], below.mean() if len(below) else power.new_zeros(())]))
-    return torch.stack(found)
+        found.append((power[-1], below.mean() if len(below) else 0.0))
+    return np.array(found)
 
 
-def _taps(lacking: Tensor) -> Tensor:
+def _taps(lacking: np.ndarray) -> Tensor:
     """t of each axis, (D,), from the power that is lacking at Nyquist's frequency and below it, (D, 2)."""
-    at, below = lacking.clamp_min(0).unbind(1)
-    ratio = torch.where(below > 0, (at / below.clamp_min(1e-30)).clamp(0, 1).sqrt(), 1.0)
+    at, below = np.maximum(lacking, 0).T
+    ratio = np.where(below > 0, np.sqrt(np.clip(at / np.maximum(below, 1e-30), 0, 1)), 1.0)
     fall = 1 - math.cos(2 * math.pi * sum(BELOW) / 2)
-    return (1 - ratio) / (4 - 2 * fall * ratio)
+    return torch.from_numpy((1 - ratio) / (4 - 2 * fall * ratio)).float()
 
 
 def _variances(real: np.ndarray, made: np.ndarray, noise: np.ndarray) -> np.ndarray:
