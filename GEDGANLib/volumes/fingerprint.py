@@ -11,7 +11,7 @@ from ..jobs.events import Progress, quiet
 from .case import Label
 from .dataset import CaseFiles, Dataset
 from .geometry import centre_of, directions_of, spacing_of, to_closest_ras
-from .labels import LabelTable
+from .labels import LabelTable, is_background
 from .reading import RawCase, looks_like_labels, read_case
 
 FAULTS_SHOWN = 10
@@ -101,7 +101,7 @@ def check_dataset(
         facts.append(_facts(case, table, files.class_name))
         if case.label_values is not None:
             names = {table.name_of(int(v), case)[0] for v in np.unique(case.label_values) if v}
-            value_sets[files.name] = frozenset(names)
+            value_sets[files.name] = frozenset(name for name in names if not is_background(name))
     progress(len(dataset.cases), len(dataset.cases), "")
     if faults and (left_out is None or len(facts) < 2):
         raise _all_in_one(faults)
@@ -153,6 +153,8 @@ def _facts(case: RawCase, table: LabelTable, class_name: str | None) -> CaseFact
         values, counts = np.unique(case.label_values[case.label_values > 0], return_counts=True)
         for value, count in zip(values, counts):  # several segments may have one name
             name = str(table.name_of(int(value), case)[0])
+            if is_background(name):
+                continue
             voxels[name] = voxels.get(name, 0) + int(count)
             inside = case.image[:, case.label_values == value]
             highs[name] = tuple(float(high) for high in np.percentile(inside, PERCENTILES[1], axis=1))

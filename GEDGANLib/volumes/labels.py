@@ -15,6 +15,11 @@ from .terminology import terminology_of
 MAXIMUM_LABELS = 32
 
 
+def is_background(name: str | None) -> bool:
+    """Whether a label is called background: thresholds and imported label maps make such segments."""
+    return name is not None and name.strip().lower() == "background"
+
+
 class LabelTable:
     """Collects the labels of all cases and numbers them consecutively.
 
@@ -39,6 +44,8 @@ class LabelTable:
             if value == 0:
                 continue
             name, color, terminology = self.name_of(int(value), case)
+            if is_background(name):
+                continue
             if name is None:
                 known = ", ".join(f"{v} ({n})" for v, n in sorted(self._dataset.label_names.items()))
                 raise InputError(
@@ -87,5 +94,5 @@ class LabelTable:
         lookup = np.zeros(int(case.label_values.max()) + 1, dtype=np.uint8)
         for value in np.unique(case.label_values):
             if value:
-                lookup[value] = index_of[self.name_of(int(value), case)[0]]
+                lookup[value] = index_of.get(self.name_of(int(value), case)[0], 0)  # of what is called background
         return lookup[case.label_values]

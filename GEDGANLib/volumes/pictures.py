@@ -15,7 +15,8 @@ from .geometry import spacing_of, to_closest_ras
 PLANES = (("axial", 2), ("coronal", 1), ("sagittal", 0))
 SIDES = {"axial": "RL", "coronal": "RL", "sagittal": "AP"}
 """What is on the left and on the right of each plane: right, left, anterior, posterior."""
-LEGEND_LABELS = 8
+LEGEND_LABELS = 40
+"""Names that a legend has room for."""
 DPI = 100
 """Pixels an inch of every picture that is written."""
 COLUMN_WIDTH, MARGIN, GAP = 1.7, 0.5, 0.05
@@ -139,7 +140,9 @@ def legend_lines(names: Names, width: float) -> list[list[tuple[float, str, Sequ
     """
     lines: list[list[tuple[float, str, Sequence[float]]]] = []
     left = width
-    for name, colour in names[:LEGEND_LABELS]:
+    if len(names) > LEGEND_LABELS:
+        names = [*names[:LEGEND_LABELS], (f"and {len(names) - LEGEND_LABELS} more", (0.5, 0.5, 0.5))]
+    for name, colour in names:
         needed = len(name) / LEGEND_LETTERS + 0.15
         if left + needed > width:
             lines.append([])

@@ -25,6 +25,8 @@ from GEDGANLib.volumes.dataset import find_dataset
 from GEDGANLib.volumes.dicom import POSITION
 from GEDGANLib.volumes.files import LPS_TO_RAS, read_volume
 from GEDGANLib.volumes.fingerprint import check_dataset
+from GEDGANLib.volumes.pictures import legend_lines
+from GEDGANLib.volumes.pipeline import load_working_cases
 from GEDGANLib.volumes.reading import read_case
 
 SHAPE = (12, 10, 8)
@@ -229,6 +231,31 @@ def test_a_lesion_lies_on_its_organ_whatever_their_order(tmp_path, names):
     volume = read_volume(segmentation_file(tmp_path / "p.seg.nrrd", layers, names, False))
     counts = np.bincount(volume.array.ravel())[1:]
     assert dict(zip(names, counts.tolist())) == {"liver": 12**3 - 27, "lesion": 27}
+
+
+def test_a_segment_called_background_is_background(tmp_path):
+    layers = np.zeros((2, 20, 20, 20), np.uint8)
+    layers[1, 4:9, 4:9, 4:9] = 1
+    layers[0] = 1 - layers[1]
+    header = {"space": "left-posterior-superior", "space directions": np.eye(3), "space origin": np.zeros(3)}
+    (tmp_path / "images").mkdir()
+    for number in range(2):
+        nrrd.write(str(tmp_path / "images" / f"p{number}.nrrd"), scan(number, (20, 20, 20)), header, index_order="F")
+        names = ["Background", "liver"]
+        segmentation_file(tmp_path / "labels" / f"p{number}.seg.nrrd", layers, names, False)
+    dataset = find_dataset(tmp_path)
+    fingerprint = check_dataset(dataset)
+    assert [(label.index, label.name) for label in fingerprint.labels] == [(1, "liver")]
+    assert fingerprint.cases[0].label_voxels == {"liver": 125}
+    case = next(load_working_cases(dataset, make_plan(fingerprint, "cpu", (24, 24, 24))))
+    assert case.labels.max() == 1 and int(case.labels.sum()) == 125
+
+
+def test_a_legend_names_all_labels():
+    lines = legend_lines([(f"structure {number}", (1, 1, 1)) for number in range(32)], 6.0)
+    assert sum(len(line) for line in lines) == 32
+    lines = legend_lines([(f"structure {number}", (1, 1, 1)) for number in range(45)], 6.0)
+    assert lines[-1][-1][1] == "and 5 more"
 
 
 def labelled(tmp_path: Path, labels: np.ndarray, affine=None):
