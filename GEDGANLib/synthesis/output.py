@@ -15,7 +15,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..volumes.case import Label
-from ..volumes.geometry import resample, spacing_of, working_affine
+from ..volumes.geometry import field_of_view, resample, spacing_of, working_affine
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,8 @@ def grid_of_spacing(plan, spacing: Sequence[float]) -> OutputGrid:
     return _about_the_centre(plan, np.maximum(np.round(extent / spacing), 1), spacing)
 
 
+TOUCHING = 1e-3
+"""Of a voxel, which centres may lie beyond an edge by what is rounded off."""
 USABLE = 0.8
 """Share of the free memory that a case on another grid may take."""
 
@@ -89,18 +91,32 @@ def _about_the_centre(plan, shape: Sequence[float], spacing: Sequence[float]) ->
 
 
 def to_grid(output: np.ndarray, image_channels: int, source: OutputGrid, grid: OutputGrid) -> np.ndarray:
-    """What the generator made, on another grid.
+    """What the generator made, on another grid; beyond the grid that it was made on is air, and no label.
 
     :param output: (image_channels + label_count + 1, *source.shape): images in [-1, 1], then label probabilities.
     :returns: the images (image_channels, *grid.shape) float32 and, in one last channel, the labels with the largest
         interpolated probability; without labels the images alone.
     """
     images = resample(output[:image_channels], source.affine, grid.affine, grid.shape)
+    beyond = _beyond(source, grid)
+    images[:, beyond] = -1
     if len(output) == image_channels:
         return images
     # One by one: 32 labels would take a lot of memory.
     shares = (resample(each[None], source.affine, grid.affine, grid.shape)[0] for each in output[image_channels:])
-    return np.concatenate([images, most_probable(shares)[None]])
+    labels = most_probable(shares)
+    labels[beyond] = 0
+    return np.concatenate([images, labels[None]])
+
+
+def _beyond(source: OutputGrid, grid: OutputGrid) -> np.ndarray:
+    """Which voxels of a grid have their centres outside of another, (*grid.shape)."""
+    found = np.zeros(grid.shape, dtype=bool)
+    for axis, (begin, end) in enumerate(field_of_view(grid.affine, source.affine, source.shape)[: len(grid.shape)]):
+        place = np.arange(grid.shape[axis])
+        outside = (place < begin - TOUCHING) | (place > end + TOUCHING)
+        found |= outside.reshape([-1 if other == axis else 1 for other in range(len(grid.shape))])
+    return found
 
 
 def most_probable(probabilities: Iterable[np.ndarray]) -> np.ndarray:

@@ -21,6 +21,7 @@ from GEDGANLib.commands.scans import with_channels_of
 from GEDGANLib.errors import InputError
 from GEDGANLib.planning.choosing import make_plan
 from GEDGANLib.planning.plan import Plan
+from GEDGANLib.synthesis.output import OutputGrid, to_grid
 from GEDGANLib.volumes.dataset import find_dataset
 from GEDGANLib.volumes.dicom import POSITION
 from GEDGANLib.volumes.files import LPS_TO_RAS, read_volume
@@ -462,6 +463,24 @@ def test_a_dose_is_kept_to_its_maximum_and_each_channel_has_its_type(tmp_path):
     plan = make_plan(check_dataset(find_dataset(tmp_path)), "cpu")
     assert plan.channels[1].mapping == "percentiles"
     assert any("of target is brighter than that range of channel something" in words for words in plan.reasons)
+
+
+def test_beyond_the_grid_that_was_learned_is_air():
+    """And no bars of what touches its edge."""
+    source = OutputGrid((8, 8, 8), placed((0, 0, 10), (0, 0, 0)))
+    larger = OutputGrid((12, 8, 8), source.affine @ np.array([[1, 0, 0, -2], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]))
+    output = np.stack([np.ones(source.shape), np.zeros(source.shape), np.ones(source.shape)]).astype(np.float32)
+    image, labels = to_grid(output, 1, source, larger)
+    assert image[:2].max() == -1 and image[10:].max() == -1 and image[2:10].min() == 1
+    assert labels[:2].max() == 0 and labels[2:10].min() == 1
+    finer = OutputGrid((16, 16, 16), source.affine @ np.diag([0.5, 0.5, 0.5, 1]) + _shift(source.affine, -0.25))
+    assert to_grid(output, 1, source, finer)[0].min() == 1
+
+
+def _shift(affine: np.ndarray, voxels: float) -> np.ndarray:
+    moved = np.zeros((4, 4))
+    moved[:3, 3] = affine[:3, :3] @ np.full(3, voxels)
+    return moved
 
 
 @pytest.mark.parametrize("factor", [1.0, 1e-3])
