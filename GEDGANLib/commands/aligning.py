@@ -16,8 +16,8 @@ from ..jobs.events import Events, JsonEvents
 from ..jobs.writing import write_bytes
 from .aligned_cases import Wanted, align_in
 from .aligned_output import SHEET, join_shards
-from .options import DATA, DEVICE, a_path, a_shard, above_zero, add_class_column, three_of
-from .scans import names_in, tell_left_out, without_cases
+from .options import DATA, DEVICE, a_path, a_shard, above_zero, add_channels, add_class_column, three_of
+from .scans import names_in, tell_left_out, with_channels, with_channels_of, without_cases
 
 WORST_TOLD, FEW = 5, 4
 
@@ -37,6 +37,7 @@ def add(kinds: argparse._SubParsersAction) -> None:
     align.add_argument(
         "--spacing", type=above_zero(float), nargs="+", metavar="MM", help="voxel size: one number or three"
     )
+    add_channels(align)
     align.add_argument("--resume", action="store_true", help="go on with the run in RUN")
     align.add_argument(
         "--for-sharing", action="store_true", help=f"write {SHARED} too, a model that gives little of single cases away"
@@ -124,9 +125,10 @@ def _align(arguments: argparse.Namespace, events: Events) -> None:
     if arguments.resume:
         plan = Plan.load(run / "plan.json")
         left_out = before["left_out"]
-        dataset = without_cases(find_dataset(arguments.data, column), left_out)
+        dataset = without_cases(with_channels_of(find_dataset(arguments.data, column), plan), left_out)
     else:
-        dataset, excluded = _excluded(find_dataset(arguments.data, column), arguments.exclude, onto is None)
+        dataset = with_channels(find_dataset(arguments.data, column), arguments.channels)
+        dataset, excluded = _excluded(dataset, arguments.exclude, onto is None)
         others: list[str] = []
         if arguments.shard is not None:
             dataset, others = _part_of(dataset, *arguments.shard)
@@ -200,7 +202,8 @@ def _planned(
     from ..volumes.fingerprint import check_dataset
 
     if onto is not None:  # one scan may be brought onto a template; it is read when it is prepared
-        return dataset, Plan.load(Path(onto) / "plan.json"), []
+        plan = Plan.load(Path(onto) / "plan.json")
+        return with_channels_of(dataset, plan), plan, []
     left_out: dict[str, InputError] = {}
     with events.bar("reading") as show:
         fingerprint = check_dataset(dataset, show, left_out)

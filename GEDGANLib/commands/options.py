@@ -28,6 +28,16 @@ def add_class_column(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_channels(parser: argparse.ArgumentParser) -> None:
+    """What the channels of scans are."""
+    parser.add_argument(
+        "--channels",
+        nargs="+",
+        metavar="NAME",
+        help="what the channels are, in their order: CT, dose and SUV have absolute intensities",
+    )
+
+
 def add_plan_options(parser: argparse.ArgumentParser) -> None:
     """What a plan is made from, besides the data."""
     add_class_column(parser)
@@ -36,12 +46,7 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--spacing", type=above_zero(float), nargs="+", metavar="MM", help="voxel size: one number or three"
     )
-    parser.add_argument(
-        "--channels",
-        nargs="+",
-        metavar="NAME",
-        help="what the channels are, in their order: CT, dose and SUV have absolute intensities",
-    )
+    add_channels(parser)
     parser.add_argument("--method", choices=METHODS, help="ged (default), or the article's baseline to compare with")
     parser.add_argument(
         "--alignment",

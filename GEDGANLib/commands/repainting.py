@@ -17,7 +17,7 @@ from ..jobs.checkpoint import checkpoints
 from ..jobs.events import Events
 from ..jobs.writing import write_bytes
 from .aligned_cases import Wanted, align_in
-from .scans import without_cases
+from .scans import with_channels_of, without_cases
 
 
 def holds_alignment(run: Path) -> bool:
@@ -48,7 +48,8 @@ def plan_and_data_of_alignment(arguments: argparse.Namespace, device: str) -> tu
             "Train in a new folder with --alignment none.",
         )
     plan = _plan_of_alignment(run, asked["onto"], device, arguments.alignment == "template")
-    return plan, without_cases(find_dataset(arguments.data, asked["class_column"]), asked["left_out"])
+    dataset = with_channels_of(find_dataset(arguments.data, asked["class_column"]), plan)
+    return plan, without_cases(dataset, asked["left_out"])
 
 
 def _plan_of_alignment(run: Path, onto: str | None, device: str, whatever_it_is_worth: bool) -> Any:
