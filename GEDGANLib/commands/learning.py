@@ -297,7 +297,7 @@ def _prepare(arguments: argparse.Namespace, device: str, events: Events, team, h
             plan = _plan_from_model(arguments, dataset, device, events, team.size)
         else:
             plan = _make_plan(arguments, dataset, device, events, team.size)
-            dataset = with_channels(dataset, arguments.channels)
+        dataset = with_channels_of(with_channels(dataset, arguments.channels), plan)
     team.part(plan.training.batch)
     # What runs on this kind of device already need not be asked whether it fits.
     asked = (plan_path is not None or goes_on) and not (arguments.resume and Request.load(run).device == device)
@@ -363,8 +363,9 @@ def _refuse_contradictions(arguments: argparse.Namespace) -> None:
     if arguments.freeze and arguments.start_from is None:
         raise InputError("--freeze keeps weights of a model, and none is given.", "Add --from MODEL.")
     given = arguments.plan is not None or arguments.resume or arguments.start_from is not None
-    if given and (arguments.grid or arguments.spacing or arguments.method or arguments.alignment):
-        words = "--grid, --spacing, --method and --alignment make a plan, but one is given."
+    asked = arguments.grid or arguments.spacing or arguments.method or arguments.alignment or arguments.channels
+    if given and asked:
+        words = "--grid, --spacing, --channels, --method and --alignment make a plan, but one is given."
         raise InputError(words, "Edit the plan instead.")
 
 
@@ -375,7 +376,7 @@ def _plan_from_model(arguments: argparse.Namespace, dataset, device: str, events
 
     source = arguments.start_from.resolve()
     model = load_model(source)
-    fingerprint = _fingerprint(dataset, events)
+    fingerprint = _fingerprint(with_channels_of(dataset, model.plan), events)
     plan = plan_from_model(model.plan, fingerprint, device, arguments.freeze, str(source))
     return _with_class_column(fitted(plan, fingerprint, device, processes), arguments.class_column)
 

@@ -34,7 +34,7 @@ def add_channels(parser: argparse.ArgumentParser) -> None:
         "--channels",
         nargs="+",
         metavar="NAME",
-        help="what the channels are, in their order: CT, dose and SUV have absolute intensities",
+        help="what the channels are, in their order: CT and dose have absolute intensities",
     )
 
 

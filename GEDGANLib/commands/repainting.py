@@ -37,6 +37,7 @@ def plan_and_data_of_alignment(arguments: argparse.Namespace, device: str) -> tu
     run = arguments.output
     asked = read_request(run / REQUEST)
     given = arguments.plan or arguments.grid or arguments.spacing or arguments.method or arguments.start_from
+    given = given or arguments.channels
     if given or arguments.alignment == "none" or arguments.class_column not in (None, asked["class_column"]):
         raise InputError(
             f"{run} holds an alignment, and a training there goes on with the plan of it.",
@@ -140,22 +141,35 @@ def aligned_plan(
     if plan.labels and not found.labels:
         events.emit("warning", message="No scan that is learned from is segmented: the model makes images alone.")
     found.save(run / "plan.json")
-    if not (run / RESIDUALS).exists():
-        _write_residuals(run, found, cases, events)
+    if arguments.resume and checkpoints(run) and not (run / RESIDUALS).exists():
+        raise InputError(
+            f"{run} was begun by an earlier GED-GAN, whose refiner was another.",
+            "Train in a new folder, or in one with a copy of the alignment.",
+        )
+    _write_residuals(run, found, cases, events)
     return found
 
 
 def _write_residuals(run: Path, plan: Any, cases: Sequence[Any], events: Events) -> None:
-    """Measure what the statistical model of a run lacks of its cases."""
-    from safetensors.torch import save
+    """Measure what the statistical model of a run lacks of its cases, unless that is known for such a plan.
 
+    :raises InputError: a case that the model was made of is not there.
+    """
+    import torch
+    from safetensors.torch import load_file, save
+
+    levels, modes = len(plan.networks.generator_widths), plan.statistical.modes
+    if (run / RESIDUALS).exists():
+        known = load_file(run / RESIDUALS)
+        if (known["amplitudes"].shape[1], int(known["modes"])) == (levels, modes):
+            return
     from ..synthesis.model_file import load_model
     from ..synthesis.residuals import residuals_of
 
     model = load_model(run / STATISTICAL, "cpu", with_population=True)
     with events.bar("measuring what the modes leave over") as show:
         found = residuals_of(model, plan, cases, show)
-    write_bytes(run / RESIDUALS, save(found._asdict()))
+    write_bytes(run / RESIDUALS, save({**found._asdict(), "modes": torch.tensor(modes)}))
 
 
 def _with_grids(run: Path, plan: Any) -> Any:
@@ -202,5 +216,6 @@ def anatomy_of(run: Path, plan: Any) -> tuple[Any, Callable[..., None]]:
         save_model(path, generator, plan, {**about, **known}, critic)
 
     aligned = Aligned.load(run / RESULT)
-    residuals = Residuals(**load_file(run / RESIDUALS))
+    known = load_file(run / RESIDUALS)
+    residuals = Residuals(*(known[name] for name in Residuals._fields))
     return Anatomy(first_modes(model, modes), aligned.template.seen, aligned.held_out, residuals), save

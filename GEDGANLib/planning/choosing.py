@@ -233,8 +233,9 @@ def data_of(fingerprint: Fingerprint) -> dict:
     }
 
 
-CT_NAMES, ABSOLUTE_NAMES = ("ct", "computed tomography", "cbct"), ("dose", "gy", "suv")
-"""Channels, by a word of their names, whose intensities mean the same in all cases."""
+CT_NAMES, DOSE = (("ct",), ("cbct",), ("computed", "tomography")), ("dose", "gy")
+"""Names of channels whose intensities mean the same in all cases: of CT by all words that tell, of dose by one."""
+TELLS_NOTHING = {"image", "scan", "volume", "planning", "img"}
 CT_AIR = -900.0
 """HU that every CT has below, and no scan of arbitrary scale."""
 TOLD_ABOVE = 0.05
@@ -248,9 +249,9 @@ def choose_mapping(fingerprint: Fingerprint, index: int, reasons: list[str]) -> 
     integer = np.issubdtype(kind, np.integer)
     name_of_kind = kind.name if integer and kind.itemsize <= 4 else "int32"
     words = words_of(name)
-    if any(word in words or name.strip().lower() == word for word in CT_NAMES) or (
-        np.median([case.minima[index] for case in cases]) <= CT_AIR
-    ):
+    # Whole numbers are those of a scanner; fractions are interpolated, and too low here and there.
+    least = [case.minima[index] if integer else case.percentiles[index][0] for case in cases]
+    if tuple(word for word in words if word not in TELLS_NOTHING) in CT_NAMES or np.median(least) <= CT_AIR:
         low, high = np.median(lows), np.median(highs)
         if all(case.body for case in cases):
             low, high = np.median([case.body[index] for case in cases], axis=0)
@@ -262,7 +263,7 @@ def choose_mapping(fingerprint: Fingerprint, index: int, reasons: list[str]) -> 
         )
         # nnU-Net treats a channel of this name as absolute numbers too.
         return Channel("CT", "window", window, integer, name_of_kind)
-    if any(word in words for word in ABSOLUTE_NAMES) and all(case.maxima for case in cases):
+    if any(word in words for word in DOSE) and all(case.maxima for case in cases):
         low, high = min(case.minima[index] for case in cases), max(case.maxima[index] for case in cases)
         window = (0.0 if 0 <= low < 1e-3 * high else low, high)
         reasons.append(f"Channel {name}: one range for all, {window[0]:.4g} to {window[1]:.4g}, since it is absolute.")
@@ -272,7 +273,7 @@ def choose_mapping(fingerprint: Fingerprint, index: int, reasons: list[str]) -> 
         if (share := float(np.median(shares))) > TOLD_ABOVE:
             reasons.append(
                 f"{NOTE}{share:.0%} of {label} is brighter than that range of channel {name}, and is cut to its end. "
-                "If its intensities are absolute, say what it is: --channels dose, or CT, or SUV, a name a channel."
+                "If its intensities are absolute, say what it is: --channels with CT or dose, a name a channel."
             )
     typical = (float(np.median(lows)), float(np.median(highs)))
     return Channel(name, "percentiles", typical, integer, name_of_kind)

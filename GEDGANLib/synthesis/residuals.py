@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ..alignment.sampling import sample_linear
+from ..errors import InputError
 from ..networks.blocks import downsample, upsample
 from ..networks.build import refiner_strides
 from ..networks.noise import Residuals, smoothed, to_full_resolution
@@ -39,7 +40,7 @@ CASES = 64
 """That are measured at most."""
 PRIOR = 4.0
 """Voxels of the mean over all places that each place is taken to have seen beside its own."""
-DRAWS = 32
+DRAWS = 8
 """Of noise, to know its bands."""
 BELOW = (0.34, 0.44)
 """Cycles a voxel that count as a little below Nyquist's frequency, and that its window does not reach."""
@@ -52,10 +53,17 @@ def residuals_of(model: Model, plan: Plan, cases: Sequence[WorkingCase], progres
 
     :param model: on the CPU, loaded with its population.
     :param cases: among them all that the model's modes are of, by name.
+    :raises InputError: one of these is not there.
     """
     population = Population.of(model.population, model.about["population"])
     named = {case.name: case for case in cases}
-    members = [named[name] for name in population.names[: population.members]]
+    names = population.names[: population.members]
+    if missing := [name for name in names if name not in named]:
+        raise InputError(
+            f"{missing[0]}, which the alignment was made with, is not among the cases any more.",
+            "Give the same data, or train in a new folder.",
+        )
+    members = [named[name] for name in names]
     generator = first_modes(model, plan.statistical.modes)
     return measure_residuals(generator, members, population.scores, refiner_strides(plan), progress)
 
@@ -103,9 +111,12 @@ def noise_bands(shape: Sequence[int], strides: Sequence[Sequence[int]], taps: Te
     for level in range(len(strides) + 1):
         if level:
             side = tuple(count // each for count, each in zip(side, strides[level - 1]))
-        noise = torch.randn((DRAWS, 1, *side), generator=random)
-        noise = to_full_resolution(noise, strides[:level]) if level else smoothed(noise, taps)
-        columns.append(_squares(noise, strides)[:, 0].transpose(0, 1).flatten(1).numpy().mean(1, dtype=np.float64))
+        bands = []
+        for _ in range(DRAWS):
+            noise = torch.randn((1, 1, *side), generator=random)
+            noise = to_full_resolution(noise, strides[:level]) if level else smoothed(noise, taps)
+            bands.append(_squares(noise, strides)[0, 0].flatten(1).numpy().mean(1, dtype=np.float64))
+        columns.append(np.mean(bands, axis=0))
     return np.stack(columns, 1)
 
 

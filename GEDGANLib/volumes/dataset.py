@@ -7,6 +7,7 @@ be right ends in an :class:`~GEDGANLib.errors.InputError` that names the file an
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -25,11 +26,10 @@ from .found import (
     folders_named,
     image_files,
     label_files,
-    label_of,
     unmatched_labels,
 )  # fmt: skip
 from .left_out import words_of_left_out
-from .naming import CHANNEL, SEQUENCE_WORDS
+from .naming import CHANNEL, MOST_CHANNELS, SEQUENCE_WORDS, pair_labels
 from .patients import find_patients
 
 __all__ = ["CaseFiles", "Dataset", "find_dataset"]
@@ -79,23 +79,21 @@ def _explain_nothing(folder: Path) -> None:
 
 def _find_plain(folder: Path) -> Dataset | None:
     image_folder = next(iter(folders_named(folder, IMAGE_FOLDERS)), folder)
-    files = image_files(image_folder)
-    if not files:
-        return None
     places = (folder, image_folder) if image_folder != folder else (folder, folder.resolve().parent)
     label_folders = [label_folder for place in places for label_folder in folders_named(place, LABEL_FOLDERS)]
+    in_folders = [path for label_folder in label_folders for path in label_files(label_folder)]
+    files = image_files(image_folder, {stem_of(path) for path in in_folders})
+    if not files:
+        return None
     groups, channel_words = _group_channels(files)
-    cases = []
-    for name, paths in sorted(groups.items()):
-        candidates = (label_of(label_folder, name, paths) for label_folder in [*label_folders, image_folder])
-        label = next((path for path in candidates if path is not None), None)
-        cases.append(CaseFiles(name, paths, label))
+    beside = [path for path in label_files(image_folder) if path not in set(files)]
+    labels, unclear = pair_labels(sorted(groups), [*in_folders, *beside])
+    cases = [CaseFiles(name, paths, labels.get(name)) for name, paths in sorted(groups.items())]
     channels = max(len(case.images) for case in cases)
     names = tuple(f"channel {index}" for index in range(channels)) if channels > 1 else ("image",)
     names = channel_words or names
     inside = [label_folder for label_folder in label_folders if label_folder.parent in (folder, image_folder)]
-    beside = [path for path in label_files(image_folder) if path not in files]
-    warnings = unmatched_labels(inside, cases, beside)
+    warnings = unclear + unmatched_labels(inside, cases, beside)
     looked_at = [path for case in cases for path in (*case.images, case.label) if path is not None] + beside
     places = dict.fromkeys([folder, image_folder, *inside])
     warnings += words_of_left_out(places, looked_at, [image_folder, *label_folders])
@@ -111,9 +109,11 @@ def _group_channels(files: list[Path]) -> tuple[dict[str, tuple[Path, ...]], tup
     groups: dict[str, dict[int, Path]] = defaultdict(dict)
     for path, match in numbered.items():
         _add_numbered(groups, path, match, len(numbered) == len(files))
-    most_are_several = 2 * sum(len(found) > 1 for found in groups.values()) > len(groups) > 1
-    all_begin = len(groups) > 1 and all(min(channels) == 0 for channels in groups.values())
-    if most_are_several or (all_begin and len(numbered) == len(files)):
+    begin = sum(0 in channels for channels in groups.values())
+    few = all(max(channels) < MOST_CHANNELS for channels in groups.values())
+    several = 2 * sum(len(found) > 1 for found in groups.values()) > len(groups)
+    all_begin = begin == len(groups) and len(numbered) == len(files)
+    if len(groups) > 1 and few and (all_begin or (several and 2 * begin > len(groups))):
         if odd := [path for path in files if path not in numbered]:
             raise InputError(
                 f"{odd[0]} is named as no channel, while {len(numbered)} others end in _0000, _0001 and so on.",
@@ -154,7 +154,8 @@ def _channels_by_words(files: list[Path]) -> tuple[dict[str, tuple[Path, ...]], 
     """
     groups: dict[str, dict[str, Path]] = defaultdict(dict)
     for path in files:
-        name, _, word = stem_of(path).replace("-", "_").rpartition("_")
+        match = re.fullmatch(r"(.+)[_-]([^_-]+)", stem_of(path))
+        name, word = match.groups() if match else ("", "")
         if not name or word.lower() not in SEQUENCE_WORDS or word.lower() in groups[name]:
             return None
         groups[name][word.lower()] = path

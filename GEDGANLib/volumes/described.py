@@ -9,9 +9,9 @@ from typing import Any
 
 from ..errors import InputError
 from .files import stem_of
-from .found import CaseFiles, Dataset, add_channel, image_files, label_files, label_of, unmatched_labels
+from .found import CaseFiles, Dataset, add_channel, image_files, label_files, unmatched_labels
 from .left_out import words_of_left_out
-from .naming import CHANNEL
+from .naming import CHANNEL, pair_labels
 
 FORM = "It needs channel_names or modality, and labels, as nnU-Net or the Medical Decathlon write them."
 
@@ -112,13 +112,15 @@ def _listed(path: Path, described: dict[str, Any]) -> dict[str, tuple[list[Path]
     elif isinstance(described.get("training"), list):
         for entry in described["training"]:
             if isinstance(entry, dict) and "image" in entry:
-                first = entry["image"][0] if isinstance(entry["image"], list) else entry["image"]
-                entries[str(first)] = entry
+                images = entry["image"] if isinstance(entry["image"], list) else [entry["image"]]
+                if images:
+                    entries[str(images[0])] = entry
     found = {}
     for name, entry in entries.items():
         images = entry.get("images", entry.get("image", []))
         images = [path.parent / str(image) for image in (images if isinstance(images, list) else [images])]
         label = entry.get("label")
+        label = label[0] if isinstance(label, list) and len(label) == 1 else label
         if images:
             found[name] = images, path.parent / label if isinstance(label, str) else None
     return found
@@ -135,24 +137,30 @@ def _of_folders(
     groups: dict[str, dict[int, Path]] = defaultdict(dict)
     # Where a segmentation has the very name of an image, endings like _0003 are the numbers of cases.
     stems = {stem_of(path) for path in label_files(label_folder)}
-    all_files = image_files(image_folder)
+    all_files = image_files(image_folder, stems or {""})
     numbered = "channel_names" not in described and any(stem_of(path) in stems for path in all_files)
     listed_label = {image.name: label for images, label in listed.values() for image in images}
     if "channel_names" not in described and any(path.name in listed_label for path in all_files):
-        numbered = True  # the list has single files
+        # The list has single files, or one of each case's channels.
+        there = {stem_of(path) for path in all_files}
+        numbered = not any(
+            (match := CHANNEL.match(stem_of(path))) and f"{match.group(1)}_0001" in there and path.name in listed_label
+            for path in all_files
+        )
     for path in all_files:
         stem = stem_of(path)
         match = None if numbered else CHANNEL.match(stem)
         name, channel = (match.group(1), int(match.group(2))) if match else (stem, 0)
         add_channel(groups[name], channel, path)
-    cases = []
-    for name, files in sorted(groups.items()):
+    cases, told = [], {}
+    for name, files in groups.items():
         _check_channels(image_folder, name, files, channel_names)
-        label = label_of(label_folder, name)
-        other = listed_label.get(files[min(files)].name)
-        if label is None and other is not None and other.exists():
-            label = other
-        cases.append(CaseFiles(name, tuple(files[key] for key in sorted(files)), label))
+        label = listed_label.get(files[min(files)].name)
+        if label is not None and label.exists():
+            told[name] = label
+    labels, unclear = pair_labels(sorted(groups), label_files(label_folder), told)
+    for name, files in sorted(groups.items()):
+        cases.append(CaseFiles(name, tuple(files[key] for key in sorted(files)), labels.get(name)))
     if not cases:
         raise InputError(f"{image_folder} holds no image that can be read.", "Put the training images there.")
     there = {path.name for files in groups.values() for path in files.values()}
@@ -161,7 +169,7 @@ def _of_folders(
         for images, _ in listed.values()
         if images[0].name not in there and stem_of(images[0]) not in groups and not images[0].exists()
     ]
-    warnings = unmatched_labels([label_folder], cases)
+    warnings = unclear + unmatched_labels([label_folder], cases)
     if missing:
         warnings.append(f"{len(missing)} image(s) that dataset.json lists are not there, {missing[0]} for example.")
     used = [path for case in cases for path in (*case.images, case.label) if path is not None]
@@ -196,7 +204,7 @@ def _of_list(
     stems = [stem_of(images[0]) for images, _ in there.values()]
     cases, warnings = [], []
     for (name, (images, label)), stem in zip(there.items(), stems):
-        given = name if "/" not in name and "\\" not in name else stem
+        given = stem if name in (str(images[0]), images[0].name) or "/" in name or "\\" in name else name
         if stems.count(stem) > 1 and given == stem:  # a folder a patient, and the same name in each
             given = f"{images[0].parent.name}_{stem}"
         lost = label is not None and not label.exists()

@@ -119,7 +119,8 @@ def _what_else(file: str) -> str:
         return other
     if "LOCALIZER" in [str(part).upper() for part in tags.get("ImageType") or ()]:
         return "scout (localizer)"
-    if str(tags.get("SOPClassUID", "")).startswith(SECONDARY_CAPTURE) and "ImagePositionPatient" not in tags:
+    kind = str(tags.get("SOPClassUID", ""))
+    if (kind == SECONDARY_CAPTURE or kind.startswith(SECONDARY_CAPTURE + ".")) and "ImagePositionPatient" not in tags:
         return "picture of a screen (secondary capture)"
     return ""
 

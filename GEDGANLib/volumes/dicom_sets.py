@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Container, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 from ..errors import InputError
 from .dicom import Series, dicom_series, other_files
-from .found import IMAGE_FOLDERS, LABEL_FOLDERS, CaseFiles, Dataset, folders_named, label_of, unmatched_labels
+from .files import suffix_of
+from .found import LABEL_FOLDERS, CaseFiles, Dataset, folders_named, label_files, unmatched_labels
+from .naming import pair_labels
+
+MAGIC = 128, b"DICM"
+"""Where it is written in a file that it is DICOM."""
+
+
+def holds_dicom(folder: Path, most: int = 5) -> bool:
+    """Whether files in a folder, or below it, say that they are DICOM; of each folder a few are looked at."""
+    for directory in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+        unknown = [path for path in sorted(directory.iterdir()) if path.is_file() and not suffix_of(path)]
+        for path in unknown[:most]:
+            with open(path, "rb") as file:
+                file.seek(MAGIC[0])
+                if file.read(len(MAGIC[1])) == MAGIC[1]:
+                    return True
+    return False
 
 
 def find_dicom(folder: Path) -> Dataset | None:
+    """The data set of a tree of DICOM series; None where there is none.
+
+    :raises InputError: a folder holds more than one scan, or what is there is no scan.
+    """
     label_folders = folders_named(folder, LABEL_FOLDERS)
-    image_folder = next(iter(folders_named(folder, IMAGE_FOLDERS)), folder)
     found: dict[str, Path] = {}
-    others = []
+    others: list[Series] = []
+    beside: list[Path] = []
     for directory in sorted([folder, *(path for path in folder.rglob("*") if path.is_dir())]):
         if any(part in label_folders for part in (directory, *directory.parents)):
             continue
         if not any(path.is_file() for path in directory.iterdir()):
             continue
+        beside += label_files(directory)
         series = dicom_series(directory)
         scans = [one for one in series if not one.other]
         others += [one for one in (*series, *other_files(directory, series)) if one.other]
@@ -29,17 +51,43 @@ def find_dicom(folder: Path) -> Dataset | None:
                 f"{directory} holds {len(scans)} DICOM series in one folder.", "Give every series a folder of its own."
             )
         if scans:
-            inside = image_folder if image_folder in (directory, *directory.parents) else folder
-            name = "_".join(directory.relative_to(inside).parts) or folder.name
+            name = "_".join(directory.relative_to(folder).parts) or folder.name
             found[_not_taken(name, found)] = directory
     if not found:
+        if others:
+            raise InputError(
+                " ".join([f"{folder} holds no DICOM scan.", *_words_of_others(others)]),
+                "Give the folder of the scans. Where each slice has a series number of its own, export them anew, each "
+                "scan as one series.",
+            )
         return None
-    cases = [
-        CaseFiles(name, (directory,), _label_of_patient(label_folders, name, directory, found.values()))
-        for name, directory in found.items()
-    ]
-    warnings = [*_words_of_others(others), *unmatched_labels(label_folders, cases)]
+    in_folders = [path for label_folder in label_folders for path in label_files(label_folder)]
+    labels, unclear = _labels_of(found, in_folders)
+    cases = [CaseFiles(name, (directory,), labels.get(name)) for name, directory in found.items()]
+    warnings = [*_words_of_others(others), *unclear, *unmatched_labels(label_folders, cases)]
+    if beside:
+        warnings.append(
+            f"{len(beside)} file(s) beside DICOM series are left out, {beside[0]} for example. Segmentations belong in "
+            "a folder called labels, under the names of the patients."
+        )
     return Dataset(folder, tuple(cases), ("image",), {}, False, warnings=tuple(warnings))
+
+
+def _labels_of(found: dict[str, Path], candidates: Sequence[Path]) -> tuple[dict[str, Path], list[str]]:
+    """Segmentations of scans by their names or, where a folder above one holds no other scan, by that folder's."""
+    if not candidates:
+        return {}, []
+    labels, unclear = pair_labels(list(found), candidates)
+    below = Counter(above for directory in found.values() for above in directory.parents)
+    free = [path for path in candidates if path not in set(labels.values())]
+    for name, directory in found.items():
+        for above in (directory, *directory.parents):
+            if name in labels or below[above] > 1:
+                break
+            matched, _ = pair_labels([above.name], free)
+            if above.name in matched:
+                labels[name] = matched[above.name]
+    return labels, unclear
 
 
 def _not_taken(name: str, taken: Container[str]) -> str:
@@ -49,19 +97,6 @@ def _not_taken(name: str, taken: Container[str]) -> str:
         number += 1
         found = f"{name}_{number}"
     return found
-
-
-def _label_of_patient(
-    label_folders: Sequence[Path], name: str, directory: Path, scans: Collection[Path]
-) -> Path | None:
-    """The segmentation of a DICOM scan, by its name or, where a folder above it holds no other scan, by that one's."""
-    names = [name]
-    for above in directory.parents:
-        if sum(above in scan.parents for scan in scans) > 1:
-            break
-        names.append(above.name)
-    candidates = (label_of(label_folder, each) for label_folder in label_folders for each in names)
-    return next((path for path in candidates if path is not None), None)
 
 
 def _words_of_others(others: Sequence[Series]) -> list[str]:

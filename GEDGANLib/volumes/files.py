@@ -141,7 +141,7 @@ def _times(shape: tuple[int, ...]) -> str:
 
 def _with_its_voxels(path: Path) -> Path:
     """:raises InputError: the file of voxels beside a header is not there."""
-    if not any(path.with_suffix(ending).exists() for ending in (".img", ".IMG", ".img.gz")):
+    if not any(path.with_suffix(ending).exists() for ending in (".img", ".IMG")):
         raise InputError(
             f"{path} is a header alone: the file with its voxels, {path.with_suffix('.img')}, is missing.",
             "Copy that file beside it, too, or leave the header out.",

@@ -17,6 +17,8 @@ from .reading import RawCase, looks_like_labels, read_case
 FAULTS_SHOWN = 10
 PERCENTILES = (0.5, 99.5)
 """Of the intensities of a scan, between which its range lies."""
+LOOKED_AT = 200_000
+"""Voxels of a label whose intensities are looked at, about."""
 SMALLEST_SIDE = 8
 """Voxels below which a scan is smaller than what the coarsest stage of the networks looks at."""
 
@@ -147,18 +149,25 @@ def _facts(case: RawCase, table: LabelTable, class_name: str | None) -> CaseFact
     highs: dict[str, tuple[float, ...]] = {}
     above: dict[str, tuple[float, ...]] = {}
     if case.label_values is not None and case.label_values.any():
-        where = np.argwhere(to_closest_ras(case.label_values, case.affine)[0])
+        values, counts = np.unique(case.label_values[case.label_values > 0], return_counts=True)
+        empty = [value for value in values if is_background(table.name_of(int(value), case)[0])]
+        filled = case.label_values > 0
+        filled = filled & ~np.isin(case.label_values, empty) if empty else filled
+        where = np.argwhere(to_closest_ras(filled, case.affine)[0])
+        where = where if len(where) else (np.array(image.shape[1:]) // 2)[None]
         middle = (np.array(image.shape[1:]) - 1) / 2
         reach = (np.abs(np.stack([where.min(0) - middle, where.max(0) - middle])).max(0) + 0.5) * spacing
-        values, counts = np.unique(case.label_values[case.label_values > 0], return_counts=True)
         for value, count in zip(values, counts):  # several segments may have one name
             name = str(table.name_of(int(value), case)[0])
             if is_background(name):
                 continue
             voxels[name] = voxels.get(name, 0) + int(count)
             inside = case.image[:, case.label_values == value]
-            highs[name] = tuple(float(high) for high in np.percentile(inside, PERCENTILES[1], axis=1))
-            above[name] = tuple(float((part > high).mean()) for part, (_, high) in zip(inside, percentiles))
+            inside = inside[:, :: max(inside.shape[1] // LOOKED_AT, 1)]  # every so many of a large one
+            own = tuple(float(high) for high in np.percentile(inside, PERCENTILES[1], axis=1))
+            highs[name] = tuple(map(max, own, highs.get(name, own)))
+            beyond = tuple(float((part > high).mean()) for part, (_, high) in zip(inside, percentiles))
+            above[name] = tuple(map(max, beyond, above.get(name, beyond)))
     return CaseFacts(
         name=case.name,
         shape=tuple(int(side) for side in image.shape[1:]),
@@ -174,7 +183,7 @@ def _facts(case: RawCase, table: LabelTable, class_name: str | None) -> CaseFact
         label_reach=tuple(float(x) for x in reach),
         class_name=class_name,
         maxima=tuple(float(channel.max()) for channel in image),
-        body=tuple(body_range(channel) for channel in image),
+        body=tuple(body_range(channel) if channel.min() < BODY else ends for channel, ends in zip(image, percentiles)),
         kinds=case.kinds,
         label_highs=highs,
         label_above=above,

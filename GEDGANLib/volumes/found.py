@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError
-from .files import suffix_of
-from .naming import is_named_as_label, label_among
+from .files import SEGMENTATION_SUFFIX, stem_of, suffix_of
+from .naming import CHANNEL, core_of, is_named_as_label
 
 IMAGE_FOLDERS = ("imagesTr", "images", "image", "volumes", "scans")
 LABEL_FOLDERS = (
@@ -53,19 +53,44 @@ class Dataset:
 def label_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return [path for path in sorted(folder.iterdir()) if suffix_of(path) and not path.name.startswith(".")]
+    return [path for path in sorted(folder.iterdir()) if not path.name.startswith(".") and _is_volume(path)]
 
 
-def image_files(folder: Path) -> list[Path]:
-    """Files that are named as images are, and are no segmentations by their names; links to nowhere among them, of
-    which whoever reads them tells."""
-    found = [path for path in sorted(folder.iterdir()) if suffix_of(path) and not path.name.startswith(".")]
-    return [path for path in found if not path.is_dir() and not is_named_as_label(path)]
+def image_files(folder: Path, labels: Collection[str] = ()) -> list[Path]:
+    """Files that are named as images are; links to nowhere among them, of which whoever reads them tells.
+
+    Among images such as are named as segmentations are these, unless all are. Where segmentations have a folder of
+    their own only those are that go with an image here.
+
+    :param labels: names of the segmentations in such a folder, without their endings.
+    """
+    found = [path for path in label_files(folder) if not path.is_dir()]
+    named = [path for path in found if is_named_as_label(path)]
+    if labels:
+        cores = {core_of(stem_of(path), frozenset()) for path in found}
+        named = [
+            path
+            for path in named
+            if suffix_of(path) == SEGMENTATION_SUFFIX
+            or (core_of(stem_of(path)) in cores and not {stem_of(path), _without_channel(path)} & set(labels))
+        ]
+    of_images = [path for path in found if path not in set(named)]
+    if of_images or any(suffix_of(path) == SEGMENTATION_SUFFIX for path in named):
+        return of_images
+    return named
 
 
-def label_of(folder: Path, name: str, images: Sequence[Path] = ()) -> Path | None:
-    """The segmentation of case ``name`` in ``folder``, which may hold the ``images`` too; None if there is none."""
-    return label_among([path for path in label_files(folder) if path not in images], name)
+def _without_channel(path: Path) -> str:
+    match = CHANNEL.match(stem_of(path))
+    return match.group(1) if match else stem_of(path)
+
+
+def _is_volume(path: Path) -> bool:
+    """Whether a file is named as a volume; of ``.vtk``, which is a mesh as often, whether it says so too."""
+    if suffix_of(path) != ".vtk" or not path.is_file():
+        return bool(suffix_of(path))
+    with open(path, "rb") as file:
+        return b"STRUCTURED_POINTS" in file.read(1024)
 
 
 def unmatched_labels(folders: Sequence[Path], cases: Sequence[CaseFiles], beside: Sequence[Path] = ()) -> list[str]:

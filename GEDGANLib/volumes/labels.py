@@ -9,10 +9,8 @@ import numpy as np
 from ..errors import InputError
 from .case import Label, default_color
 from .dataset import Dataset
-from .reading import RawCase
+from .reading import MAXIMUM_LABELS, RawCase
 from .terminology import terminology_of
-
-MAXIMUM_LABELS = 32
 
 
 def is_background(name: str | None) -> bool:

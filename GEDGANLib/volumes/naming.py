@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from .files import SEGMENTATION_SUFFIX, stem_of, suffix_of
 
 CHANNEL = re.compile(r"(.+)_(\d{4})$")
+MOST_CHANNELS = 16
+"""Numbers at the end of a name from which they are no channels: years, visits, cases."""
 LABEL_WORDS = frozenset(
     (
         "seg", "segm", "segmentation", "segmentations", "label", "labels", "labelmap", "mask", "masks", "gt",
@@ -16,22 +19,16 @@ LABEL_WORDS = frozenset(
     )
 )  # fmt: skip
 """Parts of a name, between its ``_``, ``-``, ``.`` and blanks, that say it is a segmentation."""
-IMAGE_WORDS = frozenset(
-    (
-        "image", "images", "img", "volume", "volumes", "vol", "scan", "scans", "orig", "t1w", "t2w", "t1", "t2",
-        "flair", "pd", "ct", "mr", "mri", "pet",
-    )
-)  # fmt: skip
-"""Those that say it is a scan, and that its segmentation may lack."""
-
 SEQUENCE_WORDS = frozenset(
     (
         "t1", "t2", "t1w", "t2w", "t1c", "t1ce", "t1gd", "t1n", "t2f", "t2star", "flair", "pd", "pdw", "adc", "dwi",
-        "swi", "b0", "fa", "md", "water", "fat", "inphase", "outphase", "ip", "op", "ct", "cbct", "mr", "pet", "suv",
-        "dose",
+        "swi", "b0", "fa", "md", "water", "fat", "inphase", "outphase", "ip", "op", "ct", "cbct", "mr", "mri", "pet",
+        "suv", "dose",
     )
 )  # fmt: skip
-"""Last words of names by which files of one scan are told apart as its channels."""
+"""Words of names by which files of one scan are told apart as its channels."""
+IMAGE_WORDS = SEQUENCE_WORDS | {"image", "images", "img", "volume", "volumes", "vol", "scan", "scans", "orig"}
+"""Those that say it is a scan, and that its segmentation may lack."""
 
 
 def words_of(stem: str) -> tuple[str, ...]:
@@ -44,25 +41,68 @@ def is_named_as_label(path: Path) -> bool:
     return suffix_of(path) == SEGMENTATION_SUFFIX or bool(LABEL_WORDS & set(words_of(stem_of(path))))
 
 
-def _core(stem: str, without: frozenset[str]) -> tuple[str, ...]:
+def core_of(stem: str, without: frozenset[str] = LABEL_WORDS) -> tuple[str, ...]:
+    """Parts of a name that are not among these words."""
     return tuple(word for word in words_of(stem) if word not in without)
 
 
-def label_among(candidates: Sequence[Path], name: str) -> Path | None:
-    """The segmentation of case ``name`` among files of segmentations; None if there is none, or no single one.
+def pair_labels(
+    names: Sequence[str], candidates: Iterable[Path], listed: Mapping[str, Path] | None = None
+) -> tuple[dict[str, Path], list[str]]:
+    """The segmentation of each case that has one, and what to say of those whose names leave it open.
 
-    Its name is that of the case, or that with ``_0000`` behind it, or one that differs by words that say what it is:
-    ``volume-3`` and ``segmentation-3``, ``sub-01_T1w`` and ``sub-01_dseg``.
+    Its name is that of the case, or that with ``_0000`` behind it; else it is the one that is listed; else its name
+    differs by words that say what the files are: ``p1`` and ``p1_gt``, ``volume-3`` and ``segmentation-3``,
+    ``sub-01_T1w`` and ``sub-01_dseg``. No file is the segmentation of two cases.
+
+    :param candidates: files of segmentations, those that go before others first.
+    :param listed: file of a case, where a list says so.
     """
-    for wanted in (name, f"{name}_0000"):
-        for path in candidates:
-            if stem_of(path) == wanted:
-                return path
-    for without in (LABEL_WORDS, LABEL_WORDS | IMAGE_WORDS):
-        core = _core(name, without - LABEL_WORDS)
-        if not core:
+    candidates = list(candidates)
+    by_stem: dict[str, Path] = {}
+    for path in candidates:
+        by_stem.setdefault(stem_of(path), path)
+    found: dict[str, Path] = {}
+    for name in names:
+        for exact in (name, f"{name}_0000"):
+            if exact in by_stem:
+                found[name] = by_stem[exact]
+                break
+        else:
+            if listed and name in listed:
+                found[name] = listed[name]
+    warnings: list[str] = []
+    for loosely in (False, True):
+        _pair_by_words(names, candidates, found, loosely, warnings)
+    return found, warnings
+
+
+def _pair_by_words(
+    names: Sequence[str], candidates: Sequence[Path], found: dict[str, Path], loosely: bool, warnings: list[str]
+) -> None:
+    """Pair what is left by names without the words that say what files are.
+
+    :param loosely: without those of images too, which must not be others in the two names.
+    """
+    without = LABEL_WORDS | IMAGE_WORDS if loosely else LABEL_WORDS
+    taken, by_core = set(found.values()), defaultdict(list)
+    for path in candidates:
+        if path not in taken:
+            by_core[core_of(stem_of(path), without)].append(path)
+    fits: dict[str, list[Path]] = {}
+    for name in names:
+        core = core_of(name, IMAGE_WORDS if loosely else frozenset())
+        if name in found or not core:
             continue
-        found = [path for path in candidates if _core(stem_of(path), without) == core]
-        if len(found) == 1:
-            return found[0]
-    return None
+        own = IMAGE_WORDS & set(words_of(name))
+        fits[name] = [path for path in by_core[core] if IMAGE_WORDS & set(words_of(stem_of(path))) <= own]
+    claims = Counter(path for paths in fits.values() for path in paths)
+    for name, paths in fits.items():
+        free = [path for path in paths if claims[path] == 1]
+        if len(paths) == 1 and free:
+            found[name] = paths[0]
+        elif len(paths) > 1:
+            warnings.append(f"{len(paths)} segmentations fit {name}, {paths[0]} and {paths[1]}: none is used.")
+        elif paths:
+            warnings.append(f"The segmentation {paths[0]} fits {claims[paths[0]]} images: it is used for none of them.")
+    warnings[:] = list(dict.fromkeys(warnings))

@@ -38,7 +38,7 @@ def read_nrrd(path: Path) -> Volume:
     elif "spacings" in header and len(spatial) >= 3:
         affine[[0, 1, 2], [0, 1, 2]] = np.asarray(header["spacings"], float)[spatial[:3]]
     affine = _from_space(str(header.get("space", "")).lower(), affine)
-    segments = _segments(header)
+    segments = _segments(header, array.ndim > 3)
     if segments:
         array = _flatten_layers(path, array, segments)
     return Volume(array, affine, segments)
@@ -67,7 +67,7 @@ def _from_space(space: str, affine: np.ndarray) -> np.ndarray:
     return np.diag([*signs, 1.0]) @ affine
 
 
-def _segments(header: dict) -> tuple[Segment, ...]:
+def _segments(header: dict, in_layers: bool) -> tuple[Segment, ...]:
     """Segments by their numbers. Slicer before 4.11 keeps a layer for each, of value 1, and says neither."""
     numbers = sorted(int(match.group(1)) for key in header if (match := re.fullmatch(r"Segment(\d+)_ID", key)))
     segments = []
@@ -77,11 +77,11 @@ def _segments(header: dict) -> tuple[Segment, ...]:
         terminology = re.search(r"TerminologyEntry:([^|]*)", str(header.get(prefix + "Tags", "")))
         segments.append(
             Segment(
-                value=int(header.get(prefix + "LabelValue", 1)),
+                value=int(header.get(prefix + "LabelValue", 1 if in_layers else number + 1)),
                 name=str(header.get(prefix + "Name", header[prefix + "ID"])),
                 color=color,
                 terminology=terminology.group(1) if terminology else "",
-                layer=int(header.get(prefix + "Layer", number)),
+                layer=int(header.get(prefix + "Layer", number if in_layers else 0)),
             )
         )
     return tuple(segments)
@@ -96,10 +96,11 @@ def _flatten_layers(path: Path, array: np.ndarray, segments: tuple[Segment, ...]
             f"{path} names {len(segments)} segments and holds {layers.shape[-1]} layer(s) of voxels.",
             "Load it in Slicer, see whether all segments are there, and save it again.",
         )
-    masks = [layers[..., segment.layer] == segment.value for segment in segments]
+    sizes = [np.count_nonzero(layers[..., segment.layer] == segment.value) for segment in segments]
     flat = np.zeros(layers.shape[:3], dtype=np.uint16)
-    for position in sorted(range(len(segments)), key=lambda position: -int(masks[position].sum())):
-        flat[masks[position]] = position + 1
+    for position in sorted(range(len(segments)), key=lambda position: -sizes[position]):
+        segment = segments[position]
+        flat[layers[..., segment.layer] == segment.value] = position + 1
     return flat
 
 

@@ -74,6 +74,8 @@ def _same_grid_or_fail(first: Volume, files: CaseFiles, other: Volume, index: in
     return other.array
 
 
+MAXIMUM_LABELS = 32
+"""Of a data set."""
 ROUNDING = 1e-3
 """By which labels may miss whole numbers: a scale in the header, applied with few digits, moves them."""
 FEW_VALUES = 16
@@ -148,7 +150,12 @@ def _read_labels(files: CaseFiles, image: Volume) -> tuple[np.ndarray, dict]:
 def _merged(folder: Path, image: Volume) -> Volume:
     """One segmentation of a folder of masks, one a structure, whose names are the labels'; where they overlap the
     smaller is on top."""
-    masks, segments, paths = [], [], label_files(folder)
+    masks, sizes, segments, paths = [], [], [], label_files(folder)
+    if len(paths) > MAXIMUM_LABELS:
+        raise InputError(
+            f"{folder} holds {len(paths)} masks, more than the {MAXIMUM_LABELS} labels that can be learned.",
+            "Leave those in it that you need, or merge some.",
+        )
     for number, path in enumerate(paths, 1):
         mask = read_volume(path)
         if not same_grid(image.affine, image.array.shape[-3:], mask.affine, mask.array.shape):
@@ -157,11 +164,12 @@ def _merged(folder: Path, image: Volume) -> Volume:
                 f"{_how_they_differ(mask.affine, mask.array.shape, image.affine, image.array.shape[-3:])}.",
                 "Resample the mask to the voxels of its image, by nearest neighbours, and save it again.",
             )
-        masks.append(mask.array > 0)
+        masks.append(np.packbits(mask.array > 0))  # an eighth of the memory
+        sizes.append(np.count_nonzero(mask.array > 0))
         segments.append(Segment(number, stem_of(path), default_color(number)))
-    flat = np.zeros(masks[0].shape, np.uint16)
-    for position in sorted(range(len(masks)), key=lambda position: -int(masks[position].sum())):
-        flat[masks[position]] = position + 1
+    flat = np.zeros(image.array.shape[-3:], np.uint16)
+    for position in sorted(range(len(masks)), key=lambda position: -sizes[position]):
+        flat[np.unpackbits(masks[position], count=flat.size).reshape(flat.shape).astype(bool)] = position + 1
     return Volume(flat, image.affine, tuple(segments))
 
 
