@@ -216,6 +216,6 @@ def anatomy_of(run: Path, plan: Any) -> tuple[Any, Callable[..., None]]:
         save_model(path, generator, plan, {**about, **known}, critic)
 
     aligned = Aligned.load(run / RESULT)
-    known = load_file(run / RESIDUALS)
-    residuals = Residuals(*(known[name] for name in Residuals._fields))
+    kept = load_file(run / RESIDUALS)
+    residuals = Residuals(*(kept[name] for name in Residuals._fields))
     return Anatomy(first_modes(model, modes), aligned.template.seen, aligned.held_out, residuals), save

@@ -42,11 +42,14 @@ class Residuals(NamedTuple):
     :param taps: share of each neighbour along an axis that is mixed into a voxel of the finest level, (D,), in
         [0, 0.25]; 0 for white noise.
     :param coarse: κ, share of what is as coarse as its coarsest level that a refiner changes too; a number.
+    :param varies: whether cases are other than their statistical ones at each place of the template, (*coarse), 0 to 1;
+        what is air in all of them is not.
     """
 
     amplitudes: Tensor
     taps: Tensor
     coarse: Tensor
+    varies: Tensor
 
 
 def smoothed(noise: Tensor, taps: Tensor) -> Tensor:

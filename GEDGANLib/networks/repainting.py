@@ -5,7 +5,8 @@ r"""The second generator, latent -> case: deform, then repaint.
 with the statistical case m of :mod:`.statistical`, whose anatomy is that of the population from the first step on, and
 the refiner R of :mod:`.refiner`; a is how strong its noise is at each place of the template. The labels are those of
 m: they are deformed and never repainted. s is 0 at places of the template that no scan saw and 1 where :data:`OFTEN`
-of them did: where nothing is judged, what is painted would be anything.
+of them did: where nothing is judged, what is painted would be anything. It is 0, too, where no scan is other than its
+statistical case, as in the air about a head: a refiner that may paint there does, while its judges know nothing yet.
 """
 
 from __future__ import annotations
@@ -77,6 +78,8 @@ class RepaintingGenerator(nn.Module):
         self.painted.copy_((seen[0] / OFTEN).clamp(0, 1).half())  # as it is kept
         if residuals is not None:
             self.amplitudes.copy_(residuals.amplitudes.half())
+            varies = sample_linear(residuals.varies[None, None].to(here), here, statistical.extent)[0]
+            self.painted.copy_((self.painted * varies.to(self.painted)).half())
             self.taps.copy_(residuals.taps), self.coarse.copy_(residuals.coarse)
 
     @property
@@ -105,7 +108,7 @@ class RepaintingGenerator(nn.Module):
         case, positions = self.deformed(latent[:, :count], class_weights)
         with full_precision(latent.device):
             amplitudes = self._at(positions, self.amplitudes.flatten(0, 1)).unflatten(1, self.amplitudes.shape[:2])
-        residuals = Residuals(amplitudes, self.taps, self.coarse)
+        residuals = Residuals(amplitudes, self.taps, self.coarse, self.painted)
         paint = self.refiner(case, positions, latent[:, count:], residuals, class_weights)
         with full_precision(latent.device):
             paint = paint * self._at(positions, self.painted)

@@ -40,6 +40,9 @@ CASES = 64
 """That are measured at most."""
 PRIOR = 4.0
 """Voxels of the mean over all places that each place is taken to have seen beside its own."""
+VARIES = (0.005, 0.02)
+"""Root of the mean square difference of cases from their statistical ones up to which these are alike, and from which
+they are not: a four hundredth and a hundredth of the range of intensities."""
 DRAWS = 8
 """Of noise, to know its bands."""
 BELOW = (0.34, 0.44)
@@ -87,7 +90,7 @@ def measure_residuals(
     channels, levels = len(generator.template), len(strides) + 1
     shape = amplitude_shape(generator.shape, generator.extent)
     # Sums are NumPy's, which are the same however many threads there are: a run that is repeated is the same.
-    total = np.zeros((2 * channels * levels + 1, math.prod(shape)))
+    total = np.zeros((2 * channels * levels + 2, math.prod(shape)))
     spectra = np.zeros((2, len(shape), 2))
     for done, index in enumerate(chosen):
         progress(done, len(chosen), cases[index].name)
@@ -95,13 +98,16 @@ def measure_residuals(
         total += _on_template(pair, positions, cases[index], strides, shape, generator.extent)[0].flatten(1).numpy()
         spectra += np.stack([_near_nyquist(image[0].numpy()) for image in pair])
     progress(len(chosen), len(chosen), "")
-    squares, count = total[:-1], total[-1:]
+    squares, differences, count = total[:-2], total[-2], total[-1:]
     mean = squares.sum(1, keepdims=True) / count.sum()
     real, made = ((squares + PRIOR * mean) / (count + PRIOR)).reshape(2, channels, levels, -1)
     taps = _taps(spectra[0] - spectra[1])
     variances = _variances(real, made, noise_bands(generator.shape, strides, taps))
     amplitudes = torch.from_numpy(np.sqrt(variances)).float().reshape(channels, levels, *shape)
-    return Residuals(amplitudes, taps, torch.zeros(()))
+    least, most = VARIES
+    apart = np.sqrt(differences / np.maximum(count[0], 1e-6))
+    varies = torch.from_numpy(((apart - least) / (most - least)).clip(0, 1)).float().reshape(shape)
+    return Residuals(amplitudes, taps, torch.zeros(()), varies)
 
 
 def noise_bands(shape: Sequence[int], strides: Sequence[Sequence[int]], taps: Tensor) -> np.ndarray:
@@ -150,11 +156,13 @@ def _on_template(
     shape: Sequence[int],
     extent: Sequence[float],
 ) -> Tensor:
-    """Squares of the bands of both images, summed over the voxels that lie at each place of the template, and how many
-    these are, (1, 2 * C * bands + 1, *shape); only of what the scan saw."""
+    """Squares of the bands of both images and of their difference, summed over the voxels that lie at each place of the
+    template, and how many these are, (1, 2 * C * bands + 2, *shape); only of what the scan saw."""
     seen = torch.zeros(1, 1, *positions.shape[2:])
     seen[(0, 0, *(slice(first, last + 1) for first, last in seen_voxels(case)))] = 1
-    squares = torch.cat([_squares(each, strides).flatten(1, 2) for each in pair], 1) * seen
+    bands = [_squares(each, strides).flatten(1, 2) for each in pair]
+    apart = (pair[0] - pair[1]).square().amax(1, keepdim=True)
+    squares = torch.cat([*bands, apart], 1) * seen
     # What reads the template off, transposed: each voxel is handed to the places that it would be read from.
     with torch.enable_grad():
         places = torch.zeros(1, squares.shape[1] + 1, *shape, requires_grad=True)

@@ -86,7 +86,7 @@ def test_a_refiner_starts_at_nothing_and_learns(shape, strides):
     refiner = Refiner(dims, shape, extent, 2, 3, (8, 16, 24), 6, 2, strides)
     case, positions = torch.rand(2, 6, *shape), 10 * torch.randn(2, dims, *shape)
     rest, classes = torch.randn(2, 6), torch.eye(2)
-    some = Residuals(torch.rand(2, 2, 3, *shape), 0.1 * torch.rand(dims), torch.zeros(()))
+    some = Residuals(torch.rand(2, 2, 3, *shape), 0.1 * torch.rand(dims), torch.zeros(()), torch.ones(()))
     none = some._replace(amplitudes=torch.zeros(2, 2, 3, *shape))
     whole = none._replace(coarse=torch.ones(()))
     painted = refiner(case, positions, rest, none, classes)
@@ -141,7 +141,7 @@ def test_noise_makes_up_for_what_modes_leave_over(shape, coarse):
     generator = StatisticalGenerator(shape, extent, 1, 0, 2, shape, (4,) * len(shape), (4,) * len(shape))
     cases = _noisy_cases(count, shape, coarse)
     strides = [(2,) * len(shape)] * 2
-    found, taps, _ = measure_residuals(generator, cases, np.zeros((count, 2)), strides)
+    found, taps, _, varies = measure_residuals(generator, cases, np.zeros((count, 2)), strides)
     assert float(taps.min()) > 0.1 if coarse else float(taps.max()) < 0.1
     found = found[0]
     found[0] *= float(((1 - 2 * taps) ** 2 + 2 * taps**2).prod().sqrt())  # what is left of it where it is smoothed
@@ -152,7 +152,9 @@ def test_noise_makes_up_for_what_modes_leave_over(shape, coarse):
     assert float(strong[right].mean()) == pytest.approx(0.15, rel=0.1)
     assert all(float(strong[level].mean()) < 0.05 for level in wrong)
     still = [replace(case, image=np.zeros_like(case.image)) for case in cases[:3]]
-    assert not measure_residuals(generator, still, np.zeros((3, 2)), strides).amplitudes.any()
+    nothing = measure_residuals(generator, still, np.zeros((3, 2)), strides)
+    assert not nothing.amplitudes.any() and not nothing.varies.any()
+    assert float(varies[half:].min()) == 1
 
 
 def test_intensities_are_exact_and_learn_beyond_their_range():
