@@ -134,7 +134,9 @@ def popen(command: Sequence[str], **options: Any) -> Any:
         wanted = options.get(name)
         if wanted == subprocess.PIPE:
             reading, writing = os.pipe()
-            ends[name] = open(reading, "r" if options.get("text") else "rb")  # noqa: SIM115
+            # Bars are drawn in characters that no old-fashioned locale has, where a step takes long enough for one.
+            form = {"mode": "r", "encoding": "utf-8", "errors": "replace"} if options.get("text") else {"mode": "rb"}
+            ends[name] = open(reading, **form)  # noqa: SIM115
             files.append(writing)
             opened.append(writing)
         elif wanted == subprocess.DEVNULL:
