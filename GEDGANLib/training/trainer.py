@@ -38,9 +38,10 @@ from .view import seen_alike, view_of
 
 FINAL_RATE = 0.1
 """Learning rate at the end of the run as a share of that at its start."""
-WARM_UP = 100
+WARM_UP = 1000
 """Steps in which the rate of a refiner rises: it begins with cases that are nearly right, its judges with no idea, and
-Adam walks as far by what they say at first as by what they have learned."""
+Adam walks as far by what they say at first as by what they have learned. With 100 the brains of the demo were white
+below, from where an intensity hardly comes back."""
 CASES_FOR_TAU = 16
 
 
