@@ -101,7 +101,6 @@ def _make_plan(arguments: argparse.Namespace, dataset, device: str, events: Even
     from ..planning.fitting import check_memory, fitted, with_fitting_batch
 
     spacing = three_of(arguments.spacing)
-    dataset = with_channels(dataset, arguments.channels)
     fingerprint = _fingerprint(dataset, events)
     plan = make_plan(fingerprint, device, arguments.grid, spacing, arguments.method or "ged")
     plan = _with_class_column(plan, arguments.class_column)
@@ -144,7 +143,7 @@ def run_plan(arguments: argparse.Namespace, events: Events) -> None:
 
     claim_new_file(arguments.output, ".json")
     device = choose_device(arguments.device)
-    dataset = find_dataset(arguments.data, arguments.class_column)
+    dataset = with_channels(find_dataset(arguments.data, arguments.class_column), arguments.channels)
     plan = _make_plan(arguments, dataset, device, events)
     how = "as predicted, since a step takes so long"
     if worth_measuring(plan):
@@ -292,12 +291,11 @@ def _prepare(arguments: argparse.Namespace, device: str, events: Events, team, h
                 "Give the folder that the plan was made for, or name the column that tells them with --class-column.",
             )
     else:
-        dataset = find_dataset(arguments.data, arguments.class_column)
+        dataset = with_channels(find_dataset(arguments.data, arguments.class_column), arguments.channels)
         if arguments.start_from is not None:
-            plan = _plan_from_model(arguments, dataset, device, events, team.size)
+            plan, dataset = _plan_from_model(arguments, dataset, device, events, team.size)
         else:
             plan = _make_plan(arguments, dataset, device, events, team.size)
-        dataset = with_channels_of(with_channels(dataset, arguments.channels), plan)
     team.part(plan.training.batch)
     # What runs on this kind of device already need not be asked whether it fits.
     asked = (plan_path is not None or goes_on) and not (arguments.resume and Request.load(run).device == device)
@@ -376,9 +374,10 @@ def _plan_from_model(arguments: argparse.Namespace, dataset, device: str, events
 
     source = arguments.start_from.resolve()
     model = load_model(source)
-    fingerprint = _fingerprint(with_channels_of(dataset, model.plan), events)
+    dataset = with_channels_of(dataset, model.plan)
+    fingerprint = _fingerprint(dataset, events)
     plan = plan_from_model(model.plan, fingerprint, device, arguments.freeze, str(source))
-    return _with_class_column(fitted(plan, fingerprint, device, processes), arguments.class_column)
+    return _with_class_column(fitted(plan, fingerprint, device, processes), arguments.class_column), dataset
 
 
 def _refuse_taken(run: Path) -> None:

@@ -43,13 +43,13 @@ class Residuals(NamedTuple):
         [0, 0.25]; 0 for white noise.
     :param coarse: κ, share of what is as coarse as its coarsest level that a refiner changes too; a number.
     :param varies: whether cases are other than their statistical ones at each place of the template, (*coarse), 0 to 1;
-        what is air in all of them is not.
+        what is air in all of them is not; None where that is not asked for.
     """
 
     amplitudes: Tensor
     taps: Tensor
     coarse: Tensor
-    varies: Tensor
+    varies: Tensor | None = None
 
 
 def smoothed(noise: Tensor, taps: Tensor) -> Tensor:

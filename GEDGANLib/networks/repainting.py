@@ -70,7 +70,8 @@ class RepaintingGenerator(nn.Module):
         """Fill it.
 
         :param seen: share of the scans that saw each place of the template, (*any grid).
-        :param residuals: on a grid of :func:`amplitude_shape`; no noise is added where they are not known.
+        :param residuals: on a grid of :func:`amplitude_shape`, ``varies`` among them; no noise is added where they are
+            not known.
         """
         self.statistical = statistical
         here = identity(self.painted.shape[1:], statistical.extent, seen)
@@ -108,11 +109,17 @@ class RepaintingGenerator(nn.Module):
         case, positions = self.deformed(latent[:, :count], class_weights)
         with full_precision(latent.device):
             amplitudes = self._at(positions, self.amplitudes.flatten(0, 1)).unflatten(1, self.amplitudes.shape[:2])
-        residuals = Residuals(amplitudes, self.taps, self.coarse, self.painted)
+        residuals = Residuals(amplitudes, self.taps, self.coarse)
         paint = self.refiner(case, positions, latent[:, count:], residuals, class_weights)
         with full_precision(latent.device):
             paint = paint * self._at(positions, self.painted)
             return torch.cat([within_range(case[:, :channels] + paint), case[:, channels:]], 1)
+
+    def share(self, other: RepaintingGenerator) -> None:
+        """Hold what another was given, which does not learn, and no copy of it."""
+        self.statistical = other.statistical
+        for name, _ in list(self.named_parameters(recurse=False)):
+            setattr(self, name, getattr(other, name))
 
     def _at(self, positions: Tensor, on_template: Tensor) -> Tensor:
         """What lies on the template, (C, *grid), where the voxels of cases lie, (N, C, *shape)."""

@@ -124,8 +124,7 @@ class Trainer:
         self._freeze()
         self.average = copy.deepcopy(self.generator).requires_grad_(False).eval()
         if plan.repaints:
-            for given in ("statistical", "painted", "amplitudes", "taps", "coarse"):
-                setattr(self.average, given, getattr(self.generator, given))
+            self.average.share(self.generator)
         self.generator_optimizer = self._optimizer(self.generator)
         self.discriminator_optimizer = self._optimizer(self.discriminator)
         # Where parts are cut is known to this process alone, dropout draws, a team talks going backward, and how

@@ -80,13 +80,17 @@ def _labels_of(found: dict[str, Path], candidates: Sequence[Path]) -> tuple[dict
     labels, unclear = pair_labels(list(found), candidates)
     below = Counter(above for directory in found.values() for above in directory.parents)
     free = [path for path in candidates if path not in set(labels.values())]
+    owners: dict[str, set[str]] = defaultdict(set)
     for name, directory in found.items():
         for above in (directory, *directory.parents):
             if name in labels or below[above] > 1:
                 break
-            matched, _ = pair_labels([above.name], free)
-            if above.name in matched:
-                labels[name] = matched[above.name]
+            owners[above.name].add(name)
+    own = {alias: next(iter(names)) for alias, names in owners.items() if len(names) == 1}
+    matched, _ = pair_labels(list(own), free)
+    for alias, name in own.items():  # the nearest folder first
+        if alias in matched:
+            labels.setdefault(name, matched[alias])
     return labels, unclear
 
 

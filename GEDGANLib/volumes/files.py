@@ -16,7 +16,7 @@ from ..jobs.writing import beside
 from .dicom import read_dicom_series
 from .nifti import read_nifti
 from .nrrd_files import nrrd_header, read_nrrd
-from .volume import LPS_TO_RAS, Segment, Volume, from_itk
+from .volume import LPS_TO_RAS, Segment, Volume, from_itk, header_alone, times
 
 __all__ = ["LPS_TO_RAS", "Segment", "Volume", "read_volume", "stem_of", "suffix_of", "write_colours", "write_volume"]
 
@@ -51,8 +51,6 @@ def read_volume(path: Path, channels: int | None = 1) -> Volume:
     :param channels: a fourth axis of exactly this size is taken as image channels when above 1; None for any.
     :raises InputError: missing, unreadable, truncated, not such a file at all, a series over time, not 3D.
     """
-    import SimpleITK
-
     check_there(path)
     suffix = suffix_of(path)
     try:
@@ -69,7 +67,7 @@ def read_volume(path: Path, channels: int | None = 1) -> Volume:
         elif suffix in FREESURFER:
             volume = _read_freesurfer(path)
         elif suffix in BY_ITK:
-            volume = from_itk(SimpleITK.ReadImage(str(path)))
+            volume = _read_by_itk(path)
         else:
             raise InputError(f"{path} is not an image file of a known kind.", f"Known are {', '.join(SUFFIXES)}.")
     except (InputError, MemoryError):
@@ -131,21 +129,14 @@ def _check_axes(path: Path, array: np.ndarray, channels: int | None) -> np.ndarr
             "dataset.json.",
         )
     if array.ndim != 3 or min(array.shape) < 2:
-        raise InputError(f"{path} is not a volume: its size is {_times(array.shape)}.", "Only 3D volumes can be used.")
+        raise InputError(f"{path} is not a volume: its size is {times(array.shape)}.", "Only 3D volumes can be used.")
     return array
-
-
-def _times(shape: tuple[int, ...]) -> str:
-    return " x ".join(str(side) for side in shape)
 
 
 def _with_its_voxels(path: Path) -> Path:
     """:raises InputError: the file of voxels beside a header is not there."""
     if not any(path.with_suffix(ending).exists() for ending in (".img", ".IMG")):
-        raise InputError(
-            f"{path} is a header alone: the file with its voxels, {path.with_suffix('.img')}, is missing.",
-            "Copy that file beside it, too, or leave the header out.",
-        )
+        raise header_alone(path, path.with_suffix(".img"))
     return path
 
 
@@ -156,11 +147,15 @@ def _read_freesurfer(path: Path) -> Volume:
     return Volume(np.asanyarray(image.dataobj), np.asarray(image.affine, dtype=float))
 
 
-def _read_metaimage(path: Path) -> Volume:
+def _read_by_itk(path: Path) -> Volume:
     import SimpleITK
 
-    _check_data_file(path)
     return from_itk(SimpleITK.ReadImage(str(path)))
+
+
+def _read_metaimage(path: Path) -> Volume:
+    _check_data_file(path)
+    return _read_by_itk(path)
 
 
 def _check_data_file(path: Path) -> None:
@@ -172,10 +167,7 @@ def _check_data_file(path: Path) -> None:
     if name.upper() == "LOCAL" or name.upper().startswith("LIST") or "%" in name:
         return
     if not (data := path.parent / name).exists():
-        raise InputError(
-            f"{path} is a header alone: the file with its voxels, {data}, is missing.",
-            "Copy that file beside it, too, or leave the header out.",
-        )
+        raise header_alone(path, data)
 
 
 def write_volume(path: Path, array: np.ndarray, affine: np.ndarray, description: str = "") -> None:

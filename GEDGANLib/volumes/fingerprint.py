@@ -102,8 +102,7 @@ def check_dataset(
             continue
         facts.append(_facts(case, table, files.class_name))
         if case.label_values is not None:
-            names = {table.name_of(int(v), case)[0] for v in np.unique(case.label_values) if v}
-            value_sets[files.name] = frozenset(name for name in names if not is_background(name))
+            value_sets[files.name] = frozenset(facts[-1].label_voxels)
     progress(len(dataset.cases), len(dataset.cases), "")
     if faults and (left_out is None or len(facts) < 2):
         raise _all_in_one(faults)

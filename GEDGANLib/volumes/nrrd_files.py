@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
-from .volume import LPS_TO_RAS, Segment, Volume
+from .volume import LPS_TO_RAS, Segment, Volume, header_alone
 
 CHANNEL_KINDS = ("list", "vector", "RGB-color")
 DATA_FILE = re.compile(r"^data ?file:\s*(.+?)\s*$", re.IGNORECASE | re.MULTILINE)
@@ -52,10 +52,7 @@ def _check_data_file(path: Path) -> None:
     if found is None or found.group(1).upper().startswith("LIST") or "%" in found.group(1):
         return
     if not (data := path.parent / found.group(1)).exists():
-        raise InputError(
-            f"{path} is a header alone: the file with its voxels, {data}, is missing.",
-            "Copy that file beside it, too, or leave the header out.",
-        )
+        raise header_alone(path, data)
 
 
 def _from_space(space: str, affine: np.ndarray) -> np.ndarray:

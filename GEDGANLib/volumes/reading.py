@@ -15,6 +15,7 @@ from .case import default_color
 from .files import Segment, Volume, read_volume, stem_of
 from .found import CaseFiles, Dataset, label_files
 from .geometry import SAME_VOXELS, corners_apart, directions_of, same_grid, spacing_of
+from .volume import times
 
 
 @dataclass(frozen=True)
@@ -164,8 +165,9 @@ def _merged(folder: Path, image: Volume) -> Volume:
                 f"{_how_they_differ(mask.affine, mask.array.shape, image.affine, image.array.shape[-3:])}.",
                 "Resample the mask to the voxels of its image, by nearest neighbours, and save it again.",
             )
-        masks.append(np.packbits(mask.array > 0))  # an eighth of the memory
-        sizes.append(np.count_nonzero(mask.array > 0))
+        filled = mask.array > 0
+        masks.append(np.packbits(filled))  # an eighth of the memory
+        sizes.append(np.count_nonzero(filled))
         segments.append(Segment(number, stem_of(path), default_color(number)))
     flat = np.zeros(image.array.shape[-3:], np.uint16)
     for position in sorted(range(len(masks)), key=lambda position: -sizes[position]):
@@ -214,7 +216,7 @@ def _how_they_differ(
     """What is different between two grids, in numbers that differ."""
     parts = []
     if tuple(shape) != tuple(other_shape):
-        parts.append(f"{_times(shape)} against {_times(other_shape)} voxels")
+        parts.append(f"{times(shape)} against {times(other_shape)} voxels")
     spacings = spacing_of(affine), spacing_of(other_affine)
     if np.abs(spacings[0] / spacings[1] - 1).max() > 1e-4:
         digits = _digits_that_tell(*spacings)
@@ -230,10 +232,6 @@ def _how_they_differ(
         apart = corners_apart(other_affine, other_shape, affine)
         parts.append(f"corners up to {apart:.2g} voxels apart")
     return ", ".join(parts)
-
-
-def _times(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))
 
 
 def _digits_that_tell(first: np.ndarray, second: np.ndarray) -> int:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
+
+from ..errors import InputError
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -32,6 +36,19 @@ class Volume:
     array: np.ndarray
     affine: np.ndarray
     segments: tuple[Segment, ...] = field(default=())
+
+
+def header_alone(path: Path, data: Path) -> InputError:
+    """What to say of a header whose file of voxels is not there."""
+    return InputError(
+        f"{path} is a header alone: the file with its voxels, {data}, is missing.",
+        "Copy that file beside it, too, or leave the header out.",
+    )
+
+
+def times(shape: Sequence[int]) -> str:
+    """A size in words: 4 x 5 x 6."""
+    return " x ".join(map(str, shape))
 
 
 def from_itk(image) -> Volume:

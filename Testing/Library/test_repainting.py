@@ -86,7 +86,7 @@ def test_a_refiner_starts_at_nothing_and_learns(shape, strides):
     refiner = Refiner(dims, shape, extent, 2, 3, (8, 16, 24), 6, 2, strides)
     case, positions = torch.rand(2, 6, *shape), 10 * torch.randn(2, dims, *shape)
     rest, classes = torch.randn(2, 6), torch.eye(2)
-    some = Residuals(torch.rand(2, 2, 3, *shape), 0.1 * torch.rand(dims), torch.zeros(()), torch.ones(()))
+    some = Residuals(torch.rand(2, 2, 3, *shape), 0.1 * torch.rand(dims), torch.zeros(()))
     none = some._replace(amplitudes=torch.zeros(2, 2, 3, *shape))
     whole = none._replace(coarse=torch.ones(()))
     painted = refiner(case, positions, rest, none, classes)
