@@ -200,7 +200,7 @@ def run_next(arguments: argparse.Namespace, events: Events) -> None:
 
 def _segmented(dataset: Any, events: Events) -> set[str]:
     """Names of the scans whose segmentations can be read and are not empty."""
-    from ..volumes.files import read_volume
+    from ..volumes.reading import holds_labels
 
     found: set[str] = set()
     given = [files for files in dataset.cases if files.label is not None]
@@ -208,7 +208,7 @@ def _segmented(dataset: Any, events: Events) -> set[str]:
         for number, files in enumerate(given):
             show(number, len(given), files.name)
             try:
-                if not read_volume(files.label).array.any():
+                if not holds_labels(files, dataset):
                     raise InputError(f"{files.label} is empty.", "Segment the scan, or remove the file.")
                 found.add(files.name)
             except InputError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from .dicom import Series, dicom_series, other_files
+from .dicom_segmentations import Reference, owners_of, reference_of
 from .files import suffix_of
 from .found import LABEL_FOLDERS, CaseFiles, Dataset, folders_named, label_files, unmatched_labels
 from .naming import pair_labels
@@ -31,10 +32,13 @@ def holds_dicom(folder: Path, most: int = 5) -> bool:
 def find_dicom(folder: Path) -> Dataset | None:
     """The data set of a tree of DICOM series; None where there is none.
 
+    Segmentations are those in a folder called labels, by their names; or else SEG and RTSTRUCT files that name a scan.
+
     :raises InputError: a folder holds more than one scan, or what is there is no scan.
     """
     label_folders = folders_named(folder, LABEL_FOLDERS)
     found: dict[str, Path] = {}
+    series_of: dict[str, tuple[str, str]] = {}
     others: list[Series] = []
     beside: list[Path] = []
     for directory in sorted([folder, *(path for path in folder.rglob("*") if path.is_dir())]):
@@ -51,8 +55,8 @@ def find_dicom(folder: Path) -> Dataset | None:
                 f"{directory} holds {len(scans)} DICOM series in one folder.", "Give every series a folder of its own."
             )
         if scans:
-            name = "_".join(directory.relative_to(folder).parts) or folder.name
-            found[_not_taken(name, found)] = directory
+            name = _not_taken("_".join(directory.relative_to(folder).parts) or folder.name, found)
+            found[name], series_of[name] = directory, (scans[0].uid, scans[0].files[0])
     if not found:
         if others:
             raise InputError(
@@ -63,14 +67,38 @@ def find_dicom(folder: Path) -> Dataset | None:
         return None
     in_folders = [path for label_folder in label_folders for path in label_files(label_folder)]
     labels, unclear = _labels_of(found, in_folders)
-    cases = [CaseFiles(name, (directory,), labels.get(name)) for name, directory in found.items()]
-    warnings = [*_words_of_others(others), *unclear, *unmatched_labels(label_folders, cases)]
+    drawn = owners_of(_segmentations(others, label_folders), series_of)
+    chosen = {name: of_one[0].path for name, of_one in drawn.items() if name not in labels}
+    used = {str(path) for path in chosen.values()}
+    cases = [CaseFiles(name, (directory,), labels.get(name) or chosen.get(name)) for name, directory in found.items()]
+    others = [one._replace(files=left) for one in others if (left := tuple(f for f in one.files if f not in used))]
+    warnings = [*_words_of_others(others), *unclear, *_words_of_choice(drawn, chosen)]
+    warnings += unmatched_labels(label_folders, cases)
     if beside:
         warnings.append(
             f"{len(beside)} file(s) beside DICOM series are left out, {beside[0]} for example. Segmentations belong in "
             "a folder called labels, under the names of the patients."
         )
     return Dataset(folder, tuple(cases), ("image",), {}, False, warnings=tuple(warnings))
+
+
+def _segmentations(others: Sequence[Series], label_folders: Sequence[Path]) -> list[Reference]:
+    """Files that segment a scan, among what is no scan and below folders of segmentations."""
+    files = [Path(file) for one in others for file in one.files]
+    below = [path for folder in label_folders for path in sorted(folder.rglob("*")) if path.is_file()]
+    files += [path for path in below if not suffix_of(path)]
+    return [one for one in map(reference_of, files) if one is not None]
+
+
+def _words_of_choice(drawn: dict[str, list[Reference]], chosen: dict[str, Path]) -> list[str]:
+    several = [name for name in chosen if len(drawn[name]) > 1]
+    if not several:
+        return []
+    one = several[0]
+    return [
+        f"{len(several)} scan(s) have more than one segmentation: of the {len(drawn[one])} of {one} the latest is "
+        f"used, {chosen[one]}. To use another, leave that alone in the folder."
+    ]
 
 
 def _labels_of(found: dict[str, Path], candidates: Sequence[Path]) -> tuple[dict[str, Path], list[str]]:

@@ -12,7 +12,8 @@ import numpy as np
 
 from ..errors import InputError
 from .case import default_color
-from .files import Segment, Volume, read_volume, stem_of
+from .dicom_segmentations import read_dicom_segmentation
+from .files import Segment, Volume, read_volume, stem_of, suffix_of
 from .found import CaseFiles, Dataset, label_files
 from .geometry import SAME_VOXELS, corners_apart, directions_of, same_grid, spacing_of
 from .volume import times
@@ -109,9 +110,22 @@ def check_voxels(path: Path, voxels: np.ndarray) -> None:
         )
 
 
+def holds_labels(files: CaseFiles, dataset: Dataset) -> bool:
+    """Whether anything is segmented in a case that has a segmentation.
+
+    :raises InputError: it cannot be read.
+    """
+    if files.label.is_dir() or not suffix_of(files.label):  # which lie on their scan's voxels
+        return bool(read_case(files, dataset).label_values.any())
+    return bool(read_volume(files.label, None).array.any())
+
+
 def _read_labels(files: CaseFiles, image: Volume) -> tuple[np.ndarray, dict]:
     path = files.label
-    volume = _merged(path, image) if path.is_dir() else read_volume(path, None)
+    if path.is_dir():
+        volume = _merged(path, image)
+    else:
+        volume = read_volume(path, None) if suffix_of(path) else read_dicom_segmentation(path, image)
     volume.array = array = _flat(path, volume.array)
     if not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
         raise InputError(f"{path} holds no numbers that can be labels ({array.dtype}).", "Save it as a label map.")

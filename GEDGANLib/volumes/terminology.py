@@ -46,6 +46,13 @@ def terminology_of(name: str) -> str:
     key = key if key in CODES else key.removesuffix("s")
     if key not in CODES:
         return ""
-    (category, category_meaning), (kind, kind_meaning) = CODES[key]
-    segment = f"SCT^{category}^{category_meaning}~SCT^{kind}^{kind_meaning}~^^"
-    return f"{CONTEXT}~{segment}~Anatomic codes - DICOM master list~^^~^^"
+    category, kind = (("SCT", *code) for code in CODES[key])
+    return serialised(category, kind)
+
+
+def serialised(
+    category: tuple[str, str, str], kind: tuple[str, str, str], modifier: tuple[str, str, str] | None = None
+) -> str:
+    """Slicer's serialised entry of coded entries, each (scheme, value, meaning)."""
+    parts = ["^".join(code) for code in (category, kind, modifier or ("", "", ""))]
+    return "~".join([CONTEXT, *parts, "Anatomic codes - DICOM master list", "^^", "^^"])
