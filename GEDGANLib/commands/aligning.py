@@ -16,8 +16,8 @@ from ..jobs.events import Events, JsonEvents
 from ..jobs.writing import write_bytes
 from .aligned_cases import Wanted, align_in
 from .aligned_output import SHEET, join_shards
-from .options import DATA, DEVICE, a_path, a_shard, above_zero, add_channels, add_class_column, three_of
-from .scans import names_in, tell_left_out, with_channels, with_channels_of, without_cases
+from .options import DATA, DEVICE, a_path, a_shard, above_zero, add_class_column, add_contents, three_of
+from .scans import as_wished, names_in, refuse_unknown_structures, tell_left_out, without_cases
 
 WORST_TOLD, FEW = 5, 4
 
@@ -37,7 +37,7 @@ def add(kinds: argparse._SubParsersAction) -> None:
     align.add_argument(
         "--spacing", type=above_zero(float), nargs="+", metavar="MM", help="voxel size: one number or three"
     )
-    add_channels(align)
+    add_contents(align)
     align.add_argument("--resume", action="store_true", help="go on with the run in RUN")
     align.add_argument(
         "--for-sharing", action="store_true", help=f"write {SHARED} too, a model that gives little of single cases away"
@@ -105,7 +105,7 @@ def _align(arguments: argparse.Namespace, events: Events) -> None:
     from ..device import choose_device
     from ..planning.plan import Plan
     from ..training.request import PREPARED, PREPARING, digests_of, forget_old_stop, what_changed
-    from ..volumes.dataset import find_dataset
+    from ..volumes.dataset import as_planned, find_dataset
     from ..volumes.prepared import prepare_cases
 
     run, before = arguments.output, read_request(arguments.output / REQUEST) if arguments.resume else {}
@@ -125,9 +125,9 @@ def _align(arguments: argparse.Namespace, events: Events) -> None:
     if arguments.resume:
         plan = Plan.load(run / "plan.json")
         left_out = before["left_out"]
-        dataset = without_cases(with_channels_of(find_dataset(arguments.data, column), plan), left_out)
+        dataset = without_cases(as_planned(find_dataset(arguments.data, column), plan), left_out)
     else:
-        dataset = with_channels(find_dataset(arguments.data, column), arguments.channels)
+        dataset = as_wished(find_dataset(arguments.data, column), arguments)
         dataset, excluded = _excluded(dataset, arguments.exclude, onto is None)
         others: list[str] = []
         if arguments.shard is not None:
@@ -199,20 +199,23 @@ def _planned(
     from ..planning.choosing import make_plan
     from ..planning.plan import Plan
     from ..planning.words import NOTE
+    from ..volumes.dataset import as_planned
     from ..volumes.fingerprint import check_dataset
 
     if onto is not None:  # one scan may be brought onto a template; it is read when it is prepared
         plan = Plan.load(Path(onto) / "plan.json")
-        return with_channels_of(dataset, plan), plan, []
+        return as_planned(dataset, plan), plan, []
     left_out: dict[str, InputError] = {}
     with events.bar("reading") as show:
         fingerprint = check_dataset(dataset, show, left_out)
+    refuse_unknown_structures(dataset, fingerprint)
     for name, error in left_out.items():
         tell_left_out(name, error, events)
     for warning in fingerprint.warnings:
         events.emit("warning", message=warning)
     dataset = without_cases(dataset, list(left_out))
     plan = make_plan(fingerprint, device, arguments.grid, three_of(arguments.spacing))
+    dataset = as_planned(dataset, plan)
     if arguments.class_column is not None:
         plan = replace(plan, data={**plan.data, "class_column": arguments.class_column})
     with events.bar("seeing whether the scans can be aligned") as show:

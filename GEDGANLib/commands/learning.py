@@ -27,7 +27,7 @@ from .options import (
     three_of,
 )  # fmt: skip
 from .repainting import aligned_plan, anatomy_of, claim_alignment, holds_alignment, plan_and_data_of_alignment
-from .scans import print_fingerprint, with_channels, with_channels_of, without_cases
+from .scans import as_wished, print_fingerprint, refuse_unknown_structures, without_cases
 
 
 def add(kinds: argparse._SubParsersAction) -> None:
@@ -99,11 +99,14 @@ def _make_plan(arguments: argparse.Namespace, dataset, device: str, events: Even
     from ..planning.aligning import as_asked, with_alignment
     from ..planning.choosing import make_plan
     from ..planning.fitting import check_memory, fitted, with_fitting_batch
+    from ..volumes.dataset import as_planned
 
     spacing = three_of(arguments.spacing)
     fingerprint = _fingerprint(dataset, events)
+    refuse_unknown_structures(dataset, fingerprint)
     plan = make_plan(fingerprint, device, arguments.grid, spacing, arguments.method or "ged")
     plan = _with_class_column(plan, arguments.class_column)
+    dataset = as_planned(dataset, plan)
     if plan.method == "ged" and arguments.alignment == "template":
         plan = as_asked(plan)
     elif plan.method == "ged" and arguments.alignment != "none":
@@ -143,7 +146,7 @@ def run_plan(arguments: argparse.Namespace, events: Events) -> None:
 
     claim_new_file(arguments.output, ".json")
     device = choose_device(arguments.device)
-    dataset = with_channels(find_dataset(arguments.data, arguments.class_column), arguments.channels)
+    dataset = as_wished(find_dataset(arguments.data, arguments.class_column), arguments)
     plan = _make_plan(arguments, dataset, device, events)
     how = "as predicted, since a step takes so long"
     if worth_measuring(plan):
@@ -264,7 +267,7 @@ def _prepare(arguments: argparse.Namespace, device: str, events: Events, team, h
     from ..planning.fitting import check_memory, with_fitting_batch
     from ..planning.plan import Plan
     from ..training.request import PREPARED, Request, claim_run_folder
-    from ..volumes.dataset import find_dataset
+    from ..volumes.dataset import as_planned, find_dataset
     from ..volumes.prepared import prepare_cases
 
     run = arguments.output
@@ -282,7 +285,7 @@ def _prepare(arguments: argparse.Namespace, device: str, events: Events, team, h
         plan = Plan.load(plan_path)
         refuse_untrainable(plan, str(plan_path))
         column = arguments.class_column or plan.data.get("class_column")
-        dataset = with_channels_of(find_dataset(arguments.data, column), plan)
+        dataset = find_dataset(arguments.data, column)
         if arguments.resume and (run / REQUEST).exists():  # as its alignment left them out
             dataset = without_cases(dataset, read_request(run / REQUEST)["left_out"])
         if plan.classes and not any(case.class_name in plan.classes for case in dataset.cases):
@@ -291,11 +294,12 @@ def _prepare(arguments: argparse.Namespace, device: str, events: Events, team, h
                 "Give the folder that the plan was made for, or name the column that tells them with --class-column.",
             )
     else:
-        dataset = with_channels(find_dataset(arguments.data, arguments.class_column), arguments.channels)
+        dataset = as_wished(find_dataset(arguments.data, arguments.class_column), arguments)
         if arguments.start_from is not None:
             plan, dataset = _plan_from_model(arguments, dataset, device, events, team.size)
         else:
             plan = _make_plan(arguments, dataset, device, events, team.size)
+    dataset = as_planned(dataset, plan)
     team.part(plan.training.batch)
     # What runs on this kind of device already need not be asked whether it fits.
     asked = (plan_path is not None or goes_on) and not (arguments.resume and Request.load(run).device == device)
@@ -361,9 +365,10 @@ def _refuse_contradictions(arguments: argparse.Namespace) -> None:
     if arguments.freeze and arguments.start_from is None:
         raise InputError("--freeze keeps weights of a model, and none is given.", "Add --from MODEL.")
     given = arguments.plan is not None or arguments.resume or arguments.start_from is not None
-    asked = arguments.grid or arguments.spacing or arguments.method or arguments.alignment or arguments.channels
+    asked = arguments.grid or arguments.spacing or arguments.method or arguments.alignment
+    asked = asked or arguments.channels or arguments.structures
     if given and asked:
-        words = "--grid, --spacing, --channels, --method and --alignment make a plan, but one is given."
+        words = "--grid, --spacing, --channels, --structures, --method and --alignment make a plan, but one is given."
         raise InputError(words, "Edit the plan instead.")
 
 
@@ -371,10 +376,11 @@ def _plan_from_model(arguments: argparse.Namespace, dataset, device: str, events
     from ..planning.fine_tuning import plan_from_model
     from ..planning.fitting import fitted
     from ..synthesis.model_file import load_model
+    from ..volumes.dataset import as_planned
 
     source = arguments.start_from.resolve()
     model = load_model(source)
-    dataset = with_channels_of(dataset, model.plan)
+    dataset = as_planned(dataset, model.plan)
     fingerprint = _fingerprint(dataset, events)
     plan = plan_from_model(model.plan, fingerprint, device, arguments.freeze, str(source))
     return _with_class_column(fitted(plan, fingerprint, device, processes), arguments.class_column), dataset

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..errors import InputError
 
+MOST_LABELS = 32  # as in ``planning.words``; a test compares
 METHODS = ("ged", "article")  # as those that are trained in ``planning.words``; a test compares
 DATA = "folder of scans: nnU-Net or Medical Decathlon, plain images with or without labels, or DICOM series"
 """Help of what a data set is."""
@@ -28,13 +29,25 @@ def add_class_column(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_channels(parser: argparse.ArgumentParser) -> None:
-    """What the channels of scans are."""
+def add_contents(parser: argparse.ArgumentParser) -> None:
+    """What the channels of scans are, and which structures are learned."""
     parser.add_argument(
         "--channels",
         nargs="+",
         metavar="NAME",
         help="what the channels are, in their order: CT and dose have absolute intensities",
+    )
+    add_structures(parser)
+
+
+def add_structures(parser: argparse.ArgumentParser) -> None:
+    """Which structures are learned."""
+    parser.add_argument(
+        "--structures",
+        nargs="+",
+        metavar="NAME",
+        help=f"which segmented structures are learned (default: all; of more than {MOST_LABELS} those that most scans "
+        "have); others are background",
     )
 
 
@@ -46,7 +59,7 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--spacing", type=above_zero(float), nargs="+", metavar="MM", help="voxel size: one number or three"
     )
-    add_channels(parser)
+    add_contents(parser)
     parser.add_argument("--method", choices=METHODS, help="ged (default), or the article's baseline to compare with")
     parser.add_argument(
         "--alignment",

@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import InputError
 from ..jobs.events import Events
 from .options import a_path
-from .scans import with_channels_of, without_cases
+from .scans import without_cases
 
 
 def add(kinds: argparse._SubParsersAction) -> None:
@@ -79,9 +79,9 @@ def _prepared(run: Path, plan: Any, asked: dict[str, Any], events: Events) -> An
         return PreparedCases(run / PREPARED)
     except (InputError, OSError, ValueError, KeyError):
         pass
-    from ..volumes.dataset import find_dataset
+    from ..volumes.dataset import as_planned, find_dataset
 
-    dataset = with_channels_of(find_dataset(Path(asked["data"]), asked["class_column"]), plan)
+    dataset = as_planned(find_dataset(Path(asked["data"]), asked["class_column"]), plan)
     dataset = without_cases(dataset, asked["left_out"])
     with events.bar("bringing the cases to one grid") as show:
         cases = prepare_cases(dataset, plan, run / PREPARED, show)

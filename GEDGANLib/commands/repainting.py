@@ -17,7 +17,7 @@ from ..jobs.checkpoint import checkpoints
 from ..jobs.events import Events
 from ..jobs.writing import write_bytes
 from .aligned_cases import Wanted, align_in
-from .scans import with_channels_of, without_cases
+from .scans import without_cases
 
 
 def holds_alignment(run: Path) -> bool:
@@ -32,12 +32,12 @@ def plan_and_data_of_alignment(arguments: argparse.Namespace, device: str) -> tu
     :raises InputError: something was asked for that the alignment has decided; its scans lie on the template of others,
         or it is of volumes that are trained on in parts.
     """
-    from ..volumes.dataset import find_dataset
+    from ..volumes.dataset import as_planned, find_dataset
 
     run = arguments.output
     asked = read_request(run / REQUEST)
     given = arguments.plan or arguments.grid or arguments.spacing or arguments.method or arguments.start_from
-    given = given or arguments.channels
+    given = given or arguments.channels or arguments.structures
     if given or arguments.alignment == "none" or arguments.class_column not in (None, asked["class_column"]):
         raise InputError(
             f"{run} holds an alignment, and a training there goes on with the plan of it.",
@@ -49,7 +49,7 @@ def plan_and_data_of_alignment(arguments: argparse.Namespace, device: str) -> tu
             "Train in a new folder with --alignment none.",
         )
     plan = _plan_of_alignment(run, asked["onto"], device, arguments.alignment == "template")
-    dataset = with_channels_of(find_dataset(arguments.data, asked["class_column"]), plan)
+    dataset = as_planned(find_dataset(arguments.data, asked["class_column"]), plan)
     return plan, without_cases(dataset, asked["left_out"])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -16,22 +17,26 @@ from ..jobs.events import Events
 def find_for(model: Any, folder: Path) -> Any:
     """The data set in a folder, its classes read from the column that told them when the model was trained, if that
     is there."""
-    from ..volumes.dataset import find_dataset
+    from ..volumes.dataset import as_planned, find_dataset
 
     column = model.plan.data.get("class_column")
     try:
-        return with_channels_of(find_dataset(folder, column), model.plan)
+        return as_planned(find_dataset(folder, column), model.plan)
     except InputError:
         if column is None:
             raise
-        return with_channels_of(find_dataset(folder), model.plan)
+        return as_planned(find_dataset(folder), model.plan)
 
 
-def with_channels(dataset: Any, names: Sequence[str] | None) -> Any:
-    """A data set whose channels have these names; of single files with a fourth axis, so many channels.
+def as_wished(dataset: Any, arguments: argparse.Namespace) -> Any:
+    """A data set as the options say: its channels have the names that are given (of single files with a fourth axis
+    there are so many channels), and of its segmentations the structures that are given are wanted.
 
-    :raises InputError: it has others.
+    :raises InputError: it has other channels.
     """
+    if arguments.structures is not None:
+        dataset = replace(dataset, wanted_labels=frozenset(arguments.structures))
+    names = arguments.channels
     if names is None:
         return dataset
     if len(names) != len(dataset.channel_names) and any(len(case.images) > 1 for case in dataset.cases):
@@ -42,12 +47,15 @@ def with_channels(dataset: Any, names: Sequence[str] | None) -> Any:
     return replace(dataset, channel_names=tuple(names))
 
 
-def with_channels_of(dataset: Any, plan: Any) -> Any:
-    """A data set whose files hold as many channels as a plan has, where they were said to be channels in the plan."""
-    one_file = len(dataset.channel_names) == 1 and all(len(case.images) == 1 for case in dataset.cases)
-    if len(plan.channels) > 1 and one_file:
-        return with_channels(dataset, [channel.name for channel in plan.channels])
-    return dataset
+def refuse_unknown_structures(dataset: Any, fingerprint: Any) -> None:
+    """:raises InputError: a structure is wanted that no segmentation has."""
+    names = [label.name for label in fingerprint.labels]
+    if dataset.wanted_labels is None or not (missing := sorted(dataset.wanted_labels - set(names))):
+        return
+    raise InputError(
+        f"{dataset.folder} has no structure called {', '.join(missing)}.",
+        f"Its segmentations hold {', '.join(sorted({*names, *fingerprint.other_labels})) or 'nothing'}.",
+    )
 
 
 def without_cases(dataset: Any, names: list[str]) -> Any:

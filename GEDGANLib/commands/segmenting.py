@@ -24,7 +24,7 @@ from ..jobs.writing import write_bytes
 from .aligned_cases import Bars
 from .aligning import run_align
 from .applying import Form, apply
-from .options import DATA, DEVICE, a_path, a_seed, a_shard, above_zero, three_of
+from .options import DATA, DEVICE, a_path, a_seed, a_shard, above_zero, add_structures, three_of
 from .scans import labels_for, names_in, with_labels
 from .teaching import Teaching, labelled_of, votes_of
 from .wanted import label_table
@@ -60,6 +60,7 @@ def add(kinds: argparse._SubParsersAction) -> None:
         help="more segmentations of these scans, named as they are, as those of before that somebody has corrected",
     )
     segment.add_argument("--source", nargs="+", dest="sources", metavar="NAME", help="learn from these alone")
+    add_structures(segment)
     segment.add_argument("--case", nargs="+", metavar="NAME", help="segment these alone (default: all not segmented)")
     segment.add_argument(
         "--format",
@@ -181,7 +182,7 @@ def _asked(arguments: argparse.Namespace, events: Events) -> dict[str, Any]:
         "spacing": three_of(arguments.spacing),
         "updates": arguments.updates, "variations": arguments.variations, "teacher": arguments.teacher,
         "seed": arguments.seed or 0, "device": choose_device(arguments.device), "format": arguments.format or "folder",
-        "soft": arguments.soft, "labels": labels,
+        "soft": arguments.soft, "labels": labels, "structures": arguments.structures,
     }  # fmt: skip
 
 
@@ -196,15 +197,16 @@ def _run_of(folder: Path | None) -> str | None:
 
 
 def _learn_and_apply(arguments: argparse.Namespace, asked: dict[str, Any], events: Events) -> None:
+    from ..planning.plan import Plan
     from ..segmentation.job import Job
     from ..segmentation.network_file import load_network
-    from ..volumes.dataset import find_dataset
+    from ..volumes.dataset import as_planned, find_dataset
 
     out, stop = arguments.output, arguments.output / STOP
     run = out / ALIGNMENT if asked["run"] is None else Path(asked["run"])
     if asked["run"] is None:
         _aligned(arguments, asked, run, events)
-    dataset = with_labels(find_dataset(arguments.source), asked["labels"])
+    dataset = as_planned(with_labels(find_dataset(arguments.source), asked["labels"]), Plan.load(run / "plan.json"))
     bars = Bars(events)
     try:
         with stop_on_signals(lambda: events.emit("warning", message="Stopping as soon as it can.")) as signalled:
@@ -235,6 +237,7 @@ def _aligned(arguments: argparse.Namespace, asked: dict[str, Any], run: Path, ev
         "data": arguments.source, "output": run, "onto": None, "exclude": [], "class_column": None,
         "device": asked["device"], "grid": None, "spacing": None, "resume": (run / ALIGNED_REQUEST).exists(),
         "for_sharing": False, "shard": None, "begun": arguments.begun, "stop": arguments.output / STOP,
+        "channels": None, "structures": asked.get("structures"),
     }  # fmt: skip
     try:
         run_align(argparse.Namespace(**given), events)

@@ -10,11 +10,12 @@ from dataclasses import replace
 import numpy as np
 
 from ..device import DEVICE_WORDS, trouble_here
+from ..volumes.case import Label
 from ..volumes.fingerprint import CaseFacts, Fingerprint
 from ..volumes.naming import words_of
 from .grids import WHOLE_VOLUME_VOXELS, choose_grid
 from .plan import Augmentation, Channel, Field, Networks, Plan, Prediction, Training
-from .words import AUGMENTATIONS, NOTE
+from .words import AUGMENTATIONS, MOST_LABELS, NOTE
 
 PART_SIDE = 64
 """Voxels of a part along each axis, where the volume is as long."""
@@ -39,6 +40,7 @@ def make_plan(
     """
     reasons = [NOTE + words for words in trouble_here(device)]
     grid, strides = choose_grid(fingerprint, device, grid_shape, spacing, 3 if method == "article" else None, reasons)
+    labels = choose_labels(fingerprint, reasons)
     channels = tuple(choose_mapping(fingerprint, index, reasons) for index in range(len(fingerprint.channel_names)))
     step = float(min(grid.spacing))
     # A gradient over about a voxel, averaged over about two: finer is noise, coarser blurs neighbouring surfaces.
@@ -68,7 +70,7 @@ def make_plan(
     plan = Plan(
         grid=grid,
         channels=channels,
-        labels=fingerprint.labels,
+        labels=labels,
         networks=networks,
         field=scales,
         training=training,
@@ -77,7 +79,8 @@ def make_plan(
         classes=classes,
         augmentation=augmentation,
         data=data_of(fingerprint)
-        | {"classes": {name: sum(case.class_name == name for case in fingerprint.cases) for name in classes}},
+        | {"classes": {name: sum(case.class_name == name for case in fingerprint.cases) for name in classes}}
+        | {"structures_chosen": bool(fingerprint.other_labels) or len(labels) < len(fingerprint.labels)},
         reasons=tuple(reasons),
         method=method,
     )
@@ -137,6 +140,35 @@ def _penalty_weight(shape: Sequence[int], batch: int) -> float:
     than 4 were not tried.
     """
     return float(f"{10 * math.prod(shape) / (32 * 40 * 32) * 4 / batch:.2g}")
+
+
+def choose_labels(fingerprint: Fingerprint, reasons: list[str]) -> tuple[Label, ...]:
+    """All labels, or of too many those that most cases have and, of as many, the largest; numbered from 1."""
+    found = fingerprint.labels
+    if fingerprint.other_labels:
+        reasons.append(
+            f"{len(found)} structures are learned, as asked for, and {len(fingerprint.other_labels)} others are "
+            f"background: {some_of(fingerprint.other_labels)}."
+        )
+    if len(found) <= MOST_LABELS:
+        return found
+    sizes = {label.name: [case.label_voxels.get(label.name, 0) for case in fingerprint.cases] for label in found}
+    ordered = sorted(found, key=lambda label: (np.count_nonzero(sizes[label.name]), sum(sizes[label.name])))
+    left_out, chosen = ordered[:-MOST_LABELS], {label.name for label in ordered[-MOST_LABELS:]}
+    reasons.append(
+        f"{NOTE}Of {len(found)} structures the {MOST_LABELS} are learned that most scans have; {len(left_out)} others "
+        f"are background, {some_of([label.name for label in left_out[::-1]])}. To choose, name those wanted by "
+        "--structures."
+    )
+    return tuple(
+        replace(label, index=index)
+        for index, label in enumerate((label for label in found if label.name in chosen), start=1)
+    )
+
+
+def some_of(names: Sequence[str], most: int = 5) -> str:
+    """The first of many names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 LABELLED_SHARE = 0.5

@@ -113,7 +113,9 @@ def plan_from_model(model_plan: Plan, fingerprint: Fingerprint, device: str, fro
         training=training,
         augmentation=augmentation,
         description=fingerprint.description,
-        data=data_of(fingerprint) | {"classes": data_classes, "started_from": source},
+        data=data_of(fingerprint)
+        | {"classes": data_classes, "started_from": source}
+        | {"structures_chosen": model_plan.data.get("structures_chosen", False)},
         reasons=tuple(reasons),
     )
     return predicted(plan, device)

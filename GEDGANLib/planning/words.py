@@ -14,5 +14,7 @@ FIELD_KINDS = ("eigen-directional", "tensor", "gradient", "none")
 OPTIMIZERS = ("adam", "PRP+", "FR", "HS", "DY", "HZ")
 ALIGNMENTS = ("template", "none")
 AUGMENTATIONS = ("shift", "scale", "rotation", "intensity", "noise", "cut-out")
+MOST_LABELS = 32
+"""That are learned at once: each is a channel of its own at every voxel."""
 NOTE = "Note: "
 """How a reason begins that is a warning."""

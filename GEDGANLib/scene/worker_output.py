@@ -21,7 +21,7 @@ from ..volumes.case import (
     description_of_simulation,
     description_of_variation,
 )
-from ..volumes.dataset import find_dataset
+from ..volumes.dataset import as_planned, find_dataset
 from ..volumes.files import SEGMENTATION_SUFFIX, read_volume
 from ..volumes.labels import LabelTable
 from ..volumes.pipeline import load_case
@@ -151,7 +151,7 @@ def scan_of_run(run: Path, name: str, plan: Plan) -> Case:
     """
     try:
         asked = json.loads((run / "align.json").read_text(encoding="utf-8"))
-        dataset = find_dataset(Path(asked["data"]), asked["class_column"])
+        dataset = as_planned(find_dataset(Path(asked["data"]), asked["class_column"]), plan)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{run} does not say which scans were aligned.", "Align them again.") from error
     files = next((files for files in dataset.cases if files.name == name), None)

@@ -11,7 +11,7 @@ from ..jobs.events import Progress, quiet
 from .case import Label
 from .dataset import CaseFiles, Dataset
 from .geometry import centre_of, directions_of, spacing_of, to_closest_ras
-from .labels import LabelTable, is_background
+from .labels import LabelTable
 from .reading import RawCase, looks_like_labels, read_case
 
 FAULTS_SHOWN = 10
@@ -68,13 +68,17 @@ class CaseFacts:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Facts of a data set after every file was read and found good."""
+    """Facts of a data set after every file was read and found good.
+
+    :param other_labels: names of labels that are not wanted, see ``Dataset.wanted_labels``.
+    """
 
     cases: tuple[CaseFacts, ...]
     labels: tuple[Label, ...]
     channel_names: tuple[str, ...]
     description: str
     warnings: tuple[str, ...]
+    other_labels: tuple[str, ...] = ()
 
 
 def check_dataset(
@@ -114,7 +118,8 @@ def check_dataset(
     _check_label_sets(dataset, value_sets)
     labels = table.labels() if any(case.label_voxels for case in facts) else ()  # names alone teach nothing
     warnings = (*dataset.warnings, *_warnings(facts, labels, value_sets))
-    return Fingerprint(tuple(facts), labels, dataset.channel_names, dataset.description, warnings)
+    found, others = tuple(facts), tuple(sorted(table.others))
+    return Fingerprint(found, labels, dataset.channel_names, dataset.description, warnings, others)
 
 
 def check_size(case: RawCase, files: CaseFiles) -> None:
@@ -149,7 +154,7 @@ def _facts(case: RawCase, table: LabelTable, class_name: str | None) -> CaseFact
     above: dict[str, tuple[float, ...]] = {}
     if case.label_values is not None and case.label_values.any():
         values, counts = np.unique(case.label_values[case.label_values > 0], return_counts=True)
-        empty = [value for value in values if is_background(table.name_of(int(value), case)[0])]
+        empty = [value for value in values if table.is_left_out(table.name_of(int(value), case)[0])]
         filled = case.label_values > 0
         filled = filled & ~np.isin(case.label_values, empty) if empty else filled
         where = np.argwhere(to_closest_ras(filled, case.affine)[0])
@@ -158,7 +163,7 @@ def _facts(case: RawCase, table: LabelTable, class_name: str | None) -> CaseFact
         reach = (np.abs(np.stack([where.min(0) - middle, where.max(0) - middle])).max(0) + 0.5) * spacing
         for value, count in zip(values, counts):  # several segments may have one name
             name = str(table.name_of(int(value), case)[0])
-            if is_background(name):
+            if table.is_left_out(name):
                 continue
             voxels[name] = voxels.get(name, 0) + int(count)
             inside = case.image[:, case.label_values == value]

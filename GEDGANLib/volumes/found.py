@@ -39,6 +39,7 @@ class Dataset:
     :param label_names: value in the files -> name, as far as the user gave names; background left out.
     :param names_are_complete: a value without a name is an error (there is a ``dataset.json``).
     :param warnings: what a person should know of the files that were found, and of those that were not.
+    :param wanted_labels: names of the structures that are learned; others are background. None for all.
     """
 
     folder: Path
@@ -48,6 +49,7 @@ class Dataset:
     names_are_complete: bool
     description: str = ""
     warnings: tuple[str, ...] = ()
+    wanted_labels: frozenset[str] | None = None
 
 
 def label_files(folder: Path) -> list[Path]:

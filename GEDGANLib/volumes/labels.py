@@ -21,13 +21,17 @@ def is_background(name: str | None) -> bool:
 class LabelTable:
     """Collects the labels of all cases and numbers them consecutively.
 
-    Segments are one label when they have one name; plain label maps when they have one value.
+    Segments are one label when they have one name; plain label maps when they have one value. What a data set wants
+    none of (:attr:`.Dataset.wanted_labels`) is background.
+
+    :attr:`others` are the names of that, as far as it was met.
     """
 
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
+        self.others: set[str] = set()
         self._found: dict[str, tuple[int, tuple[float, float, float] | None, str]] = {
-            name: (value, None, "") for value, name in dataset.label_names.items()
+            name: (value, None, "") for value, name in dataset.label_names.items() if not self.is_left_out(name)
         }
 
     def add(self, case: RawCase, path: Path | None) -> None:
@@ -42,7 +46,7 @@ class LabelTable:
             if value == 0:
                 continue
             name, color, terminology = self.name_of(int(value), case)
-            if is_background(name):
+            if self.is_left_out(name):
                 continue
             if name is None:
                 known = ", ".join(f"{v} ({n})" for v, n in sorted(self._dataset.label_names.items()))
@@ -57,9 +61,19 @@ class LabelTable:
         if len(found) > MAXIMUM_LABELS:
             raise InputError(
                 f"{path} brings the number of different labels to {len(found)}, more than {MAXIMUM_LABELS}.",
-                "Merge labels, or check that it is a segmentation and not an image.",
+                "Say which are wanted (--labels), or check that it is a segmentation and not an image.",
             )
         self._found = found
+
+    def is_left_out(self, name: str | None) -> bool:
+        """Whether voxels of a label of this name are background: it is called so, or is not wanted."""
+        if is_background(name):
+            return True
+        wanted = self._dataset.wanted_labels
+        if name is None or wanted is None or name in wanted:
+            return False
+        self.others.add(name)
+        return True
 
     def name_of(self, value: int, case: RawCase) -> tuple[str | None, tuple[float, float, float] | None, str]:
         """Name, colour and terminology of a label value of ``case``; no name where ``dataset.json`` should have one."""

@@ -76,8 +76,8 @@ def _same_grid_or_fail(first: Volume, files: CaseFiles, other: Volume, index: in
     return other.array
 
 
-MAXIMUM_LABELS = 32
-"""Of a data set."""
+MAXIMUM_LABELS = 255
+"""Of a data set: a voxel's is kept in a byte."""
 ROUNDING = 1e-3
 """By which labels may miss whole numbers: a scale in the header, applied with few digits, moves them."""
 FEW_VALUES = 16
@@ -168,7 +168,7 @@ def _merged(folder: Path, image: Volume) -> Volume:
     masks, sizes, segments, paths = [], [], [], label_files(folder)
     if len(paths) > MAXIMUM_LABELS:
         raise InputError(
-            f"{folder} holds {len(paths)} masks, more than the {MAXIMUM_LABELS} labels that can be learned.",
+            f"{folder} holds {len(paths)} masks, more than the {MAXIMUM_LABELS} that can be told apart.",
             "Leave those in it that you need, or merge some.",
         )
     for number, path in enumerate(paths, 1):

@@ -174,6 +174,7 @@ def test_the_command_line_offers_the_methods_of_the_plan():
     from GEDGANLib.planning import words
 
     assert options.METHODS == words.TRAINED_METHODS
+    assert options.MOST_LABELS == words.MOST_LABELS
 
 
 def test_every_group_of_commands_is_in_the_registry():

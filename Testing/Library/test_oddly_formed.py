@@ -17,12 +17,11 @@ from landmark import asymmetric_case, landmark_of
 from scipy.spatial.transform import Rotation
 
 from GEDGANLib.commands.main import main
-from GEDGANLib.commands.scans import with_channels_of
 from GEDGANLib.errors import InputError
 from GEDGANLib.planning.choosing import make_plan
 from GEDGANLib.planning.plan import Plan
 from GEDGANLib.synthesis.output import OutputGrid, to_grid
-from GEDGANLib.volumes.dataset import find_dataset
+from GEDGANLib.volumes.dataset import as_planned, find_dataset
 from GEDGANLib.volumes.dicom import POSITION
 from GEDGANLib.volumes.files import LPS_TO_RAS, read_volume
 from GEDGANLib.volumes.fingerprint import check_dataset
@@ -494,7 +493,7 @@ def test_a_fourth_axis_can_be_said_to_be_channels(tmp_path, capsys):
     assert main([*asked, "--channels", "CT", "dose"]) == 0
     channels = json.loads((tmp_path / "plan.json").read_text())["channels"]
     assert [(channel["name"], channel["mapping"]) for channel in channels] == [("CT", "window"), ("dose", "window")]
-    assert len(with_channels_of(find_dataset(tmp_path / "data"), Plan.load(tmp_path / "plan.json")).channel_names) == 2
+    assert len(as_planned(find_dataset(tmp_path / "data"), Plan.load(tmp_path / "plan.json")).channel_names) == 2
     save(tmp_path / "two" / "p0_0000.nii.gz", scan()), save(tmp_path / "two" / "p1_0000.nii.gz", scan())
     save(tmp_path / "two" / "p0_0001.nii.gz", scan()), save(tmp_path / "two" / "p1_0001.nii.gz", scan())
     asked[1], asked[3] = str(tmp_path / "two"), str(tmp_path / "other.json")

@@ -1,0 +1,118 @@
+"""Which segmented structures are learned: those that are asked for, or as many as fit; all others are background."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from alignment_sets import SPACING, cohort, quick_registration
+
+from GEDGANLib.commands.main import main
+from GEDGANLib.errors import InputError
+from GEDGANLib.planning.choosing import make_plan
+from GEDGANLib.planning.plan import Plan
+from GEDGANLib.planning.words import MOST_LABELS
+from GEDGANLib.segmentation.network_file import load_network
+from GEDGANLib.volumes.dataset import as_planned, find_dataset
+from GEDGANLib.volumes.fingerprint import check_dataset
+from GEDGANLib.volumes.pipeline import load_working_cases
+
+COUNT = 40
+RARE = {3, 7, 11, 15, 19, 23, 27}
+SMALL = 31
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory) -> Path:
+    """Three scans with 40 structures each, seven of which one scan does not have, and one of which is small."""
+    folder = tmp_path_factory.mktemp("many")
+    (folder / "images").mkdir(), (folder / "labels").mkdir()
+    random = np.random.default_rng(0)
+    names = {f"structure {value:02}": value for value in range(1, COUNT + 1)}
+    (folder / "names.txt").write_text("\n".join(names))
+    for number in range(3):
+        labels = np.zeros((20, 20, 20), np.uint8)
+        for value in range(1, COUNT + 1):
+            if number or value not in RARE:
+                labels.reshape(-1)[200 * (value - 1) : 200 * value - (150 if value == SMALL else 0)] = value
+        image = (labels * 20 + random.normal(0, 5, labels.shape) + 100).astype(np.float32)
+        nibabel.save(nibabel.Nifti1Image(image, np.eye(4)), folder / "images" / f"p{number}.nii.gz")
+        nibabel.save(nibabel.Nifti1Image(labels, np.eye(4)), folder / "labels" / f"p{number}.nii.gz")
+    return folder
+
+
+def test_of_more_structures_than_can_be_learned_those_are_that_most_scans_have(many: Path) -> None:
+    dataset = find_dataset(many)
+    fingerprint = check_dataset(dataset)
+    assert len(fingerprint.labels) == COUNT
+    plan = make_plan(fingerprint)
+    expected = set(range(1, COUNT + 1)) - RARE - {SMALL}
+    assert {label.value for label in plan.labels} == expected and len(expected) == MOST_LABELS
+    assert [label.index for label in plan.labels] == list(range(1, MOST_LABELS + 1))
+    words = next(reason for reason in plan.reasons if "structures" in reason)
+    assert f"Of {COUNT} structures the {MOST_LABELS} are learned that most scans have" in words
+    assert "label 31" in words and "and 3 more" in words and "--structures" in words
+    cases = list(load_working_cases(as_planned(dataset, plan), plan))
+    assert all(set(np.unique(case.labels)) <= set(range(MOST_LABELS + 1)) for case in cases)
+    assert len(np.unique(cases[0].labels)) == MOST_LABELS + 1
+    # What is in no plan and was not left out by it is still an error.
+    with pytest.raises(InputError, match="labels that the plan does not know, label 31"):
+        list(load_working_cases(dataset, plan))
+
+
+def test_structures_are_learned_that_are_asked_for(many: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "plan.json"
+    wanted = ("--structures", "label 5", "label 7")
+    assert main(["plan", str(many), "-o", str(out), "--alignment", "none", "--device", "cpu", *wanted]) == 0
+    said = capsys.readouterr().out
+    assert "2 structures are learned, as asked for, and 38 others are background" in said
+    plan = Plan.load(out)
+    assert [(label.name, label.index) for label in plan.labels] == [("label 5", 1), ("label 7", 2)]
+    cases = list(load_working_cases(as_planned(find_dataset(many), plan), plan))
+    for case in cases:
+        assert np.count_nonzero(case.labels == 1) > 100 and set(np.unique(case.labels)) <= {0, 1, 2}
+
+
+def test_a_structure_that_no_scan_has_is_named_with_those_there_are(many: Path, tmp_path: Path, capsys) -> None:
+    asked = ("--structures", "label 5", "liver")
+    assert main(["plan", str(many), "-o", str(tmp_path / "plan.json"), "--device", "cpu", *asked]) == 2
+    told = capsys.readouterr().err
+    assert "has no structure called liver" in told and "label 40" in told
+    assert not (tmp_path / "plan.json").exists()
+
+
+@pytest.fixture(scope="module")
+def heads(tmp_path_factory) -> Path:
+    """Six heads in a plain folder, two of which are segmented."""
+    folder = tmp_path_factory.mktemp("heads")
+    (folder / "images").mkdir(), (folder / "labels").mkdir()
+    images, labels = cohort(6)
+    affine = np.diag([SPACING, SPACING, SPACING, 1])
+    for number, (image, label) in enumerate(zip(images, labels)):
+        voxels = np.round(500 * image[0] + 500).astype(np.int16)
+        nibabel.save(nibabel.Nifti1Image(voxels, affine), folder / "images" / f"h{number}.nii.gz")
+        if number < 2:
+            nibabel.save(nibabel.Nifti1Image(label.astype(np.uint8), affine), folder / "labels" / f"h{number}.nii.gz")
+    return folder
+
+
+def test_scans_are_aligned_on_the_way_and_segmented(heads: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    quickly = ("--updates", "4", "--variations", "2", "--device", "cpu")
+    with quick_registration():
+        assert main(["segment", str(heads), "-o", str(out), *quickly, "--structures", "label 1"]) == 0
+    assert [label.name for label in load_network(out / "network.safetensors", "cpu").plan.labels] == ["label 1"]
+    made = sorted(path.name for path in (out / "segmented" / "labels").iterdir())
+    assert made == [f"h{number}.nii.gz" for number in range(2, 6)]
+    assert json.loads((out / "segment.json").read_text("utf-8"))["structures"] == ["label 1"]
+
+
+def test_a_training_holds_what_was_asked_for(heads: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with quick_registration():
+        options = ("--steps", "1", "--device", "cpu", "--alignment", "template", "--structures", "label 2")
+        assert main(["train", str(heads), "-o", str(run), *options]) == 0
+    assert [label.name for label in Plan.load(run / "plan.json").labels] == ["label 2"]
