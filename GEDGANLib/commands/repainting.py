@@ -141,7 +141,7 @@ def aligned_plan(
     if plan.labels and not found.labels:
         events.emit("warning", message="No scan that is learned from is segmented: the model makes images alone.")
     found.save(run / "plan.json")
-    if arguments.resume and checkpoints(run) and not (run / RESIDUALS).exists():
+    if arguments.resume and checkpoints(run) and "judged" not in _kept_residuals(run):
         raise InputError(
             f"{run} was begun by an earlier GED-GAN, whose refiner was another.",
             "Train in a new folder, or in one with a copy of the alignment.",
@@ -156,13 +156,12 @@ def _write_residuals(run: Path, plan: Any, cases: Sequence[Any], events: Events)
     :raises InputError: a case that the model was made of is not there.
     """
     import torch
-    from safetensors.torch import load_file, save
+    from safetensors.torch import save
 
     levels, modes = len(plan.networks.generator_widths), plan.statistical.modes
-    if (run / RESIDUALS).exists():
-        known = load_file(run / RESIDUALS)
-        if (known["amplitudes"].shape[1], int(known["modes"])) == (levels, modes):
-            return
+    known = _kept_residuals(run)
+    if "judged" in known and (known["amplitudes"].shape[1], int(known["modes"])) == (levels, modes):
+        return
     from ..synthesis.model_file import load_model
     from ..synthesis.residuals import residuals_of
 
@@ -170,6 +169,13 @@ def _write_residuals(run: Path, plan: Any, cases: Sequence[Any], events: Events)
     with events.bar("measuring what the modes leave over") as show:
         found = residuals_of(model, plan, cases, show)
     write_bytes(run / RESIDUALS, save({**found._asdict(), "modes": torch.tensor(modes)}))
+
+
+def _kept_residuals(run: Path) -> dict[str, Any]:
+    """What was measured before, as tensors by their names; nothing where that was not done."""
+    from safetensors.torch import load_file
+
+    return load_file(run / RESIDUALS) if (run / RESIDUALS).exists() else {}
 
 
 def _with_grids(run: Path, plan: Any) -> Any:
@@ -191,7 +197,7 @@ def _with_grids(run: Path, plan: Any) -> Any:
     plan = replace(
         plan,
         labels=found.labels,
-        statistical=replace(found.statistical, modes=modes),
+        statistical=replace(found.statistical, modes=modes, relative=plan.statistical.relative),
         networks=replace(plan.networks, latent_size=modes + rest),
     )
     return predicted(plan, plan.prediction.device)
@@ -200,8 +206,6 @@ def _with_grids(run: Path, plan: Any) -> Any:
 def anatomy_of(run: Path, plan: Any) -> tuple[Any, Callable[..., None]]:
     """What the alignment of a run knows, with as many modes as the plan says (see ``training.trainer.Anatomy``); and
     what writes a model that was trained with it, columns of its cases included."""
-    from safetensors.torch import load_file
-
     from ..alignment.job import Aligned
     from ..synthesis.model_file import load_model, save_model
     from ..synthesis.residuals import Residuals
@@ -216,6 +220,6 @@ def anatomy_of(run: Path, plan: Any) -> tuple[Any, Callable[..., None]]:
         save_model(path, generator, plan, {**about, **known}, critic)
 
     aligned = Aligned.load(run / RESULT)
-    kept = load_file(run / RESIDUALS)
+    kept = _kept_residuals(run)
     residuals = Residuals(*(kept[name] for name in Residuals._fields))
     return Anatomy(first_modes(model, modes), aligned.template.seen, aligned.held_out, residuals), save

@@ -147,7 +147,7 @@ def build_refiner(plan) -> Refiner:
     widths, rest = plan.networks.generator_widths[::-1], plan.networks.latent_size - plan.statistical.modes
     return Refiner(
         plan.spatial_dims, plan.grid.shape, plan.extent, len(plan.channels), len(plan.labels), widths, rest,
-        len(plan.classes), refiner_strides(plan),
+        len(plan.classes), refiner_strides(plan), plan.statistical.relative,
     )  # fmt: skip
 
 

@@ -139,7 +139,7 @@ def _count_step(plan) -> StepCosts:
             positions = torch.empty(batch, plan.spatial_dims, *plan.grid.shape)
             levels = len(plan.networks.generator_widths)
             amplitudes = torch.empty(batch, len(plan.channels), levels, *plan.grid.shape)
-            residuals = Residuals(amplitudes, torch.zeros(plan.spatial_dims), torch.zeros(()))
+            residuals = Residuals(amplitudes, torch.zeros(plan.spatial_dims), torch.zeros(()), amplitudes[:, :, 0])
             given = cases[0], positions, latents[:, plan.statistical.modes :], residuals, classes
         else:
             given = latents, classes, *starts

@@ -42,14 +42,18 @@ class Residuals(NamedTuple):
     :param taps: share of each neighbour along an axis that is mixed into a voxel of the finest level, (D,), in
         [0, 0.25]; 0 for white noise.
     :param coarse: κ, share of what is as coarse as its coarsest level that a refiner changes too; a number.
-    :param varies: whether cases are other than their statistical ones at each place of the template, (*coarse), 0 to 1;
-        what is air in all of them is not; None where that is not asked for.
+    :param scale: root of the mean square by which cases differ from their statistical ones at each place of the
+        template, (C, *coarse): in these units a refiner paints, and nothing in the air of all of them.
+    :param judged: mean square by which cases differ from their statistical ones as the judges see them, summed over
+        voxels and channels, (judges,): of the image, and of the field where that is judged; None where that was not
+        measured.
     """
 
     amplitudes: Tensor
     taps: Tensor
     coarse: Tensor
-    varies: Tensor | None = None
+    scale: Tensor
+    judged: Tensor | None = None
 
 
 def smoothed(noise: Tensor, taps: Tensor) -> Tensor:

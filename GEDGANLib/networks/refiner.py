@@ -1,17 +1,21 @@
 r"""What interpolation and averaging took from a case, painted back: m(z) -> what is added to its image.
 
-.. math:: R=r-(1-\kappa)\,Ur+\sum_l a_l\,(1+c_l)\,\varepsilon_l
+.. math::
+
+    R=r-(1-\kappa)\,Ur+\sum_l a_l\,(1+c_l)\,\varepsilon_l,\qquad r=b\,\sigma\tanh(h/b)
 
 with noise ε of each level's grid (:mod:`.noise`), as strong as the statistical cases lack it there
-(``synthesis.residuals``), and r and c from a small U-Net; U takes means over blocks of the coarsest level, whose c is
-0, and κ = 0: what is coarse stays as modes and noise made it. A refiner that may change it makes cases alike there,
+(``synthesis.residuals``), and h and c from a small U-Net. What it paints is in units of σ, by which cases differ from
+their statistical ones at that place, and within b of them: nothing in the air about a head, and nothing that no scan
+has while its judges know little. U takes means over blocks of the coarsest level, whose c is 0, and κ = 0: what is
+coarse stays as modes and noise made it. A refiner that may change it makes cases alike there,
 which a judge of a few cases at a time hardly sees: of the standard deviation of hippocampi's mean intensity it left
 half.
 
 The U-Net sees the deformed statistical case m (image and label probabilities), the noise and, by feature-wise scale and
 shift (Perez et al., *FiLM: Visual reasoning with a general conditioning layer*, AAAI 2018), the rest of the latent.
 Where it is it knows, at its coarsest level, by the coordinates of the template, warped along with the case, and their
-sines and cosines. r and c start at 0: the first case it makes is the statistical one with noise of the right
+sines and cosines. h and c start at 0: the first case it makes is the statistical one with noise of the right
 spectrum. Without that noise it hardly learns any: noise and its opposite are as likely, so that the gradient of how
 strong it is is 0 where there is none.
 
@@ -33,8 +37,10 @@ from .noise import NoisePatterns, Residuals, smoothed, to_full_resolution
 WAVES = (1, 2)
 """Periods, over the box, of the sines and cosines that tell where a voxel lies on the template."""
 GAIN = 0.1
-"""Of what is painted. Adam moves each weight of the last layer as far as any other, and a voxel is a sum over hundreds:
-without it the first steps paint everything white, from where it takes long to come back."""
+"""Of c. Adam moves each weight of the last layer as far as any other, and a voxel is a sum over hundreds: without it
+the first steps change everything. Of h it is 1, since σ is about a tenth of the range of intensities."""
+BOUND = 3.0
+"""b."""
 
 
 class Refiner(nn.Module):
@@ -49,6 +55,7 @@ class Refiner(nn.Module):
     :param rest: W, numbers of the latent that the statistical case does not use.
     :param class_count: classes to condition on; 0 for none.
     :param strides: how each level divides the grid of the one before, see ``blocks.strides_of``.
+    :param relative: False for models of before, whose r is :data:`GAIN` times h, whatever σ is.
     """
 
     def __init__(
@@ -62,9 +69,10 @@ class Refiner(nn.Module):
         rest: int,
         class_count: int = 0,
         strides: Sequence[Sequence[int]] = (),
+        relative: bool = True,
     ) -> None:
         super().__init__()
-        self.extent, self.class_count = tuple(extent), class_count
+        self.extent, self.class_count, self.relative = tuple(extent), class_count, relative
         self.strides = strides_of(len(widths) - 1, spatial_dims, strides)
         shapes = [tuple(shape)]
         for stride in self.strides:
@@ -103,7 +111,7 @@ class Refiner(nn.Module):
         :param case: (N, C + L + 1, *shape), as :class:`.statistical.StatisticalGenerator` makes it.
         :param positions: where each voxel lies on the template, (N, D, *shape), mm.
         :param rest: w, (N, W).
-        :param residuals: of the noise, with a at each voxel, (N, C, levels, *shape).
+        :param residuals: with a, (N, C, levels, *shape), and σ, (N, C, *shape), at each voxel.
         :param class_weights: (N, class_count); only with ``class_count``.
         """
         condition = torch.cat([rest, class_weights], 1) if self.class_count else rest
@@ -125,11 +133,12 @@ class Refiner(nn.Module):
             x = kept[level] + upsample(self.up[level](x), self.strides[level])
             x = self.going_up[level](x)
         with full_precision(x.device):  # in half precision an intensity would be one of a few hundred
-            painted, *changes = (GAIN * self.output(leaky(x.float()))).chunk(len(noise), 1)
+            painted, *changes = self.output(leaky(x.float())).chunk(len(noise), 1)
+            painted = residuals.scale * BOUND * torch.tanh(painted / BOUND) if self.relative else GAIN * painted
             painted = painted - (1 - residuals.coarse) * self._coarse(painted)
             for level, fine in enumerate(noise):
                 fine = residuals.amplitudes[:, :, level] * to_full_resolution(fine.float(), self.strides[:level])
-                painted = painted + (fine * (1 + changes[level]) if level < len(changes) else fine)
+                painted = painted + (fine * (1 + GAIN * changes[level]) if level < len(changes) else fine)
             return painted
 
     def _coarse(self, painted: Tensor) -> Tensor:

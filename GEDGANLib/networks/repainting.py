@@ -5,8 +5,7 @@ r"""The second generator, latent -> case: deform, then repaint.
 with the statistical case m of :mod:`.statistical`, whose anatomy is that of the population from the first step on, and
 the refiner R of :mod:`.refiner`; a is how strong its noise is at each place of the template. The labels are those of
 m: they are deformed and never repainted. s is 0 at places of the template that no scan saw and 1 where :data:`OFTEN`
-of them did: where nothing is judged, what is painted would be anything. It is 0, too, where no scan is other than its
-statistical case, as in the air about a head: a refiner that may paint there does, while its judges know nothing yet.
+of them did: where nothing is judged, what is painted would be anything.
 """
 
 from __future__ import annotations
@@ -60,8 +59,9 @@ class RepaintingGenerator(nn.Module):
         # Given by take, as all that the statistical part holds.
         self.painted = nn.Parameter(torch.ones(1, *statistical.template.shape[1:]), requires_grad=False)
         levels, shape = len(refiner.noise), amplitude_shape(statistical.shape, statistical.extent)
-        amplitudes = torch.zeros(len(statistical.template), levels, *shape)
-        self.amplitudes = nn.Parameter(amplitudes, requires_grad=False)
+        channels = len(statistical.template)
+        self.amplitudes = nn.Parameter(torch.zeros(channels, levels, *shape), requires_grad=False)
+        self.scale = nn.Parameter(torch.zeros(channels, *shape), requires_grad=False)
         self.taps = nn.Parameter(torch.zeros(len(shape)), requires_grad=False)
         self.coarse = nn.Parameter(torch.zeros(()), requires_grad=False)
 
@@ -70,17 +70,15 @@ class RepaintingGenerator(nn.Module):
         """Fill it.
 
         :param seen: share of the scans that saw each place of the template, (*any grid).
-        :param residuals: on a grid of :func:`amplitude_shape`, ``varies`` among them; no noise is added where they are
-            not known.
+        :param residuals: on a grid of :func:`amplitude_shape`; where they are not known, no noise is added and nothing
+            is painted.
         """
         self.statistical = statistical
         here = identity(self.painted.shape[1:], statistical.extent, seen)
         seen = sample_linear(seen[None, None], here, statistical.extent)
         self.painted.copy_((seen[0] / OFTEN).clamp(0, 1).half())  # as it is kept
         if residuals is not None:
-            self.amplitudes.copy_(residuals.amplitudes.half())
-            varies = sample_linear(residuals.varies[None, None].to(here), here, statistical.extent)[0]
-            self.painted.copy_((self.painted * varies.to(self.painted)).half())
+            self.amplitudes.copy_(residuals.amplitudes.half()), self.scale.copy_(residuals.scale.half())
             self.taps.copy_(residuals.taps), self.coarse.copy_(residuals.coarse)
 
     @property
@@ -108,8 +106,9 @@ class RepaintingGenerator(nn.Module):
         count, channels = len(self.statistical.generators), len(self.statistical.template)
         case, positions = self.deformed(latent[:, :count], class_weights)
         with full_precision(latent.device):
-            amplitudes = self._at(positions, self.amplitudes.flatten(0, 1)).unflatten(1, self.amplitudes.shape[:2])
-        residuals = Residuals(amplitudes, self.taps, self.coarse)
+            known = self._at(positions, torch.cat([self.amplitudes.flatten(0, 1), self.scale]))
+        amplitudes, scale = known[:, :-channels].unflatten(1, self.amplitudes.shape[:2]), known[:, -channels:]
+        residuals = Residuals(amplitudes, self.taps, self.coarse, scale)
         paint = self.refiner(case, positions, latent[:, count:], residuals, class_weights)
         with full_precision(latent.device):
             paint = paint * self._at(positions, self.painted)
@@ -131,7 +130,8 @@ class RepaintingGenerator(nn.Module):
 
     def brought_up_to_date(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """The tensors of a file, with what models were written without at first, when the refiner added no such noise,
-        and changed what is coarse too: what it makes is the same."""
+        and changed what is coarse too, and had no units: what it makes is the same."""
+        tensors = {"scale": torch.zeros_like(self.scale), **tensors}
         if "amplitudes" in tensors:
             return tensors
         found = {**tensors, "amplitudes": torch.zeros_like(self.amplitudes), "taps": torch.zeros_like(self.taps)}
@@ -147,5 +147,6 @@ class RepaintingGenerator(nn.Module):
         """The state as it is written to a file."""
         statistical = {f"statistical.{name}": value for name, value in self.statistical.kept().items()}
         statistical |= {"painted": self.painted.half(), "amplitudes": self.amplitudes.half()}
+        statistical |= {"scale": self.scale.half()}
         statistical |= {"taps": self.taps, "coarse": self.coarse}
         return statistical | {f"refiner.{name}": value for name, value in self.refiner.state_dict().items()}

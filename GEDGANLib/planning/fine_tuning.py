@@ -102,7 +102,7 @@ def plan_from_model(model_plan: Plan, fingerprint: Fingerprint, device: str, fro
         model_plan = replace(
             model_plan,
             networks=replace(model_plan.networks, latent_size=modes + rest),
-            statistical=Statistical(modes=modes),
+            statistical=Statistical(modes=modes, relative=model_plan.statistical.relative),
         )
         training = replace(training, labelled_share=0.0, penalty_interval=REPAINTED_INTERVAL)
         augmentation = replace(augmentation, kinds=KINDS)

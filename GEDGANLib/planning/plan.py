@@ -104,6 +104,8 @@ class Statistical:
 
     :param modes: how many of the latent's numbers are scores of modes, where a refiner takes the rest; 0 for all.
     :param labels: of the labels' modes; () where labels are only deformed.
+    :param relative: whether a refiner paints in units of how much cases differ from their statistical ones, and the
+        penalty of a judge is in units of how much that is of all that it sees; False in plans of before.
     """
 
     template: tuple[int, ...] = ()
@@ -111,6 +113,7 @@ class Statistical:
     look: tuple[int, ...] = ()
     labels: tuple[int, ...] = ()
     modes: int = 0
+    relative: bool = False
 
 
 @dataclass(frozen=True)
@@ -162,7 +165,8 @@ class Training:
 
     :param objective: one of :data:`.words.OBJECTIVES`, see ``training.objectives``.
     :param optimizer: ``adam``, or a variant of the conjugate-gradient updates in ``training.conjugate``.
-    :param penalty_weight: γ of the gradient penalty; 0 for none.
+    :param penalty_weight: γ of the gradient penalty; 0 for none. Of a plan that repaints it is relative, see
+        ``statistical.relative``.
     :param penalty_interval: k; the penalty is taken at every k-th step, k times as heavy.
     :param beta1: of Adam; above 0 it is momentum.
     :param learning_rate: of both players at the start; falls to a tenth along a cosine.

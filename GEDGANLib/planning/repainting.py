@@ -15,8 +15,10 @@ LEVELS = (64, 32, 16)
 """Channels of the refiner, coarsest first, the full resolution last."""
 WIDEST = 64
 """Channels of a judge's last stages."""
-PENALTY = 3 / (32 * 40 * 32)
-"""γ a voxel of the grid."""
+PENALTY = 0.002
+"""γ, relative to how much cases differ from their statistical ones in all that a judge sees: what it may know is the
+same for small grids and large, and for brains, whose air is most of the grid, as for crops of the hippocampus, which
+differ twice as much at each voxel."""
 PENALTY_INTERVAL = 4
 KINDS = ("shift", "intensity")
 """Changes of what the judges see. None of them interpolates, which takes the finest from real and made cases alike: a
@@ -60,7 +62,7 @@ def repainted(plan: Plan, device: str) -> Plan:
         batch=_batch(plan, device),
         statistics_weight=0.0,
         labelled_share=0.0,
-        penalty_weight=float(f"{PENALTY * math.prod(plan.grid.shape):.2g}"),
+        penalty_weight=PENALTY,
         penalty_interval=PENALTY_INTERVAL,
     )
     reasons = [reason for reason in plan.reasons if not reason.startswith(REPLACED)]
@@ -81,7 +83,7 @@ def repainted(plan: Plan, device: str) -> Plan:
         training=training,
         field=replace(plan.field, agreement=False, stage=0),
         augmentation=replace(plan.augmentation, kinds=KINDS) if plan.augmentation.kinds else Augmentation(),
-        statistical=Statistical(modes=modes),
+        statistical=Statistical(modes=modes, relative=True),
         reasons=tuple(reasons),
     )
     return predicted(found, device)

@@ -26,11 +26,12 @@ from torch import Tensor
 from ..alignment.sampling import sample_linear
 from ..errors import InputError
 from ..networks.blocks import downsample, upsample
-from ..networks.build import refiner_strides
+from ..networks.build import build_field, refiner_strides
 from ..networks.noise import Residuals, smoothed, to_full_resolution
 from ..networks.repainting import amplitude_shape
 from ..networks.statistical import StatisticalGenerator
 from ..planning.plan import Plan
+from ..structure.field import median_trace
 from ..volumes.fingerprint import Progress, quiet
 from ..volumes.pipeline import WorkingCase, seen_voxels
 from .model_file import Model
@@ -40,9 +41,11 @@ CASES = 64
 """That are measured at most."""
 PRIOR = 4.0
 """Voxels of the mean over all places that each place is taken to have seen beside its own."""
-VARIES = (0.005, 0.02)
-"""Root of the mean square difference of cases from their statistical ones up to which these are alike, and from which
-they are not: a four hundredth and a hundredth of the range of intensities."""
+ALIKE = 0.005
+"""Root of the mean square difference of cases from their statistical ones up to which these are alike: a four hundredth
+of the range of intensities."""
+JUDGED = 16
+"""Cases whose difference from their statistical ones is measured as the judges see it."""
 DRAWS = 8
 """Of noise, to know its bands."""
 BELOW = (0.34, 0.44)
@@ -68,7 +71,8 @@ def residuals_of(model: Model, plan: Plan, cases: Sequence[WorkingCase], progres
         )
     members = [named[name] for name in names]
     generator = first_modes(model, plan.statistical.modes)
-    return measure_residuals(generator, members, population.scores, refiner_strides(plan), progress)
+    found = measure_residuals(generator, members, population.scores, refiner_strides(plan), progress)
+    return found._replace(judged=judged_differences(generator, members, population.scores, plan))
 
 
 @torch.no_grad()
@@ -90,7 +94,8 @@ def measure_residuals(
     channels, levels = len(generator.template), len(strides) + 1
     shape = amplitude_shape(generator.shape, generator.extent)
     # Sums are NumPy's, which are the same however many threads there are: a run that is repeated is the same.
-    total = np.zeros((2 * channels * levels + 2, math.prod(shape)))
+    bands = 2 * channels * levels
+    total = np.zeros((bands + channels + 1, math.prod(shape)))
     spectra = np.zeros((2, len(shape), 2))
     for done, index in enumerate(chosen):
         progress(done, len(chosen), cases[index].name)
@@ -98,16 +103,32 @@ def measure_residuals(
         total += _on_template(pair, positions, cases[index], strides, shape, generator.extent)[0].flatten(1).numpy()
         spectra += np.stack([_near_nyquist(image[0].numpy()) for image in pair])
     progress(len(chosen), len(chosen), "")
-    squares, differences, count = total[:-2], total[-2], total[-1:]
+    squares, differences, count = total[:bands], total[bands:-1], total[-1:]
     mean = squares.sum(1, keepdims=True) / count.sum()
     real, made = ((squares + PRIOR * mean) / (count + PRIOR)).reshape(2, channels, levels, -1)
     taps = _taps(spectra[0] - spectra[1])
     variances = _variances(real, made, noise_bands(generator.shape, strides, taps))
     amplitudes = torch.from_numpy(np.sqrt(variances)).float().reshape(channels, levels, *shape)
-    least, most = VARIES
-    apart = np.sqrt(differences / np.maximum(count[0], 1e-6))
-    varies = torch.from_numpy(((apart - least) / (most - least)).clip(0, 1)).float().reshape(shape)
-    return Residuals(amplitudes, taps, torch.zeros(()), varies)
+    apart = np.sqrt(differences / np.maximum(count, 1e-6))
+    scale = torch.from_numpy(np.where(apart > ALIKE, apart, 0)).float().reshape(channels, *shape)
+    return Residuals(amplitudes, taps, torch.zeros(()), scale)
+
+
+@torch.no_grad()
+def judged_differences(
+    generator: StatisticalGenerator, cases: Sequence[WorkingCase], scores: np.ndarray, plan: Plan
+) -> Tensor:
+    """Mean square by which cases differ from their statistical ones as each judge of the plan sees them, summed over
+    voxels and channels, (judges,). Parameters as for :func:`measure_residuals`."""
+    chosen = np.linspace(0, len(cases) - 1, min(JUDGED, len(cases))).round().astype(int)
+    images = [torch.from_numpy(np.array(cases[index].image)) for index in chosen]
+    field = build_field(plan, median_trace(images, plan.field.sigma, plan.field.rho, plan.grid.spacing))
+    views = [lambda image: image, *([] if field is None else [field])]
+    total = np.zeros(len(views))
+    for index in chosen:
+        (real, made), _ = _real_and_made(generator, cases[index], scores[index])
+        total += [float((view(real) - view(made)).square().sum()) for view in views]
+    return torch.from_numpy(total / len(chosen)).float()
 
 
 def noise_bands(shape: Sequence[int], strides: Sequence[Sequence[int]], taps: Tensor) -> np.ndarray:
@@ -157,11 +178,11 @@ def _on_template(
     extent: Sequence[float],
 ) -> Tensor:
     """Squares of the bands of both images and of their difference, summed over the voxels that lie at each place of the
-    template, and how many these are, (1, 2 * C * bands + 2, *shape); only of what the scan saw."""
+    template, and how many these are, (1, 2 * C * bands + C + 1, *shape); only of what the scan saw."""
     seen = torch.zeros(1, 1, *positions.shape[2:])
     seen[(0, 0, *(slice(first, last + 1) for first, last in seen_voxels(case)))] = 1
     bands = [_squares(each, strides).flatten(1, 2) for each in pair]
-    apart = (pair[0] - pair[1]).square().amax(1, keepdim=True)
+    apart = (pair[0] - pair[1]).square()
     squares = torch.cat([*bands, apart], 1) * seen
     # What reads the template off, transposed: each voxel is handed to the places that it would be read from.
     with torch.enable_grad():

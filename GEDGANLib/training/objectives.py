@@ -94,9 +94,13 @@ class DiscriminatorLoss:
     generated: Tensor
 
 
-def gradient_penalty(logits: Tensor, inputs: Inputs) -> Tensor:
-    """Mean over the batch of the squared gradient norm of ``logits``, summed over all voxels, inputs and heads."""
-    return _squared_gradient(logits, inputs).mean(0).sum()
+def gradient_penalty(logits: Tensor, inputs: Inputs, units: Tensor | None = None) -> Tensor:
+    """Mean over the batch of the squared gradient norm of ``logits``, summed over all voxels, inputs and heads.
+
+    :param units: (heads,), each head's is multiplied with; 1 when not given.
+    """
+    squares = _squared_gradient(logits, inputs).mean(0)
+    return (squares if units is None else squares * units).sum()
 
 
 def _squared_gradient(logits: Tensor, inputs: Inputs) -> Tensor:
@@ -130,6 +134,7 @@ def discriminator_loss(
     penalty_weight: float,
     objective: str = "relativistic",
     share: Tensor | None = None,
+    units: Tensor | None = None,
 ) -> DiscriminatorLoss:
     """Loss of the discriminator with its gradient penalty.
 
@@ -139,6 +144,7 @@ def discriminator_loss(
     :param penalty_weight: γ; 0 leaves the penalty out.
     :param objective: one of :data:`OBJECTIVES`.
     :param share: see :func:`interpolated_penalty`.
+    :param units: see :func:`gradient_penalty`; not for an objective whose penalty lies between.
     """
     players = OBJECTIVES[objective]
     at_both = penalty_weight > 0 and not players.interpolated
@@ -149,7 +155,7 @@ def discriminator_loss(
     penalty = pairing.new_zeros(())
     total = pairing
     if at_both:
-        penalty = gradient_penalty(real_logits, real) + gradient_penalty(generated_logits, generated)
+        penalty = gradient_penalty(real_logits, real, units) + gradient_penalty(generated_logits, generated, units)
         total = pairing + 0.5 * penalty_weight * penalty
     elif penalty_weight > 0:
         penalty = interpolated_penalty(judge, real, generated, share)

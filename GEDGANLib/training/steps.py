@@ -38,13 +38,13 @@ tensors."""
 class _DiscriminatorStep(nn.Module):
     """The discriminator with its loss as one forward pass, since gradients are averaged per pass of a module."""
 
-    def __init__(self, discriminator: nn.Module) -> None:
+    def __init__(self, discriminator: nn.Module, units: Tensor | None) -> None:
         super().__init__()
-        self.discriminator = discriminator
+        self.discriminator, self.units = discriminator, units
 
     def forward(self, real: Inputs, generated: Inputs, shown: dict, weight: float, objective: str, share: Tensor):
         loss = discriminator_loss(
-            lambda inputs: self.discriminator(*inputs, **shown), real, generated, weight, objective, share
+            lambda inputs: self.discriminator(*inputs, **shown), real, generated, weight, objective, share, self.units
         )
         return loss.total, loss.pairing, loss.penalty, loss.real, loss.generated
 
@@ -62,6 +62,7 @@ class Steps:
     :param half: precision of the networks, None for float32.
     :param statistics: of the data; None where there is no term of them.
     :param all_labelled: whether every case has labels.
+    :param units: of the penalty of each judge, see ``objectives.gradient_penalty``; None for 1.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Steps:
         discriminator: nn.Module,
         statistics: DataStatistics | None,
         all_labelled: bool,
+        units: Tensor | None = None,
     ) -> None:
         self.plan, self.view, self.team, self.half = plan, view, team, half
         self.device = view.device
@@ -81,7 +83,7 @@ class Steps:
         self.statistics, self.all_labelled = statistics, all_labelled
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=half is torch.float16)
         self._shared_generator = team.wrap(generator)
-        self._discriminator_step = team.wrap(_DiscriminatorStep(discriminator))
+        self._discriminator_step = team.wrap(_DiscriminatorStep(discriminator, units))
 
     def of_discriminator(self, aside: Aside, penalised: bool, tensors: Tensors) -> Tensors:
         """The discriminator's: ``pairing`` and ``penalty`` of L_D, its logits ``real`` and ``generated``, gradients.

@@ -38,11 +38,13 @@ from .view import seen_alike, view_of
 
 FINAL_RATE = 0.1
 """Learning rate at the end of the run as a share of that at its start."""
-WARM_UP = 1000
+WARM_UP = 200
 """Steps in which the rate of a refiner rises: it begins with cases that are nearly right, its judges with no idea, and
-Adam walks as far by what they say at first as by what they have learned. With 100 the brains of the demo were white
-below, from where an intensity hardly comes back."""
+Adam walks as far by what they say at first as by what they have learned."""
 CASES_FOR_TAU = 16
+USUAL, LEAST_UNIT = 0.01, 1e-3
+"""Mean square, a voxel, that cases are taken to differ by from their statistical ones where it was not measured; and
+over all voxels at least."""
 
 
 @dataclass(frozen=True)
@@ -134,8 +136,9 @@ class Trainer:
         self.recorder = Recorder(self.device, recordable and half is not torch.float16)
         self.forget_readings()
         self.steps = Steps(
-            plan, self.view, self.team, half, self.generator, self.discriminator, self.statistics, all_labelled
-        )
+            plan, self.view, self.team, half, self.generator, self.discriminator, self.statistics, all_labelled,
+            self._penalty_units(anatomy),
+        )  # fmt: skip
 
     def forget_readings(self) -> None:
         """Forget what was measured and not yet told or acted on: before a first step, and when going back to an earlier
@@ -143,6 +146,15 @@ class Trainer:
         self._penalty = torch.zeros((), device=self.device)
         self._steered: Reading | None = None
         self._class_gaps = torch.zeros(2, len(self.plan.classes), device=self.device)
+
+    def _penalty_units(self, anatomy: Anatomy | None) -> Tensor | None:
+        """What the penalty of each judge is relative to, where the plan has it so."""
+        if not self.plan.statistical.relative:
+            return None
+        known = None if anatomy is None or anatomy.residuals is None else anatomy.residuals.judged
+        if known is None:  # as where a few steps are timed
+            known = torch.full((1 if self.view.field is None else 2,), USUAL * math.prod(self.plan.grid.shape))
+        return known.clamp_min(LEAST_UNIT).to(self.device)
 
     def _freeze(self) -> None:
         for part in self.discriminator.first_parts(self.plan.training.frozen_stages):

@@ -74,7 +74,8 @@ def plan_of(run: Path, variant: str) -> Plan:
     """The plan of a trial, from that of the alignment."""
     changes = VARIANTS[variant]
     plan = Plan.load(run / "plan.json")
-    plan = plan if plan.repaints else repainted(plan, "cpu")
+    if not (plan.repaints and plan.statistical.relative):
+        plan = repainted(plan, "cpu")
     found = load_model(run / "model.safetensors", "cpu").plan
     modes = max(round(changes.get("modes", 1.0) * plan.statistical.modes), 1)
     training = replace(
@@ -94,7 +95,7 @@ def plan_of(run: Path, variant: str) -> Plan:
         training=training,
         field=replace(plan.field, **changes.get("field", {})),
         augmentation=replace(plan.augmentation, kinds=changes.get("kinds", plan.augmentation.kinds)),
-        statistical=replace(found.statistical, modes=modes),
+        statistical=replace(found.statistical, modes=modes, relative=True),
     )
 
 

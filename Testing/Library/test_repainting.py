@@ -86,7 +86,7 @@ def test_a_refiner_starts_at_nothing_and_learns(shape, strides):
     refiner = Refiner(dims, shape, extent, 2, 3, (8, 16, 24), 6, 2, strides)
     case, positions = torch.rand(2, 6, *shape), 10 * torch.randn(2, dims, *shape)
     rest, classes = torch.randn(2, 6), torch.eye(2)
-    some = Residuals(torch.rand(2, 2, 3, *shape), 0.1 * torch.rand(dims), torch.zeros(()))
+    some = Residuals(torch.rand(2, 2, 3, *shape), 0.1 * torch.rand(dims), torch.zeros(()), torch.ones(2, 2, *shape))
     none = some._replace(amplitudes=torch.zeros(2, 2, 3, *shape))
     whole = none._replace(coarse=torch.ones(()))
     painted = refiner(case, positions, rest, none, classes)
@@ -114,6 +114,21 @@ def test_a_refiner_starts_at_nothing_and_learns(shape, strides):
     assert both[0] < 0.3 * both[1]  # means over blocks are not its business
     painted.square().sum().backward()
     assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in refiner.parameters())
+    with torch.no_grad():
+        _paints_within_what_cases_differ_by(refiner, case, positions, rest, whole, classes)
+
+
+def _paints_within_what_cases_differ_by(refiner, case, positions, rest, residuals, classes):
+    """Of weights as large as may be it paints three times as much at most, and nothing where cases do not differ."""
+    scale = torch.rand_like(residuals.scale) * (torch.rand_like(residuals.scale) > 0.3)
+    residuals = residuals._replace(scale=scale)
+    fine = refiner(case, positions, rest, residuals, classes)
+    assert not fine[scale == 0].any() and fine[scale > 0].all()
+    refiner.output.weight.mul_(1e4)
+    painted = refiner(case, positions, rest, residuals, classes)
+    assert bool((painted.abs() <= 3 * scale).all()) and float((painted.abs() / scale)[scale > 0].median()) > 2.9
+    refiner.relative = False  # as models of before, which know no bounds
+    assert float(refiner(case, positions, rest, residuals, classes).abs().max()) > 30
 
 
 def _noisy_cases(count: int, shape: tuple[int, ...], coarse: bool) -> list[WorkingCase]:
@@ -141,7 +156,7 @@ def test_noise_makes_up_for_what_modes_leave_over(shape, coarse):
     generator = StatisticalGenerator(shape, extent, 1, 0, 2, shape, (4,) * len(shape), (4,) * len(shape))
     cases = _noisy_cases(count, shape, coarse)
     strides = [(2,) * len(shape)] * 2
-    found, taps, _, varies = measure_residuals(generator, cases, np.zeros((count, 2)), strides)
+    found, taps, _, scale, _ = measure_residuals(generator, cases, np.zeros((count, 2)), strides)
     assert float(taps.min()) > 0.1 if coarse else float(taps.max()) < 0.1
     found = found[0]
     found[0] *= float(((1 - 2 * taps) ** 2 + 2 * taps**2).prod().sqrt())  # what is left of it where it is smoothed
@@ -153,8 +168,16 @@ def test_noise_makes_up_for_what_modes_leave_over(shape, coarse):
     assert all(float(strong[level].mean()) < 0.05 for level in wrong)
     still = [replace(case, image=np.zeros_like(case.image)) for case in cases[:3]]
     nothing = measure_residuals(generator, still, np.zeros((3, 2)), strides)
-    assert not nothing.amplitudes.any() and not nothing.varies.any()
-    assert float(varies[half:].min()) == 1
+    assert not nothing.amplitudes.any() and not nothing.scale.any()
+    power = (
+        1.0
+        if not coarse
+        else float(
+            to_full_resolution(torch.randn(200, 1, *(side // 2 for side in shape)), [(2,) * len(shape)]).square().mean()
+        )
+    )
+    assert float(scale[0, half + 1 :].mean()) == pytest.approx(0.15 * power**0.5, rel=0.1)
+    assert float(scale[0, half // 2 + 1 : half - 1].mean()) == pytest.approx(0.05 * power**0.5, rel=0.1)
 
 
 def test_intensities_are_exact_and_learn_beyond_their_range():
@@ -182,6 +205,8 @@ def test_each_judge_sees_its_own_and_is_penalised_for_it():
     both = gradient_penalty(judges(*leaves), leaves)
     alone = [gradient_penalty(judges(*leaves)[:, head], leaves) for head in (0, 1)]
     torch.testing.assert_close(both, sum(alone))
+    relative = gradient_penalty(judges(*leaves), leaves, torch.tensor([2.0, 30.0]))
+    torch.testing.assert_close(relative, 2 * alone[0] + 30 * alone[1])
     assert len(judges.first_parts(1)) == 4 and all(each > 0 for each in alone)
 
 
@@ -304,6 +329,7 @@ def test_a_model_file_holds_judges_and_is_half_as_large_as_its_numbers(model, tr
         "amplitudes",
         "taps",
         "coarse",
+        "scale",
         "refiner",
         "discriminator",
         "realness",
