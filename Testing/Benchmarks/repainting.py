@@ -55,19 +55,22 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "modes and noise": {"steps": 0},
     "noise from nothing": {"no noise": True, "coarse": True},
     "coarse repainted": {"coarse": True},
+    "absolute": {"relative": False},
     "image alone": {"field": {"kind": "none"}},
     "gradient as second judge": {"field": {"kind": "gradient"}},
     "tensor as second judge": {"field": {"kind": "tensor"}},
     "edges judged": {"edges": True},
     "all changes": {"kinds": ("shift", "scale", "rotation", "intensity", "noise", "cut-out")},
-    "penalty 0.01": {"penalty": 1 / 3},
-    "penalty 0.1": {"penalty": 10 / 3},
+    "penalty a third": {"penalty": 1 / 3},
+    "penalty threefold": {"penalty": 3.0},
     "half the rate": {"rate": 0.5},
     "half the modes": {"modes": 0.5},
     "narrow": {"widths": (48, 24, 12)},
     "longer average": {"training": {"ema_share": 0.15}},
 }
 """What each changes of the plan."""
+ABSOLUTE_PENALTY = 3 / (32 * 40 * 32)
+"""γ a voxel of the grid, where neither paint nor penalty are in units of what cases differ by."""
 
 
 def plan_of(run: Path, variant: str) -> Plan:
@@ -78,9 +81,11 @@ def plan_of(run: Path, variant: str) -> Plan:
         plan = repainted(plan, "cpu")
     found = load_model(run / "model.safetensors", "cpu").plan
     modes = max(round(changes.get("modes", 1.0) * plan.statistical.modes), 1)
+    relative = changes.get("relative", True)
+    weight = plan.training.penalty_weight if relative else ABSOLUTE_PENALTY * math.prod(plan.grid.shape)
     training = replace(
         plan.training,
-        penalty_weight=changes.get("penalty", 1.0) * plan.training.penalty_weight,
+        penalty_weight=changes.get("penalty", 1.0) * weight,
         learning_rate=changes.get("rate", 1.0) * plan.training.learning_rate,
         **changes.get("training", {}),
     )
@@ -95,7 +100,7 @@ def plan_of(run: Path, variant: str) -> Plan:
         training=training,
         field=replace(plan.field, **changes.get("field", {})),
         augmentation=replace(plan.augmentation, kinds=changes.get("kinds", plan.augmentation.kinds)),
-        statistical=replace(found.statistical, modes=modes, relative=True),
+        statistical=replace(found.statistical, modes=modes, relative=relative),
     )
 
 

@@ -169,13 +169,8 @@ def test_noise_makes_up_for_what_modes_leave_over(shape, coarse):
     still = [replace(case, image=np.zeros_like(case.image)) for case in cases[:3]]
     nothing = measure_residuals(generator, still, np.zeros((3, 2)), strides)
     assert not nothing.amplitudes.any() and not nothing.scale.any()
-    power = (
-        1.0
-        if not coarse
-        else float(
-            to_full_resolution(torch.randn(200, 1, *(side // 2 for side in shape)), [(2,) * len(shape)]).square().mean()
-        )
-    )
+    coarse_noise = torch.randn(200, 1, *(side // 2 for side in shape))
+    power = float(to_full_resolution(coarse_noise, [(2,) * len(shape)]).square().mean()) if coarse else 1.0
     assert float(scale[0, half + 1 :].mean()) == pytest.approx(0.15 * power**0.5, rel=0.1)
     assert float(scale[0, half // 2 + 1 : half - 1].mean()) == pytest.approx(0.05 * power**0.5, rel=0.1)
 
