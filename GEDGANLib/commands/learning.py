@@ -366,9 +366,9 @@ def _refuse_contradictions(arguments: argparse.Namespace) -> None:
         raise InputError("--freeze keeps weights of a model, and none is given.", "Add --from MODEL.")
     given = arguments.plan is not None or arguments.resume or arguments.start_from is not None
     asked = arguments.grid or arguments.spacing or arguments.method or arguments.alignment
-    asked = asked or arguments.channels or arguments.structures
+    asked = asked or arguments.channels or arguments.structures or arguments.one_structure
     if given and asked:
-        words = "--grid, --spacing, --channels, --structures, --method and --alignment make a plan, but one is given."
+        words = "--grid, --spacing, --channels, --structures, --method and the like make a plan, but one is given."
         raise InputError(words, "Edit the plan instead.")
 
 

@@ -49,6 +49,11 @@ def add_structures(parser: argparse.ArgumentParser) -> None:
         help=f"which segmented structures are learned (default: all; of more than {MOST_LABELS} those that most scans "
         "have); others are background",
     )
+    parser.add_argument(
+        "--one-structure",
+        metavar="NAME",
+        help="all numbers in the segmentations are pieces of one structure (cells, lesions), which gets this name",
+    )
 
 
 def add_plan_options(parser: argparse.ArgumentParser) -> None:

@@ -37,7 +37,7 @@ def plan_and_data_of_alignment(arguments: argparse.Namespace, device: str) -> tu
     run = arguments.output
     asked = read_request(run / REQUEST)
     given = arguments.plan or arguments.grid or arguments.spacing or arguments.method or arguments.start_from
-    given = given or arguments.channels or arguments.structures
+    given = given or arguments.channels or arguments.structures or arguments.one_structure
     if given or arguments.alignment == "none" or arguments.class_column not in (None, asked["class_column"]):
         raise InputError(
             f"{run} holds an alignment, and a training there goes on with the plan of it.",

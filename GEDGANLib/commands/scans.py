@@ -30,12 +30,14 @@ def find_for(model: Any, folder: Path) -> Any:
 
 def as_wished(dataset: Any, arguments: argparse.Namespace) -> Any:
     """A data set as the options say: its channels have the names that are given (of single files with a fourth axis
-    there are so many channels), and of its segmentations the structures that are given are wanted.
+    there are so many channels), of its segmentations the structures that are given are wanted, or all are one.
 
     :raises InputError: it has other channels.
     """
     if arguments.structures is not None:
         dataset = replace(dataset, wanted_labels=frozenset(arguments.structures))
+    if arguments.one_structure is not None:
+        dataset = replace(dataset, one_label=arguments.one_structure)
     names = arguments.channels
     if names is None:
         return dataset

@@ -183,6 +183,7 @@ def _asked(arguments: argparse.Namespace, events: Events) -> dict[str, Any]:
         "updates": arguments.updates, "variations": arguments.variations, "teacher": arguments.teacher,
         "seed": arguments.seed or 0, "device": choose_device(arguments.device), "format": arguments.format or "folder",
         "soft": arguments.soft, "labels": labels, "structures": arguments.structures,
+        "one_structure": arguments.one_structure,
     }  # fmt: skip
 
 
@@ -237,7 +238,7 @@ def _aligned(arguments: argparse.Namespace, asked: dict[str, Any], run: Path, ev
         "data": arguments.source, "output": run, "onto": None, "exclude": [], "class_column": None,
         "device": asked["device"], "grid": None, "spacing": None, "resume": (run / ALIGNED_REQUEST).exists(),
         "for_sharing": False, "shard": None, "begun": arguments.begun, "stop": arguments.output / STOP,
-        "channels": None, "structures": asked.get("structures"),
+        "channels": None, "structures": asked.get("structures"), "one_structure": asked.get("one_structure"),
     }  # fmt: skip
     try:
         run_align(argparse.Namespace(**given), events)

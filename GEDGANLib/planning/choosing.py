@@ -260,6 +260,7 @@ def data_of(fingerprint: Fingerprint) -> dict:
     return {
         "cases": len(cases),
         "labelled": sum(case.labelled for case in cases),
+        "one_structure": fingerprint.one_label,
         "median_shape": tuple(int(x) for x in np.median([case.shape for case in cases], axis=0)),
         "median_spacing": tuple(float(f"{x:.5g}") for x in np.median([case.spacing for case in cases], axis=0)),
     }
@@ -268,8 +269,8 @@ def data_of(fingerprint: Fingerprint) -> dict:
 CT_NAMES, DOSE = (("ct",), ("cbct",), ("computed", "tomography")), ("dose", "gy")
 """Names of channels whose intensities mean the same in all cases: of CT by all words that tell, of dose by one."""
 TELLS_NOTHING = {"image", "scan", "volume", "planning", "img"}
-CT_AIR = -900.0
-"""HU that every CT has below, and no scan of arbitrary scale."""
+CT_AIR, NO_AIR = -900.0, -50.0
+"""HU that every CT has below, and no scan of arbitrary scale; and that a CT without air may begin at."""
 TOLD_ABOVE = 0.05
 """Share of a label above the range of intensities from which it is told."""
 
@@ -282,6 +283,7 @@ def choose_mapping(fingerprint: Fingerprint, index: int, reasons: list[str]) -> 
     name_of_kind = kind.name if integer and kind.itemsize <= 4 else "int32"
     words = words_of(name)
     # Whole numbers are those of a scanner; fractions are interpolated, and too low here and there.
+    reasons += _words_of_offsets(cases, index, name)
     least = [case.minima[index] if integer else case.percentiles[index][0] for case in cases]
     if tuple(word for word in words if word not in TELLS_NOTHING) in CT_NAMES or np.median(least) <= CT_AIR:
         low, high = np.median(lows), np.median(highs)
@@ -309,6 +311,22 @@ def choose_mapping(fingerprint: Fingerprint, index: int, reasons: list[str]) -> 
             )
     typical = (float(np.median(lows)), float(np.median(highs)))
     return Channel(name, "percentiles", typical, integer, name_of_kind)
+
+
+def _words_of_offsets(cases: Sequence[CaseFacts], index: int, name: str) -> list[str]:
+    """What to say where some cases have the air of CT, and others nothing below 0: programs store CT numbers with 1024
+    added, and not all take it off again."""
+    airy = [case.name for case in cases if case.minima[index] <= CT_AIR]
+    positive = [case.name for case in cases if case.minima[index] >= NO_AIR]
+    if not airy or not positive:
+        return []
+    few, others = sorted((positive, airy), key=len)
+    own, usual = ("nothing below 0", f"air at {CT_AIR:g} and below") if few is positive else ("air below 0", "none")
+    return [
+        f"{NOTE}Channel {name}: {len(few)} case(s) have {own}, {some_of(few, 3)}, where {len(others)} have {usual}. If "
+        "1024 was added to the numbers of some and not of others, they mean different things: look at them in Slicer, "
+        "and take it off."
+    ]
 
 
 def _of_labels(cases: Sequence[CaseFacts], what: str, index: int) -> dict[str, list[float]]:

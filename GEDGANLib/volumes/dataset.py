@@ -37,13 +37,15 @@ __all__ = ["CaseFiles", "Dataset", "as_planned", "find_dataset"]
 
 def as_planned(dataset: Dataset, plan) -> Dataset:
     """A data set as a plan was made of one: its files hold as many channels, where they were said to be channels, and
-    structures are background of which the plan wants none.
+    structures are background of which the plan wants none, or pieces of one, where they were said to be.
 
     :param plan: a :class:`GEDGANLib.planning.plan.Plan`.
     """
     one_file = len(dataset.channel_names) == 1 and all(len(case.images) == 1 for case in dataset.cases)
     if len(plan.channels) > 1 and one_file:
         dataset = replace(dataset, channel_names=tuple(channel.name for channel in plan.channels))
+    if one := plan.data.get("one_structure"):
+        dataset = replace(dataset, one_label=one)
     if plan.data.get("structures_chosen"):
         dataset = replace(dataset, wanted_labels=frozenset(label.name for label in plan.labels))
     return dataset

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -71,6 +72,7 @@ class Fingerprint:
     """Facts of a data set after every file was read and found good.
 
     :param other_labels: names of labels that are not wanted, see ``Dataset.wanted_labels``.
+    :param one_label: see ``Dataset.one_label``.
     """
 
     cases: tuple[CaseFacts, ...]
@@ -79,6 +81,7 @@ class Fingerprint:
     description: str
     warnings: tuple[str, ...]
     other_labels: tuple[str, ...] = ()
+    one_label: str = ""
 
 
 def check_dataset(
@@ -118,8 +121,11 @@ def check_dataset(
     _check_label_sets(dataset, value_sets)
     labels = table.labels() if any(case.label_voxels for case in facts) else ()  # names alone teach nothing
     warnings = (*dataset.warnings, *_warnings(facts, labels, value_sets))
+    if not dataset.names_are_complete and look_like_instances(value_sets.values()):
+        warnings += (INSTANCES,)
     found, others = tuple(facts), tuple(sorted(table.others))
-    return Fingerprint(found, labels, dataset.channel_names, dataset.description, warnings, others)
+    about = dataset.channel_names, dataset.description
+    return Fingerprint(found, labels, *about, warnings, others, dataset.one_label)
 
 
 def check_size(case: RawCase, files: CaseFiles) -> None:
@@ -200,12 +206,31 @@ def _check_label_sets(dataset: Dataset, value_sets: dict[str, frozenset]) -> Non
     for name, values in filled.items():
         others = frozenset().union(*(other for other_name, other in filled.items() if other_name != name))
         if len(filled) > 1 and not values & others and not dataset.names_are_complete:
+            if len(values) >= FEW_PIECES:
+                raise InputError(INSTANCES, "If they are structures, name them all in dataset.json.")
             path = next(case.label for case in dataset.cases if case.name == name)
             raise InputError(
                 f"{path} has the labels {', '.join(sorted(values))}, of which no other case has any "
                 f"(they have {', '.join(sorted(others))}).",
                 "All cases need one labelling: renumber this one, leave it out, or name all labels in dataset.json.",
             )
+
+
+INSTANCES = (
+    "The segmentations look as if each number were a piece (a cell, a lesion), another one in each case: each would be "
+    "learned as a structure of its own. If they are pieces of one structure, give it a name by --one-structure NAME."
+)
+FEW_PIECES = 5
+"""Numbers from which a case may hold pieces."""
+
+
+def look_like_instances(names: Iterable[frozenset]) -> bool:
+    """Whether labels without names are numbered from 1 in each case, up to very different numbers."""
+    sets = [found for found in names if found]
+    if any(found != {f"label {number}" for number in range(1, len(found) + 1)} for found in sets):
+        return False
+    counts = {len(found) for found in sets}
+    return len(counts) >= 3 and max(counts) >= FEW_PIECES and max(counts) - min(counts) >= max(3, max(counts) / 4)
 
 
 def percentile_range(voxels: np.ndarray) -> tuple[float, float]:

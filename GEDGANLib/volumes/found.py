@@ -40,6 +40,8 @@ class Dataset:
     :param names_are_complete: a value without a name is an error (there is a ``dataset.json``).
     :param warnings: what a person should know of the files that were found, and of those that were not.
     :param wanted_labels: names of the structures that are learned; others are background. None for all.
+    :param one_label: name of the one structure that all numbers in segmentations are pieces of; "" where each is its
+        own.
     """
 
     folder: Path
@@ -50,6 +52,7 @@ class Dataset:
     description: str = ""
     warnings: tuple[str, ...] = ()
     wanted_labels: frozenset[str] | None = None
+    one_label: str = ""
 
 
 def label_files(folder: Path) -> list[Path]:

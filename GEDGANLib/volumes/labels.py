@@ -31,7 +31,9 @@ class LabelTable:
         self._dataset = dataset
         self.others: set[str] = set()
         self._found: dict[str, tuple[int, tuple[float, float, float] | None, str]] = {
-            name: (value, None, "") for value, name in dataset.label_names.items() if not self.is_left_out(name)
+            name: (value, None, "")
+            for value, name in ({} if dataset.one_label else dataset.label_names).items()
+            if not self.is_left_out(name)
         }
 
     def add(self, case: RawCase, path: Path | None) -> None:
@@ -61,7 +63,8 @@ class LabelTable:
         if len(found) > MAXIMUM_LABELS:
             raise InputError(
                 f"{path} brings the number of different labels to {len(found)}, more than {MAXIMUM_LABELS}.",
-                "Say which are wanted (--labels), or check that it is a segmentation and not an image.",
+                "If they are pieces of one structure, give it a name by --one-structure; else check that it is a "
+                "segmentation and not an image.",
             )
         self._found = found
 
@@ -77,6 +80,8 @@ class LabelTable:
 
     def name_of(self, value: int, case: RawCase) -> tuple[str | None, tuple[float, float, float] | None, str]:
         """Name, colour and terminology of a label value of ``case``; no name where ``dataset.json`` should have one."""
+        if self._dataset.one_label:
+            return self._dataset.one_label, None, ""
         if value in case.segment_names:
             return case.segment_names[value]
         name = self._dataset.label_names.get(value)

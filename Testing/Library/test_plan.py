@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -235,3 +236,16 @@ def test_few_labelled_cases_fill_half_of_each_batch():
     for count in (0, 12, 20):
         other = [replace(case, name=f"{i}", labelled=i < count) for i in range(20)]
         assert make_plan(fingerprint(*other)).training.labelled_share == 0.0
+
+
+@pytest.mark.parametrize("channel", ["CT", "image"])
+def test_numbers_of_ct_that_1024_may_have_been_added_to_are_told(channel):
+    usual = [replace(facts(minimum=-1000.0, percentiles=(-1000.0, 900.0)), name=f"a{number}") for number in range(5)]
+    other = replace(facts(minimum=0.0, percentiles=(0.0, 1924.0)), name="shifted")
+    said = [reason for reason in make_plan(fingerprint(*usual, other, channel=channel)).reasons if "1024" in reason]
+    assert len(said) == 1 and "1 case(s) have nothing below 0, shifted, where 5 have air" in said[0]
+    few = [replace(case, name=f"b{number}", minima=(0.0,)) for number, case in enumerate(usual[:4])]
+    said = [reason for reason in make_plan(fingerprint(*few, usual[0], channel="CT")).reasons if "1024" in reason]
+    assert len(said) == 1 and "1 case(s) have air below 0, a0, where 4 have none" in said[0]
+    for cases in (usual, few, [*usual, replace(other, minima=(-120.0,))]):  # nothing to be said
+        assert not any("1024" in reason for reason in make_plan(fingerprint(*cases, channel="CT")).reasons)

@@ -17,7 +17,7 @@ from GEDGANLib.planning.plan import Plan
 from GEDGANLib.planning.words import MOST_LABELS
 from GEDGANLib.segmentation.network_file import load_network
 from GEDGANLib.volumes.dataset import as_planned, find_dataset
-from GEDGANLib.volumes.fingerprint import check_dataset
+from GEDGANLib.volumes.fingerprint import check_dataset, look_like_instances
 from GEDGANLib.volumes.pipeline import load_working_cases
 
 COUNT = 40
@@ -82,6 +82,53 @@ def test_a_structure_that_no_scan_has_is_named_with_those_there_are(many: Path, 
     told = capsys.readouterr().err
     assert "has no structure called liver" in told and "label 40" in told
     assert not (tmp_path / "plan.json").exists()
+
+
+def cells(folder: Path, of_all: bool) -> Path:
+    """Cells with a number each, from 1 in each case or, ``of_all``, from 1 in all together."""
+    (folder / "images").mkdir(parents=True), (folder / "labels").mkdir()
+    first = 0
+    for case in range(6):
+        random = np.random.default_rng(case)
+        places = np.indices((20, 20, 20))
+        labels = np.zeros((20, 20, 20), np.uint16)
+        count = 5 + 2 * case
+        for number in range(1, count + 1):
+            centre = np.reshape([2 + 3 * (number % 6), 2 + 3 * (number // 6), random.integers(3, 16)], (3, 1, 1, 1))
+            labels[((places - centre) ** 2).sum(0) <= 1] = first + number
+        first += count if of_all else 0
+        image = (labels > 0) * 100.0 + random.normal(50, 5, labels.shape)
+        nibabel.save(nibabel.Nifti1Image(image.astype(np.float32), np.eye(4)), folder / "images" / f"c{case}.nii.gz")
+        nibabel.save(nibabel.Nifti1Image(labels, np.eye(4)), folder / "labels" / f"c{case}.nii.gz")
+    return folder
+
+
+@pytest.mark.parametrize("of_all", [False, True])
+def test_pieces_are_told_from_structures_and_made_one(tmp_path: Path, of_all: bool, capsys) -> None:
+    folder = cells(tmp_path / "cells", of_all)
+    code = main(["check", str(folder)])
+    assert code == (2 if of_all else 0)  # where no two cases have one number there is nothing to learn
+    assert "each number were a piece" in capsys.readouterr().err
+    out = tmp_path / "plan.json"
+    asked = ("--one-structure", "cell", "--alignment", "none", "--device", "cpu")
+    assert main(["plan", str(folder), "-o", str(out), *asked]) == 0
+    plan = Plan.load(out)
+    assert [label.name for label in plan.labels] == ["cell"]
+    dataset = as_planned(find_dataset(folder), plan)
+    for number, case in enumerate(load_working_cases(dataset, plan)):
+        given = np.asarray(nibabel.load(folder / "labels" / f"c{number}.nii.gz").dataobj)
+        assert set(np.unique(case.labels)) == {0, 1} and np.count_nonzero(case.labels) > 0.5 * np.count_nonzero(given)
+
+
+@pytest.mark.parametrize(
+    ("counts", "pieces"),
+    [((3, 3, 3, 3), False), ((13, 13, 12, 11), False), ((6, 9, 12), True), ((5, 7, 8, 40), True), ((2, 3, 4), False)],
+)
+def test_structures_that_some_scans_lack_are_no_pieces(counts, pieces: bool) -> None:
+    sets = [frozenset(f"label {number}" for number in range(1, count + 1)) for count in counts]
+    assert look_like_instances(sets) == pieces
+    assert not look_like_instances([found | {"liver"} for found in sets])
+    assert not look_like_instances([found - {"label 2"} for found in sets])
 
 
 @pytest.fixture(scope="module")
