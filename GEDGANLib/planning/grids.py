@@ -9,7 +9,7 @@ import numpy as np
 
 from ..device import DEVICE_WORDS
 from ..errors import InputError
-from ..volumes.fingerprint import Fingerprint
+from ..volumes.fingerprint import CaseFacts, Fingerprint
 from .plan import Grid
 from .words import NOTE
 
@@ -35,8 +35,15 @@ def choose_grid(
     """
     cases = fingerprint.cases
     extents = np.array([np.array(case.shape) * np.array(case.spacing) for case in cases])
-    # All of the labels, and the field of view of the median case.
-    extent = np.maximum(np.median(extents, axis=0), 2 * np.max([case.label_reach for case in cases], axis=0))
+    # All of the labels, and the field of view of the median case, or what is in it.
+    view, held = np.median(extents, axis=0), "the median field of view"
+    if grid_shape is None and (filled := _filled(cases, view)) is not None:
+        reasons.append(
+            f"{1 - np.prod(filled) / np.prod(view):.0%} of the median field of view, {_words(view)} mm, is empty in "
+            f"every scan: the grid holds the {_words(filled)} mm about its middle where there is anything."
+        )
+        view, held = filled, "what is in the median field of view"
+    extent = np.maximum(view, 2 * np.max([case.label_reach for case in cases], axis=0))
     spacing = np.median([case.spacing for case in cases], axis=0)
     if wanted_spacing is not None:
         spacing = np.array(wanted_spacing, dtype=float)
@@ -79,7 +86,6 @@ def choose_grid(
             f"{NOTE}labels reach {_words(reach)} mm and the grid only {_words(shape * spacing)} mm; what lies beyond "
             "is cut off. Larger voxels (--spacing) would hold them."
         )
-    held = "the median field of view"
     if any(case.labelled for case in cases):
         held += " and every label"
     reasons.append(
@@ -87,6 +93,19 @@ def choose_grid(
         f"to multiples of {_words(stride)}, which the networks need."
     )
     return placed_grid(fingerprint, shape, spacing), strides
+
+
+WORTH_CROPPING, MARGIN = 0.8, 1.05
+"""Share of the field of view up to which a grid of what is in it is taken, and how much larger that is: made cases are
+other than all that were seen."""
+
+
+def _filled(cases: Sequence[CaseFacts], view: np.ndarray) -> np.ndarray | None:
+    """What of the field of view, mm, holds more than air or padding in some case; None for nearly all of it."""
+    if not all(case.content_reach for case in cases):
+        return None
+    filled = np.minimum(view, 2 * MARGIN * np.max([case.content_reach for case in cases], axis=0))
+    return filled if np.prod(filled) < WORTH_CROPPING * np.prod(view) else None
 
 
 MOSTLY_EMPTY = 8.0

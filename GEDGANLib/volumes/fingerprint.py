@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -44,6 +44,8 @@ class CaseFacts:
     :param label_voxels: voxels of each label, by its name; empty without segmentation.
     :param label_reach: per axis, how far from the centre of the view labels reach, mm, their voxels included; zeros
         without.
+    :param content_reach: per axis, how far from the centre of the view there is more than padding or air, mm; () where
+        it was not looked at.
     :param like_labels: its channels hold so few whole numbers that they may be segmentations.
     """
 
@@ -65,6 +67,7 @@ class CaseFacts:
     kinds: tuple[str, ...] = ()
     label_highs: dict[str, tuple[float, ...]] = field(default_factory=dict)
     label_above: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    content_reach: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -197,6 +200,7 @@ def _facts(case: RawCase, table: LabelTable, class_name: str | None) -> CaseFact
         kinds=case.kinds,
         label_highs=highs,
         label_above=above,
+        content_reach=tuple(float(x) for x in content_reach(image, percentiles) * spacing),
     )
 
 
@@ -214,6 +218,33 @@ def _check_label_sets(dataset: Dataset, value_sets: dict[str, frozenset]) -> Non
                 f"(they have {', '.join(sorted(others))}).",
                 "All cases need one labelling: renumber this one, leave it out, or name all labels in dataset.json.",
             )
+
+
+FAINT, SPECKLE = 0.05, 0.002
+"""Share of a scan's range of intensities up to which a block is empty, and of a plane's blocks up to which it is."""
+BLOCKS, BLOCK = 24, 4
+"""Blocks along an axis at least, if there are so many voxels, and voxels of one at most: in the mean of a block a
+scanner's noise is nothing."""
+
+
+def content_reach(image: np.ndarray, percentiles: Sequence[tuple[float, float]]) -> np.ndarray:
+    """How far from the middle of (C, I, J, K) there is more than padding or air, along each axis in voxels, (3,)."""
+    sides = image.shape[1:]
+    begins = [np.arange(0, side, min(max(side // BLOCKS, 1), BLOCK)) for side in sides]
+    filled = np.zeros([len(begin) for begin in begins], bool)
+    for channel, (low, high) in zip(image, percentiles):
+        means = channel
+        for axis, begin in enumerate(begins):
+            count = np.diff([*begin, sides[axis]]).reshape([-1 if other == axis else 1 for other in range(3)])
+            means = np.add.reduceat(means, begin, axis, dtype=np.float32) / count
+        filled |= means > low + FAINT * (high - low)
+    reach = []
+    for axis, (side, begin) in enumerate(zip(sides, begins)):
+        others = tuple(other for other in range(3) if other != axis)
+        planes = np.flatnonzero(filled.mean(others) > SPECKLE)
+        ends = (begin[planes[0]], [*begin, side][planes[-1] + 1]) if len(planes) else (0, side)
+        reach.append(max(side / 2 - ends[0], ends[1] - side / 2))
+    return np.array(reach)
 
 
 INSTANCES = (

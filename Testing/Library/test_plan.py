@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import nibabel
 import numpy as np
 import pytest
 
@@ -13,7 +14,9 @@ from GEDGANLib.planning.choosing import TOLERANCE, make_plan
 from GEDGANLib.planning.grids import LARGEST_VOXELS
 from GEDGANLib.planning.plan import Plan
 from GEDGANLib.volumes.case import Label
-from GEDGANLib.volumes.fingerprint import CaseFacts, Fingerprint
+from GEDGANLib.volumes.dataset import find_dataset
+from GEDGANLib.volumes.fingerprint import CaseFacts, Fingerprint, check_dataset
+from GEDGANLib.volumes.pipeline import load_working_cases
 
 
 def facts(
@@ -249,3 +252,27 @@ def test_numbers_of_ct_that_1024_may_have_been_added_to_are_told(channel):
     assert len(said) == 1 and "1 case(s) have air below 0, a0, where 4 have none" in said[0]
     for cases in (usual, few, [*usual, replace(other, minima=(-120.0,))]):  # nothing to be said
         assert not any("1024" in reason for reason in make_plan(fingerprint(*cases, channel="CT")).reasons)
+
+
+def test_a_grid_leaves_out_what_is_empty_in_every_scan(tmp_path, random):
+    """Padding, and air with a scanner's noise, about a ball that is not in the middle; one is larger than others."""
+    places = np.indices((64, 48, 48)).astype(float)
+    for number in range(4):
+        centre = np.array([31.5 + number, 23.5, 23.5]).reshape(3, 1, 1, 1)
+        ball = np.linalg.norm(places - centre, axis=0) < (12 if number == 2 else 9)
+        air = np.abs(random.normal(0, 2, ball.shape)) if number % 2 else 0
+        image = np.where(ball, 100 + random.normal(0, 8, ball.shape), air)
+        nibabel.save(
+            nibabel.Nifti1Image(image.astype(np.int16), np.diag([2.0, 2, 2, 1])), tmp_path / f"c{number}.nii.gz"
+        )
+    found = check_dataset(find_dataset(tmp_path))
+    # 12 voxels about 33.5, the middle being 31.5.
+    np.testing.assert_allclose(np.max([case.content_reach for case in found.cases], axis=0), [28, 24, 24], atol=2.1)
+    plan = make_plan(found)
+    said = next(reason for reason in plan.reasons if "is empty in every scan" in reason)
+    assert "87% of the median field of view, 128 x 96 x 96 mm" in said
+    assert plan.grid.shape == (32, 28, 28)
+    for working, files in zip(load_working_cases(find_dataset(tmp_path), plan), range(4)):
+        given = np.asarray(nibabel.load(tmp_path / f"c{files}.nii.gz").dataobj)
+        assert np.count_nonzero(working.image > 0) == pytest.approx(np.count_nonzero(given > 50), rel=0.02)
+    assert make_plan(found, grid_shape=(64, 48, 48)).grid.shape == (64, 48, 48)
