@@ -23,7 +23,7 @@ from ..synthesis.model_file import Model
 from ..synthesis.synthesizer import Synthesizer
 from ..volumes.case import Case
 from ..volumes.fingerprint import Progress
-from ..volumes.measures import measure
+from ..volumes.measures import measure, usual_pieces
 from ..volumes.pipeline import WorkingCase, map_intensities, seen_as, seen_voxels, unmap_intensities
 from ..volumes.prepared import keep_cases
 from .alignment import pictures_of
@@ -268,13 +268,16 @@ def _labels(
                 section[name][apart] = round(float(stats.ks_2samp(values[key], values["real"]).statistic), 4)
         curves[name] = {key: values[key] for key in ("made", "real")}
     for label in plan.labels:
-        # Shares of cases whose label hangs together as that of training cases does.
-        usual = {pieces[label.name] for pieces in measured_groups["real"][1]}
+        counts = {key: np.array([each[label.name] for each in pieces]) for key, (_, pieces) in measured_groups.items()}
+        # Shares of cases without the label, and of those whose label hangs together as that of training cases does.
+        section[f"missing {label.name}"] = {
+            **{key: round(float(np.mean(found == 0)), 4) for key, found in counts.items()},
+            "cases": {key: len(found) for key, found in counts.items()},
+        }
+        low, high = usual_pieces(counts["real"])
         section[f"pieces of {label.name}"] = {
-            key: round(float(np.mean([each[label.name] in usual for each in pieces])), 4)
-            for key, (_, pieces) in measured_groups.items()
-            if key != "real"
-        } | {"usual": sorted(usual)}
+            key: round(float(np.mean((found >= low) & (found <= high))), 4) for key, found in counts.items()
+        } | {"usual": [low, high]}
     result.figures["volumes and intensities"] = section
     result.curves["measures"] = curves
 

@@ -167,9 +167,11 @@ def _table(section: dict[str, Any]) -> str:
 def _measures(section: dict[str, Any]) -> str:
     rows = []
     for name, each in section.items():
-        if name.startswith("pieces"):
-            words = f"{_text(name)}<br><small>share of cases in as many as training cases: {each['usual']}</small>"
-            rows.append([words, f"{each['made']:.0%}", "", _percent(each.get("new")), "", ""])
+        if name.startswith(("pieces", "missing")):
+            usual = " to ".join(map(str, sorted(set(each.get("usual", ())))))
+            hint = f"as many as training cases usually have: {usual}" if usual else "share of cases without it"
+            shares = [_percent(each.get(key)) for key in ("made", "real", "new")]
+            rows.append([f"{_text(name)}<br><small>{hint}</small>", *shares, "", ""])
         else:
             unit = _unit(name)
             numbers = [_number(each[key]) if key in each else "" for key in ("made", "real", "new")]

@@ -3,7 +3,8 @@
 A case passes when, measured as the quality report measures it,
 
 - each label's volume and each channel's brightness lie within the range of the real cases, a little widened;
-- each label hangs together in as many pieces as those of real cases do, and no more of it is speckle;
+- each label hangs together in as many pieces as those of real cases do, and no more of it is speckle; it is missing
+  no more often than in real cases;
 - it lies where real cases do: within the ball around some real case that reaches to its fifth neighbour, in the
   principal components of small pictures (the realism of Kynkäänniemi et al., NeurIPS 2019, section 4);
 - after rigid alignment it is not far nearer to one training case than to all others, as copies are (see ``privacy``).
@@ -20,7 +21,7 @@ import numpy as np
 from ..errors import InputError
 from ..volumes.case import Case
 from ..volumes.fingerprint import Progress, quiet
-from ..volumes.measures import Measures, measure
+from ..volumes.measures import Measures, measure, usual_pieces
 from ..volumes.pipeline import WorkingCase, seen_as, seen_voxels, unmap_intensities
 from .alignment import neighbours, pictures_of, small_picture
 from .distances import NEIGHBOURS
@@ -62,7 +63,9 @@ class Screen:
         # Brightness is that inside labels, where there are any: comparable among labelled cases alone.
         ranged = labelled if plan.labels and labelled else measured if not plan.labels else []
         self.ranges = self._ranges([each.named() for each in ranged])
-        self.pieces = {label.name: {each.pieces[label.name] for each in labelled} for label in plan.labels if labelled}
+        counts = {label.name: [each.pieces[label.name] for each in labelled] for label in plan.labels if labelled}
+        self.pieces = {name: usual_pieces(found) for name, found in counts.items()}
+        self.missing = {name: found.count(0) / len(found) for name, found in counts.items()}
         self.speckle = max((each.speckle for each in labelled), default=1.0)
         flat = np.stack([picture.voxels.ravel() for picture in self.pictures]).astype(np.float64)
         self.middle = flat.mean(0)
@@ -98,8 +101,12 @@ class Screen:
             if not low <= value <= high:
                 return f"{name} out of range"
         for name, count in found.pieces.items():
-            if name in self.pieces and count not in self.pieces[name]:
-                return f"{name} in pieces" if count else f"no {name}"
+            if name not in self.pieces:
+                continue
+            if not count and not self.missing[name]:
+                return f"no {name}"
+            if count and not self.pieces[name][0] <= count <= self.pieces[name][1]:
+                return f"{name} in pieces"
         if found.speckle > self.speckle + 0.01:
             return "speckle"
         picture = small_picture(image, self.plan.grid.spacing)
@@ -109,6 +116,11 @@ class Screen:
         if self.with_copies and neighbours([picture], self.pictures)[0].ratio() < COPY_RATIO:
             return "too near to a training case"
         return None
+
+    def _lost(self, labels: np.ndarray) -> list[str]:
+        """Names of the labels that a case is without, among those that real cases have."""
+        there = set(np.unique(labels).tolist())
+        return [label.name for label in self.plan.labels if label.name in self.missing and label.index not in there]
 
     def passing(
         self, draw: Callable[[int], tuple[Case, np.ndarray]], count: int, rejected: Counter[str]
@@ -121,6 +133,7 @@ class Screen:
         :raises InputError: hardly any passes.
         """
         passed, index = 0, 0
+        without: Counter[str] = Counter()
         while passed < count:
             if index >= TRIES * (passed + 5):
                 worst = ", ".join(f"{reason} ({number})" for reason, number in rejected.most_common(3))
@@ -136,8 +149,13 @@ class Screen:
             seen = seen_as(whole, self.views[index % len(self.views)])
             index += 1
             reason = self.fault(seen.image, seen.labels, affine)
+            lost = [] if reason or labels is None else self._lost(seen.labels)
+            for name in lost:  # no more often than in real cases
+                if without[name] + 1 > self.missing[name] * (passed + 1) + 0.5:
+                    reason = f"no {name}"
             if reason is None:
                 passed += 1
+                without.update(lost)
                 yield case
             else:
                 rejected[reason] += 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..volumes.measures import COLLAPSED
 from .result import Evaluation
 
@@ -9,8 +11,59 @@ PATTERNED = 2.0
 """Power at Nyquist's frequency, relative to that of training cases, from which on it is said."""
 WHOLE = 0.9
 """Share of cases whose label hangs together, relative to that of real ones, below which it is said."""
+APART, FARTHER, MEASURES_TOLD = 0.5, 0.2, 3
+"""Kolmogorov-Smirnov distance of a measure from training cases' from which it is said, if it is by so much larger than
+that of new real cases; and how many are told."""
+BY_CHANCE = 0.01
+"""Probability (Fisher's exact test, one-sided) below which a label that is missing more often is no chance."""
 BLURRED = 0.7
 """Power of the finest details, relative to that of training cases, below which cases count as blurred."""
+
+
+def _of_labels(section: dict[str, Any]) -> list[str]:
+    """What is to be said of labels that are missing, too large or small, or in pieces."""
+    found = []
+    missing, pieces = "missing ", "pieces of "
+    lost = [
+        f"{name.removeprefix(missing)} in {each['made']:.0%} (of those trained on {each['real']:.0%})"
+        for name, each in section.items()
+        if name.startswith(missing) and _more_often(each)
+    ]
+    if lost:
+        found.append(f"Labels: missing in more of the synthesized cases than of the real ones: {', '.join(lost)}.")
+    other = [
+        (each["apart"], f"{name} {each['made'][1]:.3g} in place of {each['real'][1]:.3g}")
+        for name, each in section.items()
+        if "apart" in each and each["apart"] > APART and each["apart"] > each.get("new apart", 0) + FARTHER
+    ]
+    if other:
+        worst = "; ".join(words for _, words in sorted(other, reverse=True)[:MEASURES_TOLD])
+        found.append(
+            f"Measures: {len(other)} of volumes and brightness are others than in real cases. Medians (volumes in ml): "
+            f"{worst}."
+        )
+    odd = [
+        f"{name.removeprefix(pieces)} in {1 - each['made']:.0%}"
+        for name, each in section.items()
+        if name.startswith(pieces) and each["made"] < WHOLE * each.get("new", each.get("real", 1))
+        if f"{missing}{name.removeprefix(pieces)}" not in section
+        or not _more_often(section[f"{missing}{name.removeprefix(pieces)}"])
+    ]
+    if odd:
+        found.append(
+            "Shape: a label is missing or in pieces in more of the synthesized cases than of the real ones: "
+            f"{', '.join(odd)} of them."
+        )
+    return found
+
+
+def _more_often(each: dict[str, Any]) -> bool:
+    """Whether a label is missing in synthesized cases more often than in real ones, by more than chance."""
+    from scipy import stats
+
+    lost = {key: round(each[key] * each["cases"][key]) for key in ("made", "real")}
+    table = [[lost[key], each["cases"][key] - lost[key]] for key in ("made", "real")]
+    return each["made"] > each["real"] and stats.fisher_exact(table, "greater").pvalue < BY_CHANCE
 
 
 def summary_of(result: Evaluation) -> list[str]:
@@ -43,17 +96,7 @@ def summary_of(result: Evaluation) -> list[str]:
             f"Sharpness: fine details are weaker than in real cases ({power['made']:.0%} of their power; training "
             f"cases {power['real']:.0%})."
         )
-    pieces = "pieces of "
-    odd = [
-        f"{name.removeprefix(pieces)} in {1 - each['made']:.0%}"
-        for name, each in result.figures.get("volumes and intensities", {}).items()
-        if name.startswith(pieces) and each["made"] < WHOLE * each.get("new", 1)
-    ]
-    if odd:
-        found.append(
-            "Shape: a label is missing or in pieces in more of the synthesized cases than of the real ones: "
-            f"{', '.join(odd)} of them."
-        )
+    found += _of_labels(result.figures.get("volumes and intensities", {}))
     if "diversity" in section:
         diversity = section["diversity"]["made"]
         words = "vary about as much as real cases"

@@ -5,6 +5,7 @@ Latent directions are found by these, the quality report shows them, and ``synth
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,6 +70,19 @@ def measure(case: Case, with_pieces: bool = True) -> Measures:
         pieces,
         speckle / max(labelled, 1),
     )
+
+
+USUAL = 0.025, 0.975
+"""Quantiles of real cases between which a count is usual."""
+
+
+def usual_pieces(counts: Sequence[int]) -> tuple[int, int]:
+    """Fewest and most pieces that a label usually hangs together in where it is there at all; (0, 0) if it never is."""
+    there = [count for count in counts if count]
+    if not there:
+        return 0, 0
+    low, high = (np.quantile(there, q, method=method) for q, method in zip(USUAL, ("lower", "higher")))
+    return int(low), int(high)
 
 
 def piece_sizes(mask: np.ndarray) -> np.ndarray:

@@ -29,7 +29,7 @@ from GEDGANLib.synthesis.synthesizer import Synthesizer
 from GEDGANLib.training.request import image_digest
 from GEDGANLib.volumes import prepared
 from GEDGANLib.volumes.dataset import find_dataset
-from GEDGANLib.volumes.pipeline import load_working_cases
+from GEDGANLib.volumes.pipeline import WorkingCase, load_working_cases
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +109,28 @@ def test_the_words_on_fidelity_go_with_the_figures(made, low, words):
     assert words in said and ("fine details are weaker" in said) == (made > 1)
     assert ("Anterior in 27% of them" in said) == (made > 1)
     assert ("a checkerboard, is stronger" in said) == (made > 1)
+
+
+def test_labels_that_are_missing_more_often_are_named_first():
+    """One of 24 real cases has no cord, and none of 20 synthesized ones has; a rare one is missing by chance."""
+    counts = {"made": 20, "real": 24, "new": 6}
+    figures = {
+        "fidelity and diversity": {},
+        "volumes and intensities": {
+            "volume of cord": {"made": [0, 0, 0], "real": [9, 12, 14], "apart": 0.96, "new apart": 0.2},
+            "volume of body": {"made": [80, 90, 95], "real": [80, 88, 94], "apart": 0.2, "new apart": 0.2},
+            "missing cord": {"made": 1.0, "real": 0.0417, "new": 0.0, "cases": counts},
+            "pieces of cord": {"made": 0.0, "real": 0.9583, "new": 1.0, "usual": [1, 1]},
+            "missing lesion": {"made": 0.4, "real": 0.25, "new": 0.5, "cases": counts},
+            "pieces of lesion": {"made": 0.6, "real": 0.75, "new": 0.5, "usual": [1, 9]},
+            "missing body": {"made": 0.0, "real": 0.0, "new": 0.0, "cases": counts},
+            "pieces of body": {"made": 0.5, "real": 1.0, "new": 1.0, "usual": [1, 1]},
+        },
+    }
+    first, second, third = summary_of(Evaluation({}, figures))
+    assert first.endswith("than of the real ones: cord in 100% (of those trained on 4%).")
+    assert "volume of cord 0 in place of 12" in second and "1 of volumes" in second
+    assert third.endswith("body in 50% of them.")
 
 
 def test_few_cases_and_none_new_are_said(trained_model, trained_folder, tmp_path, capsys):
@@ -240,6 +262,21 @@ def test_the_gate_draws_again_counts_why_and_gives_up_with_reasons(model, cases)
         list(screen.passing(lambda index: draw(0), 1, Counter()))
     with pytest.raises(InputError, match="too few to tell what is plausible"):
         Screen(unseen[:4], model.plan)
+    _is_without_a_label_no_more_often_than_real_cases(screen, good, model.plan.labels[0])
+
+
+def _is_without_a_label_no_more_often_than_real_cases(screen: Screen, good: WorkingCase, label) -> None:
+    screen.ranges, screen.speckle = {}, 1.0
+    without = np.where(good.labels == label.index, 0, good.labels)
+
+    def draw(index: int):
+        return f"{index}", np.concatenate([good.image, (without if index % 2 == 0 else good.labels)[None]])
+
+    for share, expected in ((0.0, 0), (0.2, 2), (1.0, 5)):
+        screen.missing, rejected = {label.name: share}, Counter()
+        passed = [int(name) for name in screen.passing(draw, 10, rejected)]
+        assert sum(index % 2 == 0 for index in passed) == expected
+        assert set(rejected) <= {f"no {label.name}"} and bool(rejected) == (share < 1)
 
 
 def test_screened_cases_all_pass_and_the_others_are_counted(by_heart, model, cases, trained_folder, tmp_path, capsys):

@@ -20,7 +20,7 @@ from GEDGANLib.synthesis.output import grid_of_spacing, original_grid, refuse_hu
 from GEDGANLib.synthesis.synthesizer import Form, Synthesizer, most_probable
 from GEDGANLib.volumes import pictures
 from GEDGANLib.volumes.geometry import centre_of, spacing_of
-from GEDGANLib.volumes.measures import measure, piece_sizes
+from GEDGANLib.volumes.measures import measure, piece_sizes, usual_pieces
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +107,20 @@ def test_intensities_keep_their_type_or_one_that_holds_them(values, wanted, kind
 def test_the_most_probable_label_is_argmaxs():
     probabilities = np.random.default_rng(0).integers(0, 4, (5, 6, 7, 8)).astype(np.float32)
     np.testing.assert_array_equal(most_probable(probabilities), probabilities.argmax(0))
+
+
+@pytest.mark.parametrize(
+    ("counts", "usual"),
+    [
+        ([1] * 23 + [0], (1, 1)),
+        ([0, 0], (0, 0)),
+        ([1, 2, 1, 1], (1, 2)),
+        ([*[1] * 99, 7], (1, 1)),
+        ([3, 9, 30], (3, 30)),
+    ],
+)
+def test_how_many_pieces_are_usual_goes_by_the_cases_that_have_the_label(counts, usual):
+    assert usual_pieces(counts) == usual
 
 
 def test_pieces_are_counted_and_speckle_is_not_one():
