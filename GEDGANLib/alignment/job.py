@@ -272,18 +272,19 @@ class Job:
 
         kept = self.run / f".{name}.safetensors"
         if kept.exists():
-            remove_after(self.run, -1)  # of this stage, where a kill came before they were removed
+            if self._was_in(name):  # where a kill came before they were removed
+                remove_after(self.run, -1)
             tensors = load(kept.read_bytes())
             return Transformations(*(tensors[key].to(self.device) for key in MOVED), registration.extent)
-        if checkpoints(self.run):
-            tensors, state = load_checkpoint(self.run)
-            registration.load(tensors, state)
+        if self._was_in(name):
+            registration.load(*load_checkpoint(self.run))
         show, last = self.show(words), time.monotonic()
         while registration.step():
             show(registration.done, registration.total, "")
             stopped = self.stop()
             if stopped or time.monotonic() - last >= CHECKPOINT_SECONDS:
-                save_checkpoint(self.run, registration.done, *registration.kept())
+                tensors, where = registration.kept()
+                save_checkpoint(self.run, registration.done, tensors, {**where, "stage": name})
                 last = time.monotonic()
             if stopped:
                 raise StoppedOnRequest(f"Stopped after {registration.done} of {registration.total} iterations.")
@@ -291,6 +292,10 @@ class Job:
         write_bytes(kept, save({"generators": moved.generators.cpu(), "velocities": moved.velocities.cpu()}))
         remove_after(self.run, -1)
         return moved
+
+    def _was_in(self, stage: str) -> bool:
+        """Whether there is a checkpoint, and of this stage."""
+        return bool(checkpoints(self.run)) and load_checkpoint(self.run)[1].get("stage", stage) == stage
 
     def forget(self) -> None:
         """Remove what was kept to go on from; for when the result is written."""

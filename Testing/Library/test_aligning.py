@@ -205,6 +205,26 @@ def test_held_out_cases_take_no_part_in_the_template_and_a_kill_between_the_stag
     assert torch.equal(again.moved.generators, whole.moved.generators)
 
 
+def test_a_stop_while_scans_are_brought_onto_the_template_goes_on_from_there(tmp_path):
+    cases, told = brains(8), []
+    (tmp_path / "whole").mkdir(), (tmp_path / "stopped").mkdir()
+    whole = job.Job(tmp_path / "whole").align(cases, EXTENT, [1, 5], 2)
+
+    def show(words):
+        return lambda done, total, name: told.append((words, done))
+
+    def begun() -> bool:
+        return told[-1][0].startswith("bringing") and told[-1][1] >= 5
+
+    with pytest.raises(StoppedOnRequest, match="Stopped after 5 of"):
+        job.Job(tmp_path / "stopped", stop=begun, show=show).align(cases, EXTENT, [1, 5], 2)
+    told.clear()
+    again = job.Job(tmp_path / "stopped", show=show).align(cases, EXTENT, [1, 5], 2)
+    registering = [(words, done) for words, done in told if words.startswith(("aligning", "bringing"))]
+    assert registering[0] == ("bringing scans onto the template", 6)
+    assert torch.equal(again.moved.velocities, whole.moved.velocities)
+
+
 def test_a_stop_between_cases_is_heard(tmp_path):
     asked = []
 
