@@ -18,6 +18,7 @@ import numpy as np
 from .. import __version__
 from ..errors import InputError
 from ..jobs.events import with_progress
+from ..structure.spectrum import fine_power_ratio, nyquist_excess, radial_power
 from ..synthesis.membership import membership
 from ..synthesis.model_file import Model
 from ..synthesis.synthesizer import Synthesizer
@@ -33,7 +34,6 @@ from .orientation import orientation_statistics
 from .privacy import examine
 from .result import Evaluation
 from .similarity import levels_of, pairwise_similarity
-from .spectrum import fine_power_ratio, nyquist_excess, radial_power
 from .summary import summary_of
 from .utility import measure_utility
 

@@ -32,6 +32,7 @@ from ..networks.repainting import amplitude_shape
 from ..networks.statistical import StatisticalGenerator
 from ..planning.plan import Plan
 from ..structure.field import median_trace
+from ..structure.spectrum import BELOW, near_nyquist
 from ..volumes.fingerprint import Progress, quiet
 from ..volumes.pipeline import WorkingCase, seen_voxels
 from .model_file import Model
@@ -48,8 +49,6 @@ JUDGED = 16
 """Cases whose difference from their statistical ones is measured as the judges see it."""
 DRAWS = 8
 """Of noise, to know its bands."""
-BELOW = (0.34, 0.44)
-"""Cycles a voxel that count as a little below Nyquist's frequency, and that its window does not reach."""
 LEAST = 1e-10
 """Mean square below which a band holds nothing: an intensity is between -1 and 1."""
 
@@ -101,7 +100,7 @@ def measure_residuals(
         progress(done, len(chosen), cases[index].name)
         pair, positions = _real_and_made(generator, cases[index], scores[index])
         total += _on_template(pair, positions, cases[index], strides, shape, generator.extent)[0].flatten(1).numpy()
-        spectra += np.stack([_near_nyquist(image[0].numpy()) for image in pair])
+        spectra += np.stack([sum(near_nyquist(channel) for channel in image[0].numpy()) for image in pair])
     progress(len(chosen), len(chosen), "")
     squares, differences, count = total[:bands], total[bands:-1], total[-1:]
     mean = squares.sum(1, keepdims=True) / count.sum()
@@ -189,19 +188,6 @@ def _on_template(
         places = torch.zeros(1, squares.shape[1] + 1, *shape, requires_grad=True)
         read = sample_linear(places, positions, extent)
         return torch.autograd.grad((read * torch.cat([squares, seen], 1)).sum(), places)[0]
-
-
-def _near_nyquist(image: np.ndarray) -> np.ndarray:
-    """Power of (C, *shape) at Nyquist's frequency along each axis, and a little below it, (D, 2)."""
-    found = []
-    for axis in range(1, image.ndim):
-        side = image.shape[axis]
-        line = np.moveaxis(image - image.mean(axis, keepdims=True), axis, -1) * np.hanning(side + 2)[1:-1]
-        power = (np.abs(np.fft.rfft(line)) ** 2).reshape(-1, side // 2 + 1).mean(0)
-        frequency = np.fft.rfftfreq(side)
-        below = power[(frequency > BELOW[0]) & (frequency < BELOW[1])]
-        found.append((power[-1], below.mean() if len(below) else 0.0))
-    return np.array(found)
 
 
 def _taps(lacking: np.ndarray) -> Tensor:

@@ -16,8 +16,8 @@ from GEDGANLib.planning.choosing import make_plan
 from GEDGANLib.planning.plan import Augmentation, Plan
 from GEDGANLib.quality.distances import coverage, kernel_distance, relative_diversity
 from GEDGANLib.quality.features import RECIPE, Encoder
-from GEDGANLib.quality.spectrum import fine_power_ratio
 from GEDGANLib.segmentation.pairs import Pairs, dice, train_segmenter
+from GEDGANLib.structure.spectrum import fine_power_ratio
 from GEDGANLib.synthesis.synthesizer import latent_of
 from GEDGANLib.training.trainer import Trainer
 from GEDGANLib.volumes.case import Case

@@ -39,7 +39,7 @@ from GEDGANLib.alignment.variations import (
     Variation,
 )
 from GEDGANLib.alignment.velocity import smooth
-from GEDGANLib.quality.spectrum import fine_power_ratio
+from GEDGANLib.structure.spectrum import fine_power_ratio
 from GEDGANLib.synthesis.model_file import load_model
 from GEDGANLib.synthesis.variations import Places, Variations, changed, key_of
 from GEDGANLib.volumes.case import Case

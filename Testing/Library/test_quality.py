@@ -9,8 +9,8 @@ from scipy import ndimage
 
 from GEDGANLib.quality.distances import coverage, kernel_distance, relative_diversity
 from GEDGANLib.quality.features import Encoder
-from GEDGANLib.quality.spectrum import fine_power_ratio, nyquist_excess, radial_power
 from GEDGANLib.segmentation.pairs import Pairs, dice, mean_dice, train_segmenter
+from GEDGANLib.structure.spectrum import fine_power_ratio, nyquist_excess, radial_power
 
 
 def test_kernel_distance_is_unbiased_and_its_interval_honest(random):

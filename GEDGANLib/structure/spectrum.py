@@ -48,16 +48,21 @@ def nyquist_excess(images: Sequence[np.ndarray]) -> float:
 
     :param images: N of (*grid).
     """
-    grid = images[0].shape
-    at, below = np.zeros(len(grid)), np.zeros(len(grid))
-    for image in images:
-        for axis, side in enumerate(grid):
-            power = np.abs(np.fft.rfft((image - image.mean()) * _window(axis, grid), axis=axis)) ** 2
-            power = np.moveaxis(power, axis, 0).reshape(power.shape[axis], -1).mean(1)
-            frequency = np.fft.rfftfreq(side)
-            at[axis] += power[-1]
-            below[axis] += power[(frequency > BELOW[0]) & (frequency < BELOW[1])].mean()
+    at, below = sum(near_nyquist(image) for image in images).T
     return float((at / np.maximum(below, 1e-12)).max())
+
+
+def near_nyquist(image: np.ndarray) -> np.ndarray:
+    """Power of (*grid) at Nyquist's frequency along each axis and a little below it, (D, 2); 0 below where a side is
+    too short to tell."""
+    found = []
+    for axis, side in enumerate(image.shape):
+        power = np.abs(np.fft.rfft((image - image.mean()) * _window(axis, image.shape), axis=axis)) ** 2
+        power = np.moveaxis(power, axis, 0).reshape(power.shape[axis], -1).mean(1)
+        frequency = np.fft.rfftfreq(side)
+        below = power[(frequency > BELOW[0]) & (frequency < BELOW[1])]
+        found.append((power[-1], below.mean() if len(below) else 0.0))
+    return np.array(found)
 
 
 def _window(axis: int, grid: tuple[int, ...]) -> np.ndarray:
