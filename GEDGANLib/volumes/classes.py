@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 from ..errors import InputError
+from .volume import in_one_line
 
 TABLES = ("participants.tsv", "participants.csv")
 IDENTIFIERS = ("participant_id", "case", "name", "id")
@@ -88,7 +89,7 @@ def read_classes(folder: Path, names: list[str], column: str | None = None) -> d
             return {}
         there = ", ".join(str(name) for name in columns) or "none"
         raise InputError(f"{path} has no column called {column}; it has {there}.", "Name one of them.")
-    given = {name: str(row[wanted] or "").strip() for name, row in rows.items()}
+    given = {name: in_one_line(row[wanted] or "") for name, row in rows.items()}
     classes = {name: given.get(name.removeprefix("sub-"), "") for name in names}
     known = {name: value for name, value in classes.items() if value.lower() not in UNKNOWN}
     if not known:

@@ -12,6 +12,7 @@ from .files import stem_of
 from .found import CaseFiles, Dataset, add_channel, image_files, label_files, unmatched_labels
 from .left_out import words_of_left_out
 from .naming import CHANNEL, pair_labels
+from .volume import in_one_line
 
 FORM = "It needs channel_names or modality, and labels, as nnU-Net or the Medical Decathlon write them."
 
@@ -35,7 +36,7 @@ def find_described(folder: Path) -> Dataset:
         warnings.append(f"{path} says that there are {told} cases (numTraining), and {len(cases)} are found.")
     if label_names and not any(case.label for case in cases):
         warnings.append(f"{path} names labels, and no case has a segmentation.")
-    description = str(described.get("description") or "")
+    description = in_one_line(described.get("description") or "")
     return Dataset(folder, tuple(cases), channel_names, label_names, bool(label_names), description, tuple(warnings))
 
 
@@ -60,11 +61,11 @@ def _read(path: Path) -> dict[str, Any]:
 def _channel_names(path: Path, described: dict[str, Any]) -> tuple[str, ...]:
     channels = described.get("channel_names", described.get("modality", {"0": "image"}))
     if isinstance(channels, list):
-        return tuple(map(str, channels))
+        return tuple(map(in_one_line, channels))
     if isinstance(channels, str):
-        return (channels,)
+        return (in_one_line(channels),)
     if isinstance(channels, dict) and all(str(key).isdecimal() for key in channels):
-        return tuple(str(channels[key]) for key in sorted(channels, key=int))
+        return tuple(in_one_line(channels[key]) for key in sorted(channels, key=int))
     raise InputError(f"{path} does not say what its channels are.", FORM)
 
 
@@ -101,7 +102,7 @@ def _label_names(path: Path, described: Any) -> dict[int, str]:
             # Values that no region tells apart share its name; a number keeps them apart.
             taken[name] = taken.get(name, 0) + 1
             names[value] = name if taken[name] == 1 else f"{name} (value {value})"
-    return {value: name for value, name in names.items() if value != 0}
+    return {value: in_one_line(name) for value, name in names.items() if value != 0}
 
 
 def _listed(path: Path, described: dict[str, Any]) -> dict[str, tuple[list[Path], Path | None]]:

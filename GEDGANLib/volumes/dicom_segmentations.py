@@ -19,7 +19,7 @@ from ..errors import InputError
 from .case import default_color
 from .geometry import SAME_VOXELS
 from .terminology import serialised, terminology_of
-from .volume import LPS_TO_RAS, Segment, Volume
+from .volume import LPS_TO_RAS, Segment, Volume, in_one_line
 
 SEG, RTSTRUCT = "SEG", "RTSTRUCT"
 REFERRING = (
@@ -215,7 +215,7 @@ def _voxels_of_frame(
 
 
 def _segment_of(item: Any, number: int) -> Segment:
-    name = str(item.get("SegmentLabel", "") or "").strip() or f"segment {number}"
+    name = in_one_line(item.get("SegmentLabel", "") or "") or f"segment {number}"
     color = default_color(number)
     if len(encoded := item.get("RecommendedDisplayCIELabValue") or ()) == 3:
         color = _color_of_lab(*(float(value) / 65535 for value in encoded))
@@ -252,7 +252,7 @@ def _color_of_lab(lightness: float, a: float, b: float) -> tuple[float, float, f
 
 
 def _from_contours(path: Path, tags: Any, image: Volume) -> list[Drawn]:
-    names = {int(item.ROINumber): str(item.get("ROIName", "") or "").strip() for item in tags.StructureSetROISequence}
+    names = {int(item.ROINumber): in_one_line(item.get("ROIName", "") or "") for item in tags.StructureSetROISequence}
     drawn = []
     for item in tags.get("ROIContourSequence") or ():
         number = int(item.ReferencedROINumber)

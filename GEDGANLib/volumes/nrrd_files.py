@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
-from .volume import LPS_TO_RAS, Segment, Volume, header_alone
+from .volume import LPS_TO_RAS, Segment, Volume, header_alone, in_one_line
 
 CHANNEL_KINDS = ("list", "vector", "RGB-color")
 DATA_FILE = re.compile(r"^data ?file:\s*(.+?)\s*$", re.IGNORECASE | re.MULTILINE)
@@ -75,7 +75,7 @@ def _segments(header: dict, in_layers: bool) -> tuple[Segment, ...]:
         segments.append(
             Segment(
                 value=int(header.get(prefix + "LabelValue", 1 if in_layers else number + 1)),
-                name=str(header.get(prefix + "Name", header[prefix + "ID"])),
+                name=in_one_line(header.get(prefix + "Name", header[prefix + "ID"])),
                 color=color,
                 terminology=terminology.group(1) if terminology else "",
                 layer=int(header.get(prefix + "Layer", number if in_layers else 0)),

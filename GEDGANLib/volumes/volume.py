@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +45,12 @@ def header_alone(path: Path, data: Path) -> InputError:
         f"{path} is a header alone: the file with its voxels, {data}, is missing.",
         "Copy that file beside it, too, or leave the header out.",
     )
+
+
+def in_one_line(text: object) -> str:
+    """A name or a sentence of a file without line breaks and control characters, which no table or path holds."""
+    plain = "".join(" " if unicodedata.category(letter) == "Cc" else letter for letter in str(text))
+    return " ".join(plain.split())
 
 
 def times(shape: Sequence[int]) -> str:

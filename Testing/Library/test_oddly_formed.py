@@ -455,6 +455,20 @@ def test_formats_that_are_not_read_are_named(tmp_path):
         find_dataset(tmp_path)
 
 
+def test_names_are_one_line_whatever_a_file_has(tmp_path):
+    for number in range(3):
+        save(tmp_path / "imagesTr" / f"p{number}_0000.nii.gz", scan(number))
+        save(tmp_path / "labelsTr" / f"p{number}.nii.gz", ball())
+    told = {
+        "channel_names": {"0": "T1\r\npost  contrast"}, "labels": {"background": 0, "left\tlung\x00": 1, "Größe\n": 2},
+        "description": "two\nlines", "file_ending": ".nii.gz", "numTraining": 3,
+    }  # fmt: skip
+    (tmp_path / "dataset.json").write_text(json.dumps(told), encoding="utf-8")
+    dataset = find_dataset(tmp_path)
+    assert dataset.channel_names == ("T1 post contrast",) and dataset.description == "two lines"
+    assert [label.name for label in check_dataset(dataset).labels] == ["left lung", "Größe"]
+
+
 # ---- channels, and a folder a patient
 
 
