@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -107,12 +108,24 @@ def _numbers(header, tag: str) -> np.ndarray:
 
 def _what_else(file: str) -> str:
     """What a series is where it is no scan, by its first file."""
+    with without_warnings():
+        return _told_by_tags(file)
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """pydicom warns of values that are longer than the standard allows, when it reads them and when they are asked
+    for."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _told_by_tags(file: str) -> str:
     import pydicom
 
     try:
-        with warnings.catch_warnings():  # of values that are longer than the standard allows
-            warnings.simplefilter("ignore")
-            tags = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(TOLD_BY))
+        tags = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(TOLD_BY))
     except Exception:  # pydicom raises many kinds; whoever reads the slices says what is wrong with them
         return ""
     if other := NO_SCANS.get(str(tags.get("Modality", ""))):

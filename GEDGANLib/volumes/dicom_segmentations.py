@@ -7,7 +7,6 @@ refused: nothing is interpolated. Where segments overlap the smaller is on top, 
 
 from __future__ import annotations
 
-import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 
 from ..errors import InputError
 from .case import default_color
+from .dicom import without_warnings
 from .geometry import SAME_VOXELS
 from .terminology import serialised, terminology_of
 from .volume import LPS_TO_RAS, Segment, Volume, in_one_line
@@ -47,12 +47,15 @@ class Reference(NamedTuple):
 
 def reference_of(path: Path) -> Reference | None:
     """What a file says of the scan that it segments; None where it is no segmentation, or cannot be read."""
+    with without_warnings():
+        return _reference_of(path)
+
+
+def _reference_of(path: Path) -> Reference | None:
     import pydicom
 
     try:
-        with warnings.catch_warnings():  # of values that are longer than the standard allows
-            warnings.simplefilter("ignore")
-            tags = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(REFERRING))
+        tags = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(REFERRING))
     except Exception:  # pydicom raises many kinds; such a file is named with the others that are left out
         return None
     kind = str(tags.get("Modality", ""))
@@ -98,10 +101,11 @@ def _frame_of_reference(file: str) -> str:
     import pydicom
 
     try:
-        tags = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["FrameOfReferenceUID"])
+        with without_warnings():
+            tags = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["FrameOfReferenceUID"])
+            return str(tags.get("FrameOfReferenceUID", ""))
     except Exception:  # whoever reads the slices says what is wrong with them
         return ""
-    return str(tags.get("FrameOfReferenceUID", ""))
 
 
 def read_dicom_segmentation(path: Path, image: Volume) -> Volume:
@@ -112,8 +116,7 @@ def read_dicom_segmentation(path: Path, image: Volume) -> Volume:
     import pydicom
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with without_warnings():
             tags = pydicom.dcmread(path)
             kind = str(tags.get("Modality", ""))
             if kind not in (SEG, RTSTRUCT):
