@@ -218,7 +218,7 @@ def _made(arguments: argparse.Namespace, model: Any, events: Events) -> tuple[An
     """The synthesized cases one after the other, why others were drawn again, and their type if whole numbers."""
     from ..synthesis.synthesizer import Synthesizer
 
-    synthesizer = Synthesizer(model, form_of(arguments, model))
+    synthesizer = Synthesizer(model, form_of(arguments, model, events))
     check_class(arguments, model)
     rejected: Counter[str] = Counter()
     cases = screened(arguments, synthesizer, rejected, events)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ..errors import InputError, StoppedOnRequest
 from ..jobs.events import Events
@@ -84,12 +85,16 @@ def screened(arguments: argparse.Namespace, synthesizer, rejected: Counter[str],
     return screen.passing(draw, arguments.number, rejected)
 
 
-def form_of(arguments: argparse.Namespace, model):
-    """The form of the cases that the options ask for.
+TOLD_BEYOND = 0.05
+"""Share of a case beyond what was learned from which it is told."""
+
+
+def form_of(arguments: argparse.Namespace, model: Any, events: Events) -> Any:
+    """The form of the cases that the options ask for; what of it was not learned is told.
 
     :raises InputError: options that exclude each other, or do not fit the model.
     """
-    from ..synthesis.output import grid_of_spacing, original_grid, refuse_huge
+    from ..synthesis.output import grid_of_spacing, original_grid, refuse_huge, share_beyond
     from ..synthesis.synthesizer import Form
 
     grid = None
@@ -101,6 +106,12 @@ def form_of(arguments: argparse.Namespace, model):
         grid = grid_of_spacing(model.plan, arguments.spacing)
     if grid is not None:
         refuse_huge(grid, model.plan)
+        if (share := share_beyond(model.plan, grid)) > TOLD_BEYOND:
+            events.emit(
+                "warning",
+                message=f"{share:.0%} of each case lies beyond the grid that the model learned on, and is air, or as "
+                "dark as it.",
+            )
     return Form(grid, arguments.labels, arguments.truncation)
 
 

@@ -57,7 +57,7 @@ def run_synthesize(arguments: argparse.Namespace, events: Events) -> None:
     from ..synthesis.synthesizer import Synthesizer, describe_origin
 
     model = load_model(arguments.model, arguments.device)
-    synthesizer = Synthesizer(model, form_of(arguments, model))
+    synthesizer = Synthesizer(model, form_of(arguments, model, events))
     beside = None if arguments.beside is None else find_for(model, arguments.beside)
     check_class(arguments, model)
     whole_numbers = "" if arguments.float else model.plan.whole_numbers

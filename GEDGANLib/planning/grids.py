@@ -81,6 +81,13 @@ def choose_grid(
     if grid_shape is not None:
         _refuse_empty_grid(shape, spacing, np.max(extents, axis=0))
     reach = 2 * np.max([case.label_reach for case in cases], axis=0)
+    if grid_shape is not None and all(case.content_reach for case in cases):
+        filled = 2 * np.median([case.content_reach for case in cases], axis=0)
+        if (shape * spacing < (1 - CUT_OFF) * np.minimum(filled, view)).any():
+            reasons.append(
+                f"{NOTE}the scans are filled over {_words(np.minimum(filled, view))} mm, and the grid reaches "
+                f"{_words(shape * spacing)} mm about their middle: what lies beyond is not learned."
+            )
     if (shape * spacing < reach - 1e-3 * spacing).any():
         reasons.append(
             f"{NOTE}labels reach {_words(reach)} mm and the grid only {_words(shape * spacing)} mm; what lies beyond "
@@ -108,6 +115,8 @@ def _filled(cases: Sequence[CaseFacts], view: np.ndarray) -> np.ndarray | None:
     return filled if np.prod(filled) < WORTH_CROPPING * np.prod(view) else None
 
 
+CUT_OFF = 0.05
+"""Share of what is in a scan, along an axis, from which it is told that a grid does not hold it."""
 MOSTLY_EMPTY = 8.0
 """How many times the room of the largest scan a grid may take."""
 

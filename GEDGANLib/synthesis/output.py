@@ -119,6 +119,11 @@ def _beyond(source: OutputGrid, grid: OutputGrid) -> np.ndarray:
     return found
 
 
+def share_beyond(plan, grid: OutputGrid) -> float:
+    """Share of a grid that lies beyond the one that a model works on, in [0, 1]."""
+    return float(_beyond(working_grid(plan), grid).mean())
+
+
 def most_probable(probabilities: Iterable[np.ndarray]) -> np.ndarray:
     """Index of the largest of the labels' probabilities, each (*grid), uint8; the first of several that are equal."""
     # Label by label: argmax along the first axis jumps through memory and takes ten times as long.

@@ -13,6 +13,7 @@ from GEDGANLib.errors import InputError
 from GEDGANLib.planning.choosing import TOLERANCE, make_plan
 from GEDGANLib.planning.grids import LARGEST_VOXELS
 from GEDGANLib.planning.plan import Plan
+from GEDGANLib.synthesis.output import original_grid, share_beyond
 from GEDGANLib.volumes.case import Label
 from GEDGANLib.volumes.dataset import find_dataset
 from GEDGANLib.volumes.fingerprint import CaseFacts, Fingerprint, check_dataset
@@ -275,4 +276,9 @@ def test_a_grid_leaves_out_what_is_empty_in_every_scan(tmp_path, random):
     for working, files in zip(load_working_cases(find_dataset(tmp_path), plan), range(4)):
         given = np.asarray(nibabel.load(tmp_path / f"c{files}.nii.gz").dataobj)
         assert np.count_nonzero(working.image > 0) == pytest.approx(np.count_nonzero(given > 50), rel=0.02)
-    assert make_plan(found, grid_shape=(64, 48, 48)).grid.shape == (64, 48, 48)
+    asked = make_plan(found, grid_shape=(64, 48, 48))
+    assert asked.grid.shape == (64, 48, 48) and not any("is not learned" in reason for reason in asked.reasons)
+    small = make_plan(found, grid_shape=(16, 24, 24))  # 32 mm of a ball of 36 and more
+    assert any("the grid reaches 32 x 48 x 48 mm about their middle" in reason for reason in small.reasons)
+    assert share_beyond(small, original_grid(small)) == pytest.approx(1 - 16 * 24 * 24 / (64 * 48 * 48))
+    assert share_beyond(asked, original_grid(asked)) == 0
