@@ -110,7 +110,7 @@ def _find_plain(folder: Path) -> Dataset | None:
     names = channel_words or names
     inside = [label_folder for label_folder in label_folders if label_folder.parent in (folder, image_folder)]
     warnings = unclear + unmatched_labels(inside, cases, beside)
-    looked_at = [path for case in cases for path in (*case.images, case.label) if path is not None] + beside
+    looked_at = [path for case in cases for path in case.paths] + beside
     places = dict.fromkeys([folder, image_folder, *inside])
     warnings += words_of_left_out(places, looked_at, [image_folder, *label_folders])
     return Dataset(folder, tuple(cases), names, {}, False, warnings=tuple(warnings))

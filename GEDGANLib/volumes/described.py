@@ -173,7 +173,7 @@ def _of_folders(
     warnings = unclear + unmatched_labels([label_folder], cases)
     if missing:
         warnings.append(f"{len(missing)} image(s) that dataset.json lists are not there, {missing[0]} for example.")
-    used = [path for case in cases for path in (*case.images, case.label) if path is not None]
+    used = [path for case in cases for path in case.paths]
     places = [image_folder, label_folder] if label_folder.is_dir() else [image_folder]
     return cases, warnings + words_of_left_out(places, used, label_files(label_folder))
 

@@ -31,6 +31,11 @@ class CaseFiles:
     label: Path | None = None
     class_name: str | None = None
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All of them."""
+        return self.images if self.label is None else (*self.images, self.label)
+
 
 @dataclass(frozen=True)
 class Dataset:

@@ -196,7 +196,7 @@ def _key(dataset: Dataset, plan) -> str:
 
 def _files_of(case: CaseFiles) -> list[Path]:
     found: list[Path] = []
-    for path in (*case.images, *([case.label] if case.label is not None else [])):
+    for path in case.paths:
         found += sorted(path.iterdir()) if path.is_dir() else [path]
     return found
 
