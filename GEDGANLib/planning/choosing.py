@@ -256,13 +256,16 @@ def with_batch(plan: Plan, batch: int, device: str, reason: str) -> Plan:
 
 def data_of(fingerprint: Fingerprint) -> dict:
     """What a plan keeps of the data it was made for."""
-    cases = fingerprint.cases
+    cases, filled = fingerprint.cases, ()
+    if all(case.content_reach for case in cases):
+        filled = tuple(float(f"{2 * x:.5g}") for x in np.median([case.content_reach for case in cases], axis=0))
     return {
         "cases": len(cases),
         "labelled": sum(case.labelled for case in cases),
         "one_structure": fingerprint.one_label,
         "median_shape": tuple(int(x) for x in np.median([case.shape for case in cases], axis=0)),
         "median_spacing": tuple(float(f"{x:.5g}") for x in np.median([case.spacing for case in cases], axis=0)),
+        "median_filled": filled,
     }
 
 

@@ -62,6 +62,8 @@ def grid_of_spacing(plan, spacing: Sequence[float]) -> OutputGrid:
 
 TOUCHING = 1e-3
 """Of a voxel, which centres may lie beyond an edge by what is rounded off."""
+ROUNDED_OFF = 1.05
+"""How much longer than a grid what is in the scans may be along an axis, to count as held by it."""
 USABLE = 0.8
 """Share of the free memory that a case on another grid may take."""
 
@@ -120,7 +122,11 @@ def _beyond(source: OutputGrid, grid: OutputGrid) -> np.ndarray:
 
 
 def share_beyond(plan, grid: OutputGrid) -> float:
-    """Share of a grid that lies beyond the one that a model works on, in [0, 1]."""
+    """Share of a grid that lies beyond the one that a model works on, in [0, 1]; 0 where that holds all that is in the
+    scans, and air alone lies beyond it."""
+    filled = plan.data.get("median_filled")
+    if filled and np.all(np.array(filled) <= ROUNDED_OFF * np.array(plan.extent)):
+        return 0.0
     return float(_beyond(working_grid(plan), grid).mean())
 
 
