@@ -224,7 +224,7 @@ def _made(arguments: argparse.Namespace, model: Any, events: Events) -> tuple[An
     cases = screened(arguments, synthesizer, rejected, events)
     if cases is None:
         cases = synthesizer.cases(arguments.number, arguments.seed, class_name=arguments.class_name)
-    whole_numbers = "" if arguments.float else model.plan.whole_numbers
+    whole_numbers = "" if arguments.float else model.plan.kinds
     return cases, rejected, whole_numbers
 
 

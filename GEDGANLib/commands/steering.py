@@ -114,7 +114,7 @@ def run_vary(arguments: argparse.Namespace, events: Events) -> None:
         with events.bar("synthesizing") as show:
             frames = with_progress(explorer.series(direction, start, end, arguments.frames), arguments.frames, show)
             made = list(frames)
-        write_dataset(folder, made, describe_origin(model), model.plan.whole_numbers)
+        write_dataset(folder, made, describe_origin(model), model.plan.kinds)
         _draw_series(folder / sheet, made, values, f" {unit}".rstrip(), f"{direction.name}: {direction.meaning}")
     print(
         f"{len(made)} cases along '{direction.name}' are in {arguments.output}; {arguments.output / sheet} shows them."
@@ -237,7 +237,7 @@ def _make_more(arguments: argparse.Namespace, events: Events, model: Any, case: 
     )
     with cases_folder(folder, arguments.more) as count, events.bar("synthesizing") as show:
         shown = count(with_progress(made, arguments.more, show))
-        write_dataset(folder, shown, describe_origin(model), model.plan.whole_numbers)
+        write_dataset(folder, shown, describe_origin(model), model.plan.kinds)
     print(f"{arguments.more} more like this one are in {folder}.")
 
 

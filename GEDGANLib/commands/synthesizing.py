@@ -60,7 +60,7 @@ def run_synthesize(arguments: argparse.Namespace, events: Events) -> None:
     synthesizer = Synthesizer(model, form_of(arguments, model, events))
     beside = None if arguments.beside is None else find_for(model, arguments.beside)
     check_class(arguments, model)
-    whole_numbers = "" if arguments.float else model.plan.whole_numbers
+    whole_numbers = "" if arguments.float else model.plan.kinds
     # A scene holds all cases at once anyway; without one they go to disk one by one.
     kept: list = []
     rejected: Counter[str] = Counter()

@@ -6,17 +6,19 @@ Segmentations in NRRD are Slicer's ``.seg.nrrd``, which keep names and colours.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..jobs.writing import explain_unwritable, write_bytes
 from ..volumes.case import Case
 from ..volumes.files import write_volume
 from ..volumes.segmentation_file import write_segmentation
-from .nnunet import voxels_to_write
+from .nnunet import channels_to_write
 
 
-def write_folder(folder: Path, cases: Iterable[Case], description: str, whole_numbers: str, ending: str) -> list[Path]:
+def write_folder(
+    folder: Path, cases: Iterable[Case], description: str, whole_numbers: str | Sequence[str], ending: str
+) -> list[Path]:
     """Write cases one by one and return the image files, one a channel.
 
     :param folder: claimed by :func:`GEDGANLib.jobs.writing.claim_empty_folder`.
@@ -54,7 +56,7 @@ def describe(folder: Path, labels: dict[str, int], description: str, origins: di
     write_bytes(folder / "provenance.json", json.dumps(about, indent=1).encode("utf-8"))
 
 
-def write_case(folder: Path, case: Case, whole_numbers: str, ending: str) -> list[Path]:
+def write_case(folder: Path, case: Case, whole_numbers: str | Sequence[str], ending: str) -> list[Path]:
     """Write all files of a case, or none of them; returns those of its image.
 
     :param folder: has ``images``.
@@ -65,8 +67,8 @@ def write_case(folder: Path, case: Case, whole_numbers: str, ending: str) -> lis
         folder / "images" / f"{case.name}{f'_{index:04d}' if many else ''}{ending}" for index in range(len(case.image))
     ]
     try:
-        for path, channel in zip(paths, case.image):
-            write_volume(path, voxels_to_write(channel, case.kind or whole_numbers), case.affine, case.description)
+        for path, voxels in zip(paths, channels_to_write(case, whole_numbers)):
+            write_volume(path, voxels, case.affine, case.description)
         if case.labels is not None:
             (folder / "labels").mkdir(exist_ok=True)
             write_segmentation(folder / "labels", case, ending)

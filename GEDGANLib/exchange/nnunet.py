@@ -20,7 +20,7 @@ def write_dataset(
     folder: Path,
     cases: Iterable[Case],
     description: str,
-    whole_numbers: str,
+    whole_numbers: str | Sequence[str],
     with_labels_alone: bool = False,
     channel_names: Sequence[str] | None = None,
 ) -> list[Path]:
@@ -28,7 +28,8 @@ def write_dataset(
 
     :param folder: claimed by :func:`GEDGANLib.jobs.writing.claim_empty_folder`.
     :param whole_numbers: intensities as whole numbers of this type (``uint8``, ``int16`` ...), or a larger one where it
-        is too small; as 32-bit floats when it is "".
+        is too small; as 32-bit floats when it is "". One for all channels, or one a channel. Cases that have types of
+        their own keep these.
     :param with_labels_alone: cases without a segmentation are left out, as nnU-Net takes none.
     :param channel_names: of the data set; those of the last case when not given.
     :returns: the image files, one a case (the first channel).
@@ -52,7 +53,11 @@ class DatasetWriter:
     """
 
     def __init__(
-        self, folder: Path, description: str, whole_numbers: str, channel_names: Sequence[str] | None = None
+        self,
+        folder: Path,
+        description: str,
+        whole_numbers: str | Sequence[str],
+        channel_names: Sequence[str] | None = None,
     ) -> None:
         self.folder, self.description = folder, description
         self.whole_numbers, self.channel_names = whole_numbers, channel_names
@@ -89,14 +94,14 @@ class DatasetWriter:
             raise explain_unwritable(self.folder, error) from error
 
 
-def write_case(folder: Path, case: Case, whole_numbers: str) -> Path:
+def write_case(folder: Path, case: Case, whole_numbers: str | Sequence[str]) -> Path:
     """Write all files of a case, or none of them; returns the first channel's.
 
     :param folder: has ``imagesTr`` and ``labelsTr``.
     :raises OSError: the disk is full.
     """
     paths = [folder / "imagesTr" / f"{case.name}_{index:04d}.nii.gz" for index in range(len(case.image))]
-    arrays = [voxels_to_write(channel, case.kind or whole_numbers, bool(case.provenance)) for channel in case.image]
+    arrays = channels_to_write(case, whole_numbers, bool(case.provenance))
     if case.labels is not None:
         paths.append(folder / "labelsTr" / f"{case.name}.nii.gz")
         arrays.append(case.labels.astype(np.uint8))
@@ -143,6 +148,15 @@ def describe(
 LARGER_WHOLE_NUMBERS = ("int16", "uint16", "int32")
 WRITTEN = ("uint8", "int8", *LARGER_WHOLE_NUMBERS, "uint32")
 """Types of whole numbers that all formats and their readers have."""
+
+
+def channels_to_write(case: Case, whole_numbers: str | Sequence[str], rounded: bool = True) -> list[np.ndarray]:
+    """The channels of a case, each in its own type or in that which is wanted; see :func:`voxels_to_write`."""
+    wanted = [whole_numbers] * len(case.image) if isinstance(whole_numbers, str) else whole_numbers
+    return [
+        voxels_to_write(channel, case.kind_of(index) or wanted[index], rounded)
+        for index, channel in enumerate(case.image)
+    ]
 
 
 def voxels_to_write(channel: np.ndarray, whole_numbers: str, rounded: bool = True) -> np.ndarray:

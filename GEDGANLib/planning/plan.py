@@ -281,6 +281,11 @@ class Plan:
             return ""
         return np.result_type(*(channel.kind for channel in self.channels)).name
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Type of the data of each channel, and so of synthesized cases, where they are whole numbers; else ""."""
+        return tuple(channel.kind if channel.integer else "" for channel in self.channels)
+
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain JSON types."""
         return asdict(self)

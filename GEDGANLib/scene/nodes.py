@@ -126,7 +126,10 @@ class GrowingBatch:
 def add_case(case: Case) -> CaseNodes:
     """Add one case to ``slicer.mrmlScene`` where its affine says, in the units of its image."""
     names = [case.name] if len(case.image) == 1 else [f"{case.name} {channel}" for channel in case.channel_names]
-    volumes = [_add_volume(case, name, channel) for name, channel in zip(names, case.image)]
+    volumes = [
+        _add_volume(case, name, channel, case.kind_of(index))
+        for index, (name, channel) in enumerate(zip(names, case.image))
+    ]
     segmentation = None
     if case.labels is not None:
         segmentation = add_segmentation(case, volumes[0], f"{case.name} segmentation")
@@ -193,18 +196,22 @@ def _describe_anew(case: Case, node: Any) -> None:
     _describe(case, node)
 
 
-def _voxels(case: Case, channel: np.ndarray) -> np.ndarray:
+def _voxels(channel: np.ndarray, kind: str) -> np.ndarray:
     """As Slicer has them: its arrays run K, J, I; of whole numbers where the case's file has such."""
-    if case.kind and np.issubdtype(np.dtype(case.kind), np.integer):
-        channel = as_kind(channel, case.kind)
+    if kind and np.issubdtype(np.dtype(kind), np.integer):
+        channel = as_kind(channel, kind)
     return np.ascontiguousarray(channel.T)
 
 
-def _add_volume(case: Case, name: str, channel: np.ndarray) -> Any:
+def _add_volume(case: Case, name: str, channel: np.ndarray, kind: str = "") -> Any:
+    """A volume node on the grid of a case.
+
+    :param kind: type of its voxels; "" for that of the array.
+    """
     import slicer
 
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
-    slicer.util.updateVolumeFromArray(node, _voxels(case, channel))
+    slicer.util.updateVolumeFromArray(node, _voxels(channel, kind))
     node.SetIJKToRASMatrix(_vtk_matrix(case.affine))
     _describe(case, node)
     node.CreateDefaultDisplayNodes()
@@ -236,8 +243,8 @@ def update_case(nodes: CaseNodes, case: Case) -> None:
     """
     import slicer
 
-    for node, channel in zip(nodes.volumes, case.image):
-        slicer.util.updateVolumeFromArray(node, _voxels(case, channel))
+    for index, (node, channel) in enumerate(zip(nodes.volumes, case.image)):
+        slicer.util.updateVolumeFromArray(node, _voxels(channel, case.kind_of(index)))
         node.SetIJKToRASMatrix(_vtk_matrix(case.affine))
         _describe_anew(case, node)
     if nodes.segmentation is None or case.labels is None:

@@ -18,7 +18,7 @@ from ..alignment.job import device_that_aligns
 from ..alignment.sampling import LabelImage, SmoothImage, identity
 from ..alignment.variations import ORDER, background_of
 from ..errors import InputError
-from ..volumes.case import Case, as_kind, description_of_simulation, numbered_by
+from ..volumes.case import Case, description_of_simulation, numbered_by
 from ..volumes.geometry import spacing_of
 
 REFUSED = {
@@ -101,8 +101,7 @@ def simulating(
     deformation = yield from edit.solving()
     image = case.image.astype(np.float32, copy=True)
     image[(slice(None), *deformation.window)] = _read_off(case.image[(slice(None), *deformation.window)], deformation)
-    if case.kind:
-        image = as_kind(image, case.kind).astype(np.float32)
+    image = case.in_its_kinds(image)
     labels = _moved_along(before, after, changed, moving, deformation) if moving else after
     told = {
         "simulated_from": case.name, "edited_segments": [names[label] for label in changed],

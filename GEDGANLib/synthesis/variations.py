@@ -27,7 +27,7 @@ from ..errors import InputError
 from ..jobs.events import Progress, quiet
 from ..jobs.steps import through
 from ..training.request import image_digest
-from ..volumes.case import Case, as_kind, description_of_variation
+from ..volumes.case import Case, description_of_variation
 from ..volumes.pipeline import to_working
 from .model_file import Model, load_model
 from .onto_template import TemplateProjector
@@ -244,8 +244,7 @@ def changing(case: Case, scan: Scan, variation: Variation, name: str) -> Generat
         if labels is not None:
             labels[slab] = part
         yield (number + 1) / len(slabs)
-    if case.kind:
-        image = as_kind(image, case.kind).astype(np.float32)
+    image = case.in_its_kinds(image)
     return replace(case, name=name, image=image, labels=labels, description=description_of_variation(case.name))
 
 

@@ -56,6 +56,7 @@ class Case:
     :param affine: 4x4, voxel index to mm in RAS, as NIfTI and Slicer have it.
     :param kind: numpy's name of the type that the voxels have in their file, and keep where they are written again;
         "" where the data set has one.
+    :param kinds: the same of each channel, where they are not of one type; () where they are.
     """
 
     name: str
@@ -68,6 +69,18 @@ class Case:
     provenance: dict = field(default_factory=dict)
     class_name: str | None = None
     kind: str = ""
+    kinds: tuple[str, ...] = ()
+
+    def kind_of(self, channel: int) -> str:
+        """Type that the voxels of a channel have in their file, "" where that is the data set's."""
+        return self.kinds[channel] if self.kinds else self.kind
+
+    def in_its_kinds(self, image: np.ndarray) -> np.ndarray:
+        """An image like that of the case with the numbers that its file can hold, as float32."""
+        kinds = [self.kind_of(index) for index in range(len(image))]
+        return np.stack(
+            [as_kind(channel, kind).astype(np.float32) if kind else channel for channel, kind in zip(image, kinds)]
+        )
 
 
 def numbered_by(case: Case, index_of: Mapping[str, int]) -> np.ndarray:

@@ -211,4 +211,5 @@ def load_case(
         dataset.description,
         class_name=files.class_name,
         kind=raw.kind,
+        kinds=raw.kinds if len(set(raw.kinds)) > 1 else (),
     )

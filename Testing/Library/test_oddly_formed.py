@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -18,6 +19,8 @@ from scipy.spatial.transform import Rotation
 
 from GEDGANLib.commands.main import main
 from GEDGANLib.errors import InputError
+from GEDGANLib.exchange.folder import write_folder
+from GEDGANLib.exchange.nnunet import write_dataset
 from GEDGANLib.planning.choosing import make_plan
 from GEDGANLib.planning.plan import Plan
 from GEDGANLib.synthesis.output import OutputGrid, to_grid
@@ -26,8 +29,9 @@ from GEDGANLib.volumes.dicom import POSITION
 from GEDGANLib.volumes.files import LPS_TO_RAS, read_volume
 from GEDGANLib.volumes.fingerprint import check_dataset
 from GEDGANLib.volumes.geometry import corners_apart
+from GEDGANLib.volumes.labels import LabelTable
 from GEDGANLib.volumes.pictures import legend_lines
-from GEDGANLib.volumes.pipeline import load_working_cases
+from GEDGANLib.volumes.pipeline import load_case, load_working_cases
 from GEDGANLib.volumes.reading import read_case
 
 SHAPE = (12, 10, 8)
@@ -453,6 +457,32 @@ def test_formats_that_are_not_read_are_named(tmp_path):
     np.save(tmp_path / "p3.npy", scan())
     with pytest.raises(InputError, match=r"p3\.npy are left out: a format that says nothing of voxel sizes"):
         find_dataset(tmp_path)
+
+
+def test_each_channel_keeps_its_type(tmp_path):
+    """CT in whole numbers beside dose with fractions, as read and as written again, as a data set and as files."""
+    for number in range(3):
+        save(tmp_path / "imagesTr" / f"p{number}_0000.nii.gz", scan(number))
+        save(tmp_path / "imagesTr" / f"p{number}_0001.nii.gz", scan(number).astype(np.float32) / 7)
+    told = {"channel_names": {"0": "CT", "1": "dose"}, "labels": {}, "file_ending": ".nii.gz", "numTraining": 3}
+    (tmp_path / "dataset.json").write_text(json.dumps(told), encoding="utf-8")
+    dataset = find_dataset(tmp_path)
+    plan = make_plan(check_dataset(dataset))
+    assert plan.kinds == ("int16", "") and plan.whole_numbers == ""
+    cases = [load_case(files, dataset, (), LabelTable(dataset), set()) for files in dataset.cases]
+    assert cases[0].kinds == ("int16", "float32")
+    made = replace(cases[0], name="made", kind="", kinds=(), image=cases[0].image + 0.25, provenance={"seed": 0})
+    write_dataset(tmp_path / "again", [*cases, made], "again", plan.kinds)
+    write_folder(tmp_path / "files", cases, "files", plan.kinds, ".nrrd")
+    for name in ("p0", "made"):
+        ct, dose = (nibabel.load(tmp_path / "again" / "imagesTr" / f"{name}_{index:04d}.nii.gz") for index in (0, 1))
+        assert (ct.get_data_dtype(), dose.get_data_dtype()) == (np.int16, np.float32)
+        assert np.array_equal(ct.dataobj, scan(0))
+    np.testing.assert_allclose(dose.dataobj, scan(0) / 7 + 0.25, rtol=1e-5)
+    kinds = [read_volume(tmp_path / "files" / "images" / f"p0_{index:04d}.nrrd").array.dtype for index in (0, 1)]
+    assert kinds == [np.int16, np.float32]
+    varied = cases[0].in_its_kinds(cases[0].image + 0.25)
+    assert np.array_equal(varied[0], cases[0].image[0]) and np.array_equal(varied[1], cases[0].image[1] + 0.25)
 
 
 def test_names_are_one_line_whatever_a_file_has(tmp_path):
