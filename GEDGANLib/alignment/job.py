@@ -295,7 +295,12 @@ class Job:
 
     def _was_in(self, stage: str) -> bool:
         """Whether there is a checkpoint, and of this stage."""
-        return bool(checkpoints(self.run)) and load_checkpoint(self.run)[1].get("stage", stage) == stage
+        if not checkpoints(self.run):
+            return False
+        try:
+            return load_checkpoint(self.run)[1].get("stage", stage) == stage
+        except InputError:  # none is whole, as where a kill came while they were removed
+            return True
 
     def forget(self) -> None:
         """Remove what was kept to go on from; for when the result is written."""

@@ -55,13 +55,17 @@ def run_align(arguments: argparse.Namespace, events: Events) -> None:
     from ..jobs.writing import sole_owner
     from ..training.request import claim_run_folder
 
+    structures = arguments.structures or arguments.one_structure
     begun_with = arguments.grid or arguments.spacing or arguments.exclude or arguments.onto or arguments.for_sharing
+    begun_with = begun_with or structures or arguments.channels
     if arguments.resume and begun_with:
         raise InputError("--resume goes on with what the run was begun with.", "Leave the other options out.")
     if arguments.for_sharing and arguments.onto is not None:
         raise InputError("--onto makes no model.", "Leave --for-sharing out.")
     if arguments.onto is not None and (arguments.grid or arguments.spacing):
         raise InputError("--onto takes the grid of its template.", "Leave --grid and --spacing out.")
+    if arguments.onto is not None and structures:
+        raise InputError("--onto takes the structures of its template.", "Leave --structures and --one-structure out.")
     again = ["gedgan", "align", str(arguments.data), "-o", str(arguments.output), "--resume"]
     whole = arguments.output
     if arguments.shard is not None:

@@ -77,7 +77,7 @@ def screened(arguments: argparse.Namespace, synthesizer, rejected: Counter[str],
         )
     with events.bar("measuring real cases") as show:
         # Without any that it was trained on, plausible is what these are like; nothing of them can have been copied.
-        screen = Screen(trained or cases, plan, show)
+        screen = Screen(trained or cases, plan, show, class_name=arguments.class_name)
 
     def draw(index: int):
         return synthesizer.draw(arguments.seed, index, arguments.class_name)

@@ -56,7 +56,7 @@ def plan_and_data_of_alignment(arguments: argparse.Namespace, device: str) -> tu
 def _plan_of_alignment(run: Path, onto: str | None, device: str, whatever_it_is_worth: bool) -> Any:
     from ..planning.aligning import as_asked
     from ..planning.plan import Plan
-    from ..planning.repainting import for_device
+    from ..planning.repainting import for_device, repainted
 
     if onto is not None:
         raise InputError(
@@ -74,6 +74,8 @@ def _plan_of_alignment(run: Path, onto: str | None, device: str, whatever_it_is_
             f"The alignment in {run} was found to mean little: the same place is not the same anatomy in its scans.",
             "Train in a new folder with --alignment none, or in this one with --alignment template all the same.",
         )
+    if plan.repaints and not plan.statistical.relative:  # of an earlier GED-GAN, and nothing was trained by it
+        plan = repainted(plan, device)
     return for_device(plan if plan.repaints else as_asked(plan), device)
 
 

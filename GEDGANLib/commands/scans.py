@@ -198,7 +198,10 @@ def warn_of_other_kind(name: object, shape: Sequence[int], affine: Any, plan: An
 
     nothing, affine = to_closest_ras(np.broadcast_to(np.float32(0), (1, *shape)), affine)
     own = np.array(nothing.shape[1:]) * spacing_of(affine)
+    # The grid may be of what is in the scans alone.
     usual = np.array(plan.grid.shape) * plan.grid.spacing
+    if plan.data.get("median_shape") and plan.data.get("median_spacing"):
+        usual = np.maximum(usual, np.array(plan.data["median_shape"]) * plan.data["median_spacing"])
     if (own > OTHER_SIZE * usual).any() or (usual > OTHER_SIZE * own).any():
         sizes = [" x ".join(f"{side:.0f}" for side in sides) for sides in (own, usual)]
         message = f"{name} reaches {sizes[0]} mm, the model's scans about {sizes[1]} mm: is it a scan of their kind?"

@@ -15,6 +15,8 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,9 @@ REQUEST, NETWORK, STOP, ALIGNMENT = "segment.json", "network.safetensors", "STOP
 KEPT = frozenset(
     "data labels sources targets run spacing updates variations teacher seed device format soft".split()  # noqa: SIM905
 )
-LEARNING = ("run_folder", "labels", "sources", "spacing", "updates", "variations", "teacher")
+LEARNING = (
+    "run_folder", "labels", "sources", "spacing", "updates", "variations", "teacher", "structures", "one_structure",
+)  # fmt: skip
 """Options that say what is learned from, and how."""
 MATERIAL = ".material"
 FOLDER, DATASET = "segmented", "Dataset501_"
@@ -107,7 +111,7 @@ def run_segment(arguments: argparse.Namespace, events: Events) -> None:
 def _refuse(arguments: argparse.Namespace, names: Sequence[str], doing: str) -> None:
     given = [name for name in names if getattr(arguments, name) not in (None, False)]
     if given:
-        option = {"run_folder": "run", "sources": "source"}.get(given[0], given[0])
+        option = {"run_folder": "run", "sources": "source"}.get(given[0], given[0]).replace("_", "-")
         raise InputError(f"--{option} means nothing when {doing}.", "Leave it out.")
 
 
@@ -157,6 +161,10 @@ def _asked(arguments: argparse.Namespace, events: Events) -> dict[str, Any]:
                 "Give that folder, or begin in a new one.",
             )
         return asked
+    if arguments.run_folder is not None and (arguments.structures or arguments.one_structure):
+        raise InputError(
+            "--run takes the structures of its alignment.", "Leave --structures and --one-structure out, or --run."
+        )
     from ..device import choose_device
     from ..volumes.dataset import find_dataset
 
@@ -198,16 +206,15 @@ def _run_of(folder: Path | None) -> str | None:
 
 
 def _learn_and_apply(arguments: argparse.Namespace, asked: dict[str, Any], events: Events) -> None:
-    from ..planning.plan import Plan
     from ..segmentation.job import Job
     from ..segmentation.network_file import load_network
-    from ..volumes.dataset import as_planned, find_dataset
+    from ..volumes.dataset import find_dataset
 
     out, stop = arguments.output, arguments.output / STOP
     run = out / ALIGNMENT if asked["run"] is None else Path(asked["run"])
     if asked["run"] is None:
         _aligned(arguments, asked, run, events)
-    dataset = as_planned(with_labels(find_dataset(arguments.source), asked["labels"]), Plan.load(run / "plan.json"))
+    dataset = _as_chosen(with_labels(find_dataset(arguments.source), asked["labels"]), run, asked)
     bars = Bars(events)
     try:
         with stop_on_signals(lambda: events.emit("warning", message="Stopping as soon as it can.")) as signalled:
@@ -227,6 +234,21 @@ def _learn_and_apply(arguments: argparse.Namespace, asked: dict[str, Any], event
         bars.close()
 
 
+def _as_chosen(dataset: Any, run: Path, asked: dict[str, Any]) -> Any:
+    """The data set with the structures that are asked for, or that the alignment was made with."""
+    from ..alignment.runs import model_and_run
+    from ..synthesis.model_file import read_header
+    from ..volumes.dataset import as_planned
+
+    with suppress(InputError, OSError):  # it may be gone when the network is there; else who needs it says so
+        dataset = as_planned(dataset, read_header(model_and_run(run)[0])[0])
+    if asked.get("structures"):
+        dataset = replace(dataset, wanted_labels=frozenset(asked["structures"]))
+    if asked.get("one_structure"):
+        dataset = replace(dataset, one_label=asked["one_structure"])
+    return dataset
+
+
 def _aligned(arguments: argparse.Namespace, asked: dict[str, Any], run: Path, events: Events) -> None:
     """Align the scans on the way."""
     from ..alignment.runs import REQUEST as ALIGNED_REQUEST
@@ -238,7 +260,9 @@ def _aligned(arguments: argparse.Namespace, asked: dict[str, Any], run: Path, ev
         "data": arguments.source, "output": run, "onto": None, "exclude": [], "class_column": None,
         "device": asked["device"], "grid": None, "spacing": None, "resume": (run / ALIGNED_REQUEST).exists(),
         "for_sharing": False, "shard": None, "begun": arguments.begun, "stop": arguments.output / STOP,
-        "channels": None, "structures": asked.get("structures"), "one_structure": asked.get("one_structure"),
+        "channels": None, "one_structure": asked.get("one_structure"),
+        # Those of a folder of their own are not among what is aligned.
+        "structures": None if asked["labels"] else asked.get("structures"),
     }  # fmt: skip
     try:
         run_align(argparse.Namespace(**given), events)
@@ -261,7 +285,11 @@ def _learned(
     by_name = {files.name: files for files in dataset.cases}
     sources = [by_name[name] for name in asked["sources"] if name in by_name]
     table = label_table(dataset, sources, events)
-    if not table.labels():
+    found = {label.name for label in table.labels()}
+    if missing := sorted(set(asked.get("structures") or ()) - found):
+        there = ", ".join(sorted(found | table.others)) or "nothing"
+        raise InputError(f"No scan has a structure called {', '.join(missing)}.", f"They hold {there}.")
+    if not found:
         raise InputError("The segmentations are empty.", "Segment a scan of them.")
     plan = plan_network(
         variations.plan, table.labels(), device, asked["spacing"], asked["updates"], asked["variations"],

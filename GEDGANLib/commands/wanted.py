@@ -82,18 +82,24 @@ def _left_out_of(run: Path | None, data: Path) -> set[str]:
 def label_table(dataset: Any, scans: Sequence[Any], events: Events) -> Any:
     """Labels of all cases, numbered consecutively; read where no ``dataset.json`` names them. Of a scan that cannot be
     read it is told when its turn comes."""
+    from ..planning.words import MOST_LABELS
     from ..volumes.labels import LabelTable
     from ..volumes.reading import read_case
 
     table = LabelTable(dataset)
     segmented = [files for files in scans if files.label is not None]
-    if not dataset.names_are_complete and segmented:
+    if segmented and (dataset.one_label or not dataset.names_are_complete):
         with events.bar("reading segmentations") as show:
             for number, files in enumerate(segmented):
                 show(number, len(segmented), files.name)
                 with suppress(InputError):
                     table.add(read_case(files, dataset), files.label)
             show(len(segmented), len(segmented), "")
+    if (count := len(table.labels())) > MOST_LABELS:
+        raise InputError(
+            f"{dataset.folder} has {count} structures, and {MOST_LABELS} can be learned or carried at once.",
+            "Align the scans with the segmentations among them, and say which are wanted (gedgan align --structures).",
+        )
     return table
 
 

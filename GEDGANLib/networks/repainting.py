@@ -26,6 +26,9 @@ OFTEN = 0.5
 """Share of the scans that have to see a place so that it is painted wholly."""
 LARGEST = 24**3
 """Places of the template at which noise is told apart."""
+VARIES = (0.005, 0.02)
+"""Root of the mean square difference of cases from their statistical ones up to which a refiner of before paints
+nothing, and from which it paints wholly: a four hundredth and a hundredth of the range of intensities."""
 BEYOND = 0.1
 """Slope, for the gradient alone, of an intensity beyond the ends of [-1, 1]."""
 
@@ -80,6 +83,11 @@ class RepaintingGenerator(nn.Module):
         if residuals is not None:
             self.amplitudes.copy_(residuals.amplitudes.half()), self.scale.copy_(residuals.scale.half())
             self.taps.copy_(residuals.taps), self.coarse.copy_(residuals.coarse)
+            if not self.refiner.relative:  # which has no other way to leave the air alone
+                least, most = VARIES
+                varies = ((residuals.scale.amax(0) - least) / (most - least)).clamp(0, 1)
+                varies = sample_linear(varies[None, None].to(here), here, statistical.extent)[0]
+                self.painted.copy_((self.painted * varies.to(self.painted)).half())
 
     @property
     def class_count(self) -> int:

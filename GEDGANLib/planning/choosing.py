@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..device import DEVICE_WORDS, trouble_here
+from ..errors import InputError
 from ..volumes.case import Label
 from ..volumes.fingerprint import CaseFacts, Fingerprint
 from ..volumes.naming import words_of
@@ -41,6 +42,9 @@ def make_plan(
     reasons = [NOTE + words for words in trouble_here(device)]
     grid, strides = choose_grid(fingerprint, device, grid_shape, spacing, 3 if method == "article" else None, reasons)
     labels = choose_labels(fingerprint, reasons)
+    is_choice = fingerprint.wanted_labels is not None or len(labels) < len(fingerprint.labels)
+    chosen = tuple(label.name for label in labels) if is_choice else ()
+    fingerprint = replace(fingerprint, labels=labels)
     channels = tuple(choose_mapping(fingerprint, index, reasons) for index in range(len(fingerprint.channel_names)))
     step = float(min(grid.spacing))
     # A gradient over about a voxel, averaged over about two: finer is noise, coarser blurs neighbouring surfaces.
@@ -80,7 +84,7 @@ def make_plan(
         augmentation=augmentation,
         data=data_of(fingerprint)
         | {"classes": {name: sum(case.class_name == name for case in fingerprint.cases) for name in classes}}
-        | {"structures_chosen": bool(fingerprint.other_labels) or len(labels) < len(fingerprint.labels)},
+        | {"structures": chosen},
         reasons=tuple(reasons),
         method=method,
     )
@@ -143,7 +147,10 @@ def _penalty_weight(shape: Sequence[int], batch: int) -> float:
 
 
 def choose_labels(fingerprint: Fingerprint, reasons: list[str]) -> tuple[Label, ...]:
-    """All labels, or of too many those that most cases have and, of as many, the largest; numbered from 1."""
+    """All labels, or of too many those that most cases have and, of as many, the largest; numbered from 1.
+
+    :raises InputError: too many were asked for.
+    """
     found = fingerprint.labels
     if fingerprint.other_labels:
         reasons.append(
@@ -152,6 +159,11 @@ def choose_labels(fingerprint: Fingerprint, reasons: list[str]) -> tuple[Label, 
         )
     if len(found) <= MOST_LABELS:
         return found
+    if fingerprint.wanted_labels is not None:
+        raise InputError(
+            f"{len(found)} structures are asked for, and {MOST_LABELS} can be learned at once.",
+            f"Name {MOST_LABELS} at most by --structures.",
+        )
     sizes = {label.name: [case.label_voxels.get(label.name, 0) for case in fingerprint.cases] for label in found}
     ordered = sorted(found, key=lambda label: (np.count_nonzero(sizes[label.name]), sum(sizes[label.name])))
     left_out, chosen = ordered[:-MOST_LABELS], {label.name for label in ordered[-MOST_LABELS:]}

@@ -115,7 +115,7 @@ def plan_from_model(model_plan: Plan, fingerprint: Fingerprint, device: str, fro
         description=fingerprint.description,
         data=data_of(fingerprint)
         | {"classes": data_classes, "started_from": source}
-        | {"structures_chosen": model_plan.data.get("structures_chosen", False)},
+        | {"structures": model_plan.data.get("structures", ())},
         reasons=tuple(reasons),
     )
     return predicted(plan, device)

@@ -40,12 +40,18 @@ class Screen:
     """The gate, made of the real cases that the model was trained on.
 
     :param cases: on the grid of the model's plan, at least :data:`NEIGHBOURS` + 3 of them.
+    :param class_name: of the cases that are drawn; labels may be missing as often as in real ones of it. None for all.
     :param with_copies: whether what is far nearer to one of them than to all others does not pass.
     :raises InputError: fewer than that.
     """
 
     def __init__(
-        self, cases: Sequence[WorkingCase], plan: Any, progress: Progress = quiet, with_copies: bool = True
+        self,
+        cases: Sequence[WorkingCase],
+        plan: Any,
+        progress: Progress = quiet,
+        with_copies: bool = True,
+        class_name: str | None = None,
     ) -> None:
         if len(cases) < NEIGHBOURS + 3:
             raise InputError(
@@ -65,7 +71,15 @@ class Screen:
         self.ranges = self._ranges([each.named() for each in ranged])
         counts = {label.name: [each.pieces[label.name] for each in labelled] for label in plan.labels if labelled}
         self.pieces = {name: usual_pieces(found) for name, found in counts.items()}
-        self.missing = {name: found.count(0) / len(found) for name, found in counts.items()}
+        of_kind = [
+            each
+            for each, case in zip(measured, cases)
+            if case.labels is not None and class_name in (None, case.class_name)
+        ]
+        self.missing = {
+            name: sum(not each.pieces[name] for each in of_kind or labelled) / len(of_kind or labelled)
+            for name in counts
+        }
         self.speckle = max((each.speckle for each in labelled), default=1.0)
         flat = np.stack([picture.voxels.ravel() for picture in self.pictures]).astype(np.float64)
         self.middle = flat.mean(0)

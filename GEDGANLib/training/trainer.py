@@ -38,9 +38,10 @@ from .view import seen_alike, view_of
 
 FINAL_RATE = 0.1
 """Learning rate at the end of the run as a share of that at its start."""
-WARM_UP = 200
-"""Steps in which the rate of a refiner rises: it begins with cases that are nearly right, its judges with no idea, and
-Adam walks as far by what they say at first as by what they have learned."""
+WARM_UP = {True: 200, False: 1000}
+"""Steps in which the rate of a refiner rises, that paints in units of what cases lack or without bounds: it begins with
+cases that are nearly right, its judges with no idea, and Adam walks as far by what they say at first as by what they
+have learned."""
 CASES_FOR_TAU = 16
 USUAL, LEAST_UNIT = 0.01, 1e-3
 """Mean square, a voxel, that cases are taken to differ by from their statistical ones where it was not measured; and
@@ -217,7 +218,8 @@ class Trainer:
         share = FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
         if self.plan.method == "article":
             share = 1.0
-        begun = min((self.step_count + 1) / WARM_UP, 1.0) if self.plan.repaints else 1.0
+        slow = WARM_UP[self.plan.statistical.relative]
+        begun = min((self.step_count + 1) / slow, 1.0) if self.plan.repaints else 1.0
         for optimizer, own in ((self.generator_optimizer, begun), (self.discriminator_optimizer, 1.0)):
             for group in optimizer.param_groups:
                 group["lr"] = own * share * self.rate_factor * self.plan.training.learning_rate

@@ -46,8 +46,8 @@ def as_planned(dataset: Dataset, plan) -> Dataset:
         dataset = replace(dataset, channel_names=tuple(channel.name for channel in plan.channels))
     if one := plan.data.get("one_structure"):
         dataset = replace(dataset, one_label=one)
-    if plan.data.get("structures_chosen"):
-        dataset = replace(dataset, wanted_labels=frozenset(label.name for label in plan.labels))
+    if chosen := plan.data.get("structures"):
+        dataset = replace(dataset, wanted_labels=frozenset(chosen))
     return dataset
 
 

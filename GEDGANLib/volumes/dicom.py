@@ -72,13 +72,11 @@ def _single_slice(files: Sequence[str]) -> str:
     return "single slice" if header is not None and (*header.GetSize(), 1)[2] == 1 else ""
 
 
-def other_files(folder: Path, series: Sequence[Series], most: int = 20) -> list[Series]:
-    """DICOM files directly in ``folder`` that hold no image, one by one: contours, reports; of many files the first."""
+def other_files(folder: Path, series: Sequence[Series]) -> list[Series]:
+    """DICOM files directly in ``folder`` that hold no image, one by one: contours, reports."""
     listed = {Path(file).name for one in series for file in one.files}
     found = []
     for path in sorted(folder.iterdir()):
-        if len(found) >= most:
-            break
         if path.is_file() and path.name not in listed and (other := _what_else(str(path))):
             found.append(Series(path.name, (str(path),), other))
     return found

@@ -8,7 +8,7 @@ refused: nothing is interpolated. Where segments overlap the smaller is on top, 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,15 +76,15 @@ def _reference_of(path: Path) -> Reference | None:
 def owners_of(segmentations: Iterable[Reference], scans: Mapping[str, tuple[str, str]]) -> dict[str, list[Reference]]:
     """The segmentations of each scan, by its name, the one that was made last first, SEG before RTSTRUCT.
 
-    :param scans: name -> series instance UID, and the first of its files, as a path. A segmentation that names none of
-        these series is that of the one scan that has its frame of reference.
+    :param scans: name -> series instance UID, and the first of its files, as a path. A segmentation that names no
+        series is that of the one scan that has its frame of reference.
     """
     names = {uid: name for name, (uid, _) in scans.items()}
     frames: dict[str, list[str]] | None = None
     found: dict[str, list[Reference]] = defaultdict(list)
     for one in segmentations:
         owners = sorted({names[uid] for uid in one.series if uid in names})
-        if not owners and one.frame:
+        if not one.series and one.frame:
             if frames is None:
                 frames = defaultdict(list)
                 for name, (_, file) in scans.items():
@@ -108,9 +108,11 @@ def _frame_of_reference(file: str) -> str:
         return ""
 
 
-def read_dicom_segmentation(path: Path, image: Volume) -> Volume:
-    """Segments of a SEG or RTSTRUCT file on the voxels of its scan: (I, J, K) uint16, 0 background.
+def read_dicom_segmentation(path: Path, image: Volume, wanted: Collection[str] | None = None) -> Volume:
+    """Segments of a SEG or RTSTRUCT file on the voxels of its scan: (I, J, K) uint16, 0 background, and each segment's
+    place among :attr:`.Volume.segments`, from 1.
 
+    :param wanted: names of those that are read; all when not given.
     :raises InputError: it is no such file, cannot be read, or its frames or contours do not lie on the scan's slices.
     """
     import pydicom
@@ -124,7 +126,7 @@ def read_dicom_segmentation(path: Path, image: Volume) -> Volume:
                     f"{path} is no segmentation of DICOM: its modality is {kind or 'not told'}.",
                     "Give a SEG or RTSTRUCT file, or a label map.",
                 )
-            drawn = (_from_frames if kind == SEG else _from_contours)(path, tags, image)
+            drawn = (_from_frames if kind == SEG else _from_contours)(path, tags, image, wanted)
     except (InputError, MemoryError):
         raise
     except Exception as error:  # pydicom and its decoders raise many kinds, and attributes may be missing
@@ -134,8 +136,8 @@ def read_dicom_segmentation(path: Path, image: Volume) -> Volume:
         ) from error
     flat = np.zeros(image.array.shape[-3:], np.uint16)
     drawn = [each for each in drawn if len(each.voxels)]
-    for each in sorted(drawn, key=lambda each: -len(each.voxels)):
-        flat.reshape(-1)[each.voxels] = each.segment.value
+    for position, each in sorted(enumerate(drawn, 1), key=lambda pair: -len(pair[1].voxels)):
+        flat.reshape(-1)[each.voxels] = position
     return Volume(flat, image.affine, tuple(each.segment for each in drawn))
 
 
@@ -149,7 +151,7 @@ class Drawn(NamedTuple):
 # ---- SEG
 
 
-def _from_frames(path: Path, tags: Any, image: Volume) -> list[Drawn]:
+def _from_frames(path: Path, tags: Any, image: Volume, wanted: Collection[str] | None) -> list[Drawn]:
     parts: dict[int, list[np.ndarray]] = defaultdict(list)
     kind = str(tags.get("SegmentationType", "BINARY"))
     half = 0.5 * float(tags.get("MaximumFractionalValue", 1)) if kind == "FRACTIONAL" else 0.5
@@ -165,10 +167,12 @@ def _from_frames(path: Path, tags: Any, image: Volume) -> list[Drawn]:
         else:
             identified = _of_frame(tags, number, "SegmentIdentificationSequence")
             parts[int(identified.ReferencedSegmentNumber)].append(voxels)
-    found = {int(item.SegmentNumber): item for item in tags.SegmentSequence}
+    nothing = np.zeros(0, np.int64)
+    segments = [(int(item.SegmentNumber), _segment_of(item)) for item in tags.SegmentSequence]
     return [
-        Drawn(_segment_of(item, number), np.unique(np.concatenate(parts.get(number) or [np.zeros(0, np.int64)])))
-        for number, item in sorted(found.items())
+        Drawn(segment, np.unique(np.concatenate(parts.get(number) or [nothing])))
+        for number, segment in sorted(segments, key=lambda pair: pair[0])
+        if wanted is None or segment.name in wanted
     ]
 
 
@@ -187,7 +191,8 @@ def _frames(tags: Any) -> Iterator[np.ndarray]:
 
 def _of_frame(tags: Any, number: int, name: str) -> Any:
     """An item of a frame's functional groups, or of those that all frames share."""
-    for groups in (tags.PerFrameFunctionalGroupsSequence[number], tags.SharedFunctionalGroupsSequence[0]):
+    of_all = tags.get("SharedFunctionalGroupsSequence") or [{}]
+    for groups in (tags.PerFrameFunctionalGroupsSequence[number], of_all[0]):
         if name in groups:
             return groups[name].value[0]
     raise AttributeError(name)
@@ -217,7 +222,8 @@ def _voxels_of_frame(
     return _inside(places, image)
 
 
-def _segment_of(item: Any, number: int) -> Segment:
+def _segment_of(item: Any) -> Segment:
+    number = int(item.SegmentNumber)
     name = in_one_line(item.get("SegmentLabel", "") or "") or f"segment {number}"
     color = default_color(number)
     if len(encoded := item.get("RecommendedDisplayCIELabValue") or ()) == 3:
@@ -254,19 +260,25 @@ def _color_of_lab(lightness: float, a: float, b: float) -> tuple[float, float, f
 # ---- RTSTRUCT
 
 
-def _from_contours(path: Path, tags: Any, image: Volume) -> list[Drawn]:
+CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+"""Kinds of contours that have an inside; both are filled where an odd number of them lies around."""
+
+
+def _from_contours(path: Path, tags: Any, image: Volume, wanted: Collection[str] | None) -> list[Drawn]:
     names = {int(item.ROINumber): in_one_line(item.get("ROIName", "") or "") for item in tags.StructureSetROISequence}
     drawn = []
     for item in tags.get("ROIContourSequence") or ():
         number = int(item.ReferencedROINumber)
+        name = names.get(number) or f"contour {number}"
+        if wanted is not None and name not in wanted:
+            continue
         closed = [
             np.array(contour.ContourData, float).reshape(-1, 3)
             for contour in item.get("ContourSequence") or ()
-            if str(contour.get("ContourGeometricType", "")) == "CLOSED_PLANAR"
+            if str(contour.get("ContourGeometricType", "")) in CLOSED
         ]
         color = item.get("ROIDisplayColor")
         color = default_color(number) if color is None else tuple(float(value) / 255 for value in color)
-        name = names.get(number) or f"contour {number}"
         drawn.append(Drawn(Segment(number, name, color, terminology_of(name)), _filled(path, name, closed, image)))
     return drawn
 
@@ -284,11 +296,12 @@ def _filled(path: Path, name: str, contours: Sequence[np.ndarray], image: Volume
                 "Load both in Slicer, and save the segmentation as .seg.nrrd with the scan as reference volume.",
             )
         slices[round(float(along.mean()))].append(points[:, :2])
-    voxels = [np.zeros((3, 0), np.int64)]
+    voxels = [np.zeros(0, np.int64)]
     for number, drawn in sorted(slices.items()):
         inside = _odd(drawn, image.array.shape[-3:-1])
-        voxels.append(np.stack([*np.nonzero(inside), np.full(np.count_nonzero(inside), number)]))
-    return _inside(np.concatenate(voxels, 1), image)
+        places = np.stack([*np.nonzero(inside), np.full(np.count_nonzero(inside), number)])
+        voxels.append(_inside(places, image))
+    return np.concatenate(voxels)
 
 
 def _odd(polygons: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:

@@ -96,8 +96,8 @@ def _words_of_choice(drawn: dict[str, list[Reference]], chosen: dict[str, Path])
         return []
     one = several[0]
     return [
-        f"{len(several)} scan(s) have more than one segmentation: of the {len(drawn[one])} of {one} the latest is "
-        f"used, {chosen[one]}. To use another, leave that alone in the folder."
+        f"{len(several)} scan(s) have more than one segmentation: of the {len(drawn[one])} of {one} {chosen[one]} is "
+        "used (SEG before RTSTRUCT, the latest first). To use another, leave that alone in the folder."
     ]
 
 

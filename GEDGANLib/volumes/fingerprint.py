@@ -75,7 +75,7 @@ class Fingerprint:
     """Facts of a data set after every file was read and found good.
 
     :param other_labels: names of labels that are not wanted, see ``Dataset.wanted_labels``.
-    :param one_label: see ``Dataset.one_label``.
+    :param wanted_labels, one_label: see ``Dataset``.
     """
 
     cases: tuple[CaseFacts, ...]
@@ -85,6 +85,7 @@ class Fingerprint:
     warnings: tuple[str, ...]
     other_labels: tuple[str, ...] = ()
     one_label: str = ""
+    wanted_labels: frozenset[str] | None = None
 
 
 def check_dataset(
@@ -128,7 +129,7 @@ def check_dataset(
         warnings += (INSTANCES,)
     found, others = tuple(facts), tuple(sorted(table.others))
     about = dataset.channel_names, dataset.description
-    return Fingerprint(found, labels, *about, warnings, others, dataset.one_label)
+    return Fingerprint(found, labels, *about, warnings, others, dataset.one_label, dataset.wanted_labels)
 
 
 def check_size(case: RawCase, files: CaseFiles) -> None:
@@ -162,25 +163,18 @@ def _facts(case: RawCase, table: LabelTable, class_name: str | None) -> CaseFact
     highs: dict[str, tuple[float, ...]] = {}
     above: dict[str, tuple[float, ...]] = {}
     if case.label_values is not None and case.label_values.any():
-        values, counts = np.unique(case.label_values[case.label_values > 0], return_counts=True)
-        empty = [value for value in values if table.is_left_out(table.name_of(int(value), case)[0])]
-        filled = case.label_values > 0
-        filled = filled & ~np.isin(case.label_values, empty) if empty else filled
+        named = table.by_name(case)
+        filled = named.numbers > 0
         where = np.argwhere(to_closest_ras(filled, case.affine)[0])
         where = where if len(where) else (np.array(image.shape[1:]) // 2)[None]
         middle = (np.array(image.shape[1:]) - 1) / 2
         reach = (np.abs(np.stack([where.min(0) - middle, where.max(0) - middle])).max(0) + 0.5) * spacing
-        for value, count in zip(values, counts):  # several segments may have one name
-            name = str(table.name_of(int(value), case)[0])
-            if table.is_left_out(name):
-                continue
-            voxels[name] = voxels.get(name, 0) + int(count)
-            inside = case.image[:, case.label_values == value]
+        for number, name in enumerate(named.names, 1):
+            inside = case.image[:, named.numbers == number]
+            voxels[name] = inside.shape[1]
             inside = inside[:, :: max(inside.shape[1] // LOOKED_AT, 1)]  # every so many of a large one
-            own = tuple(float(high) for high in np.percentile(inside, PERCENTILES[1], axis=1))
-            highs[name] = tuple(map(max, own, highs.get(name, own)))
-            beyond = tuple(float((part > high).mean()) for part, (_, high) in zip(inside, percentiles))
-            above[name] = tuple(map(max, beyond, above.get(name, beyond)))
+            highs[name] = tuple(float(high) for high in np.percentile(inside, PERCENTILES[1], axis=1))
+            above[name] = tuple(float((part > high).mean()) for part, (_, high) in zip(inside, percentiles))
     return CaseFacts(
         name=case.name,
         shape=tuple(int(side) for side in image.shape[1:]),
@@ -207,17 +201,22 @@ def _facts(case: RawCase, table: LabelTable, class_name: str | None) -> CaseFact
 def _check_label_sets(dataset: Dataset, value_sets: dict[str, frozenset]) -> None:
     """A case none of whose labels any other case has was labelled by another scheme."""
     filled = {name: values for name, values in value_sets.items() if values}
+    if len(filled) < 2 or dataset.names_are_complete:
+        return
+    alone = {}
     for name, values in filled.items():
         others = frozenset().union(*(other for other_name, other in filled.items() if other_name != name))
-        if len(filled) > 1 and not values & others and not dataset.names_are_complete:
-            if len(values) >= FEW_PIECES:
-                raise InputError(INSTANCES, "If they are structures, name them all in dataset.json.")
-            path = next(case.label for case in dataset.cases if case.name == name)
-            raise InputError(
-                f"{path} has the labels {', '.join(sorted(values))}, of which no other case has any "
-                f"(they have {', '.join(sorted(others))}).",
-                "All cases need one labelling: renumber this one, leave it out, or name all labels in dataset.json.",
-            )
+        if not values & others:
+            alone[name] = others
+    if 2 * len(alone) > len(filled) and min(len(filled[name]) for name in alone) >= FEW_PIECES:
+        raise InputError(INSTANCES, "If they are structures, name them all in dataset.json.")
+    for name, others in alone.items():
+        path = next(case.label for case in dataset.cases if case.name == name)
+        raise InputError(
+            f"{path} has the labels {', '.join(sorted(filled[name]))}, of which no other case has any "
+            f"(they have {', '.join(sorted(others))}).",
+            "All cases need one labelling: renumber this one, leave it out, or name all labels in dataset.json.",
+        )
 
 
 FAINT, SPECKLE = 0.05, 0.002

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,6 +17,17 @@ from .terminology import terminology_of
 def is_background(name: str | None) -> bool:
     """Whether a label is called background: thresholds and imported label maps make such segments."""
     return name is not None and name.strip().lower() == "background"
+
+
+class Named(NamedTuple):
+    """What is segmented in a case.
+
+    :param names: of its structures.
+    :param numbers: of each voxel the place among them, from 1; 0 for background.
+    """
+
+    names: tuple[str, ...]
+    numbers: np.ndarray
 
 
 class LabelTable:
@@ -88,6 +100,17 @@ class LabelTable:
         if name is None and not self._dataset.names_are_complete:
             name = f"label {value}"
         return name, None, ""
+
+    def by_name(self, case: RawCase) -> Named:
+        """The segmentation of a case by the names of what is in it; several values may have one."""
+        values = np.unique(case.label_values)
+        numbers: dict[str, int] = {}
+        lookup = np.zeros(int(values[-1]) + 1, np.uint16)
+        for value in values[values > 0]:
+            name = self.name_of(int(value), case)[0]
+            if name is not None and not self.is_left_out(name):
+                lookup[value] = numbers.setdefault(name, len(numbers) + 1)
+        return Named(tuple(numbers), lookup[case.label_values])
 
     def labels(self) -> tuple[Label, ...]:
         """The labels found so far, in the order of their values."""

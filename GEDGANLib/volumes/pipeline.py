@@ -189,7 +189,7 @@ def load_case(
 
     :raises InputError: it has a label that is not among ``known`` names.
     """
-    raw = read_case(files, dataset)
+    raw = read_case(files if known else replace(files, label=None), dataset)
     check_size(raw, files)
     table.add(raw, files.label)
     strange = sorted({label.name for label in table.labels()} - known) if raw.label_values is not None else []

@@ -5,6 +5,7 @@ What cannot be right ends in an :class:`~GEDGANLib.errors.InputError` that names
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def read_case(files: CaseFiles, dataset: Dataset) -> RawCase:
         check_voxels(files.images[min(channel, len(files.images) - 1)], voxels)
     labels, segment_names = None, {}
     if files.label is not None:
-        labels, segment_names = _read_labels(files, first)
+        labels, segment_names = _read_labels(files, first, dataset.wanted_labels)
     kinds = tuple(volume.array.dtype.name for volume in volumes)
     kinds = kinds if len(kinds) == channels else kinds[:1] * channels
     return RawCase(files.name, image.astype(np.float32), labels, segment_names, first.affine, image.dtype.name, kinds)
@@ -120,12 +121,12 @@ def holds_labels(files: CaseFiles, dataset: Dataset) -> bool:
     return bool(read_volume(files.label, None).array.any())
 
 
-def _read_labels(files: CaseFiles, image: Volume) -> tuple[np.ndarray, dict]:
+def _read_labels(files: CaseFiles, image: Volume, wanted: Collection[str] | None) -> tuple[np.ndarray, dict]:
     path = files.label
     if path.is_dir():
         volume = _merged(path, image)
     else:
-        volume = read_volume(path, None) if suffix_of(path) else read_dicom_segmentation(path, image)
+        volume = read_volume(path, None) if suffix_of(path) else read_dicom_segmentation(path, image, wanted)
     volume.array = array = _flat(path, volume.array)
     if not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
         raise InputError(f"{path} holds no numbers that can be labels ({array.dtype}).", "Save it as a label map.")

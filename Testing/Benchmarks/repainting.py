@@ -56,6 +56,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "noise from nothing": {"no noise": True, "coarse": True},
     "coarse repainted": {"coarse": True},
     "absolute": {"relative": False},
+    "field held tenfold": {"field units": 10.0},
     "image alone": {"field": {"kind": "none"}},
     "gradient as second judge": {"field": {"kind": "gradient"}},
     "tensor as second judge": {"field": {"kind": "tensor"}},
@@ -113,6 +114,8 @@ def train(run: Path, variant: str, seed: int, steps: int, file: Path) -> float:
         residuals = residuals._replace(amplitudes=torch.zeros_like(residuals.amplitudes))
     if VARIANTS[variant].get("coarse"):
         residuals = residuals._replace(coarse=torch.ones(()))
+    units = torch.tensor([1.0, VARIANTS[variant].get("field units", 1.0)])
+    residuals = residuals._replace(judged=residuals.judged * units[: len(residuals.judged)])
     statistical = first_modes(local, plan.statistical.modes)
     anatomy = Anatomy(statistical, aligned.template.seen, aligned.held_out, residuals)
     trainer = Trainer(plan, cases, "cpu", seed, anatomy=anatomy)

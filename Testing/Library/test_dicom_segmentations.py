@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from GEDGANLib.volumes.dataset import find_dataset
 from GEDGANLib.volumes.dicom_segmentations import read_dicom_segmentation
 from GEDGANLib.volumes.files import read_volume
 from GEDGANLib.volumes.labels import LabelTable
+from GEDGANLib.volumes.pipeline import load_case
 from GEDGANLib.volumes.reading import read_case
 from GEDGANLib.volumes.volume import LPS_TO_RAS
 
@@ -74,8 +76,10 @@ def write_seg(path, slices, masks, kind="BINARY", names=("Liver", "Tumour"), omi
         made.save_as(path)
 
 
-def write_contours(path, case, rings, series=("1.2.826.0.1.3680043.2.1125.1",), frame=FRAME, kinds="CLOSED_PLANAR"):
-    """An RTSTRUCT: name -> [(slice, points (N, 2) in voxels)]."""
+def write_contours(
+    path, case, rings, series=("1.2.826.0.1.3680043.2.1125.1",), frame=FRAME, kinds="CLOSED_PLANAR", numbers=None
+):
+    """An RTSTRUCT: name -> [(slice, points (N, 2) in voxels)]; ROIs are numbered from 1 when not given."""
     import pydicom
     from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
     from pydicom.sequence import Sequence
@@ -97,10 +101,10 @@ def write_contours(path, case, rings, series=("1.2.826.0.1.3680043.2.1125.1",), 
     of_frame.RTReferencedStudySequence = Sequence([study])
     tags.ReferencedFrameOfReferenceSequence = Sequence([of_frame])
     tags.StructureSetROISequence, tags.ROIContourSequence = Sequence(), Sequence()
-    for number, (name, drawn) in enumerate(rings.items(), 1):
+    for number, (name, drawn) in zip(numbers or range(1, 1 + len(rings)), rings.items()):
         roi, contours = Dataset(), Dataset()
         roi.ROINumber, roi.ROIName = number, name
-        contours.ReferencedROINumber, contours.ROIDisplayColor = number, [255, 51 * number, 0]
+        contours.ReferencedROINumber, contours.ROIDisplayColor = number, [255, 51 * number % 256, 0]
         contours.ContourSequence = Sequence()
         for height, points in drawn:
             one = Dataset()
@@ -198,13 +202,52 @@ def test_contours_are_filled_where_centres_of_voxels_lie_inside(tmp_path, orient
     assert "Brain stem" in read.segment_names[2][2]
 
 
-def test_contours_between_the_slices_are_refused(tmp_path):
+@pytest.mark.parametrize("numbers", [(2, 1, 3), (0, 70000, 5), (9, 4, 1)])
+def test_structures_keep_their_names_however_they_are_numbered(tmp_path, numbers):
+    """Out of order, beyond what a voxel's type holds, and with one between them that is empty."""
     case, _ = asymmetric_case("RAS")
     scan(tmp_path / "p1" / "CT", case)
+    rings = {"cord": [(4, ring((10, 10), 3.3))], "nothing": [], "BODY": [(4, ring((20, 20), 6.3))]}
+    write_contours(tmp_path / "p1" / "rs.dcm", case, rings, numbers=numbers)
+    dataset = find_dataset(tmp_path)
+    read = read_case(dataset.cases[0], dataset)
+    sizes = {read.segment_names[value][0]: np.count_nonzero(read.label_values == value) for value in (1, 2)}
+    assert sizes["cord"] == pytest.approx(np.pi * 3.3**2, rel=0.1)
+    assert sizes["BODY"] == pytest.approx(np.pi * 6.3**2, rel=0.1) and len(sizes) == 2
+
+
+def test_more_contours_than_one_looks_at_at_first_are_all_found(tmp_path):
+    case, _ = asymmetric_case("RAS")
+    for number in range(24):
+        series = f"1.2.826.0.1.3680043.2.1125.{number + 1}"
+        if number in (0, 23):
+            scan(tmp_path / f"p{number}" / "CT", case, series)
+        rings = {"BODY": [(4, ring((20, 18), 9))]}
+        write_contours(tmp_path / "rt" / f"r{number:02}.dcm", case, rings, (series,))
+    labels = {files.name: files.label.name for files in find_dataset(tmp_path).cases}
+    assert labels == {"p0_CT": "r00.dcm", "p23_CT": "r23.dcm"}
+
+
+def test_contours_of_another_series_are_not_taken_for_this_one(tmp_path):
+    """A PET in the frame of reference of the CT that was drawn on, which is not there."""
+    case, _ = asymmetric_case("RAS")
+    scan(tmp_path / "p1" / "PET", case, "1.2.826.0.1.3680043.2.1125.2")
     write_contours(tmp_path / "p1" / "rs.dcm", case, {"BODY": [(3.5, ring((20, 18), 9))]})
+    assert find_dataset(tmp_path).cases[0].label is None
+
+
+def test_contours_between_the_slices_are_refused_where_they_are_wanted(tmp_path):
+    case, _ = asymmetric_case("RAS")
+    scan(tmp_path / "p1" / "CT", case)
+    rings = {"BODY": [(3.5, ring((20, 18), 9))], "cord": [(4, ring((20, 18), 3))]}
+    write_contours(tmp_path / "p1" / "rs.dcm", case, rings)
     dataset = find_dataset(tmp_path)
     with pytest.raises(InputError, match=r"rs\.dcm has contours of BODY that lie on no slice of its scan"):
         read_case(dataset.cases[0], dataset)
+    read = read_case(dataset.cases[0], replace(dataset, wanted_labels=frozenset({"cord"})))
+    assert [name for name, *_ in read.segment_names.values()] == ["cord"] and read.label_values.any()
+    # And where a plan has no labels nothing is drawn at all.
+    assert load_case(dataset.cases[0], dataset, (), LabelTable(dataset), set()).labels is None
 
 
 def test_points_are_no_structures(tmp_path):
@@ -239,7 +282,7 @@ def test_of_several_segmentations_the_latest_is_used_and_told(tmp_path):
         write_seg(tmp_path / "p1" / "SEG" / name, slices, two_masks(case), names=(f"Liver {name[0]}", "Tumour"))
     dataset = find_dataset(tmp_path)
     assert dataset.cases[0].label.name == "b.dcm"
-    assert any("of the 2 of p1_CT the latest is used" in words for words in dataset.warnings)
+    assert any("of the 2 of p1_CT" in words and "b.dcm is used" in words for words in dataset.warnings)
     assert any("segmentation (SEG) are left out" in words and "a.dcm" in words for words in dataset.warnings)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -120,6 +122,50 @@ def test_pieces_are_told_from_structures_and_made_one(tmp_path: Path, of_all: bo
         assert set(np.unique(case.labels)) == {0, 1} and np.count_nonzero(case.labels) > 0.5 * np.count_nonzero(given)
 
 
+def test_pieces_are_measured_as_the_one_that_they_are_of(tmp_path: Path) -> None:
+    """One that is a bright voxel does not speak for all of them."""
+    folder = cells(tmp_path / "cells", False)
+    path = folder / "images" / "c0.nii.gz"
+    image = np.asarray(nibabel.load(path).dataobj).copy()
+    labels = np.asarray(nibabel.load(folder / "labels" / "c0.nii.gz").dataobj).copy()
+    labels[19, 19, 19], image[19, 19, 19] = 6, 2000
+    nibabel.save(nibabel.Nifti1Image(image, np.eye(4)), path)
+    nibabel.save(nibabel.Nifti1Image(labels, np.eye(4)), folder / "labels" / "c0.nii.gz")
+    facts = check_dataset(replace(find_dataset(folder), one_label="cell")).cases[0]
+    assert facts.label_voxels == {"cell": np.count_nonzero(labels)}
+    assert facts.label_highs["cell"] == pytest.approx((np.percentile(image[labels > 0], 99.5),))
+    assert facts.label_highs["cell"][0] < 1900
+
+
+def test_one_case_of_another_scheme_is_named_and_not_taken_for_pieces(many: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "odd"
+    shutil.copytree(many, folder)
+    for number in (0, 1):
+        path = folder / "labels" / f"p{number}.nii.gz"
+        labels = np.asarray(nibabel.load(path).dataobj) % 6
+        nibabel.save(nibabel.Nifti1Image(labels.astype(np.uint8), np.eye(4)), path)
+    path = folder / "labels" / "p2.nii.gz"
+    labels = np.asarray(nibabel.load(path).dataobj)
+    nibabel.save(nibabel.Nifti1Image(np.where(labels % 6, labels % 6 + 100, 0).astype(np.uint8), np.eye(4)), path)
+    with pytest.raises(InputError, match=r"p2\.nii\.gz has the labels label 101.*of which no other case has any"):
+        check_dataset(find_dataset(folder))
+
+
+def test_what_was_chosen_stays_chosen_where_a_later_case_has_more(many: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "one"
+    shutil.copytree(many, folder)
+    for number in range(3):
+        path = folder / "labels" / f"p{number}.nii.gz"
+        labels = np.asarray(nibabel.load(path).dataobj) == 5
+        nibabel.save(nibabel.Nifti1Image(labels.astype(np.uint8) * 5, np.eye(4)), path)
+    plan = make_plan(check_dataset(replace(find_dataset(folder), wanted_labels=frozenset({"label 5"}))))
+    for case in load_working_cases(as_planned(find_dataset(many), plan), plan):
+        assert set(np.unique(case.labels)) == {0, 1}
+    everything = frozenset(f"label {number}" for number in range(1, COUNT + 1))
+    with pytest.raises(InputError, match="40 structures are asked for, and 32 can be learned"):
+        make_plan(check_dataset(replace(find_dataset(many), wanted_labels=everything)))
+
+
 @pytest.mark.parametrize(
     ("counts", "pieces"),
     [((3, 3, 3, 3), False), ((13, 13, 12, 11), False), ((6, 9, 12), True), ((5, 7, 8, 40), True), ((2, 3, 4), False)],
@@ -155,6 +201,26 @@ def test_scans_are_aligned_on_the_way_and_segmented(heads: Path, tmp_path: Path)
     made = sorted(path.name for path in (out / "segmented" / "labels").iterdir())
     assert made == [f"h{number}.nii.gz" for number in range(2, 6)]
     assert json.loads((out / "segment.json").read_text("utf-8"))["structures"] == ["label 1"]
+
+
+def test_pieces_that_a_dataset_json_names_are_one_structure_too(heads: Path, tmp_path: Path) -> None:
+    """Aligned by a run that was told so."""
+    data, run, out = tmp_path / "data", tmp_path / "run", tmp_path / "out"
+    data.mkdir()
+    for source, target in (("images", "imagesTr"), ("labels", "labelsTr")):
+        (data / target).mkdir()
+        for path in (heads / source).iterdir():
+            name = path.name if source == "labels" else path.name.replace(".nii", "_0000.nii")
+            shutil.copy(path, data / target / name)
+    numbers = np.unique(np.asarray(nibabel.load(heads / "labels" / "h0.nii.gz").dataobj))[1:]
+    told = {"channel_names": {"0": "T1"}, "labels": {"background": 0, **{f"part {n}": int(n) for n in numbers}}}
+    (data / "dataset.json").write_text(json.dumps({**told, "numTraining": 6, "file_ending": ".nii.gz"}))
+    with quick_registration():
+        assert main(["align", str(data), "-o", str(run), "--device", "cpu", "--one-structure", "head"]) == 0
+        quickly = ("--updates", "2", "--variations", "0", "--device", "cpu", "--run", str(run))
+        assert main(["segment", str(data), "-o", str(out), *quickly, "--structures", "head"]) == 2
+        assert main(["segment", str(data), "-o", str(out), *quickly]) == 0
+    assert [label.name for label in load_network(out / "network.safetensors", "cpu").plan.labels] == ["head"]
 
 
 def test_a_training_holds_what_was_asked_for(heads: Path, tmp_path: Path) -> None:
