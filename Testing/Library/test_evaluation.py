@@ -265,6 +265,20 @@ def test_the_gate_draws_again_counts_why_and_gives_up_with_reasons(model, cases)
     _is_without_a_label_no_more_often_than_real_cases(screen, good, model.plan.labels[0])
 
 
+def test_the_gate_asks_of_a_class_what_real_cases_of_it_have(model, cases):
+    label = model.plan.labels[0]
+    sorted_cases = [
+        replace(case, class_name="with")
+        if index % 2
+        else replace(case, class_name="without", labels=np.where(case.labels == label.index, 0, case.labels))
+        for index, case in enumerate(cases)
+    ]
+    found = {name: Screen(sorted_cases, model.plan, class_name=name).missing for name in ("with", "without", None)}
+    assert found["with"][label.name] == 0 and found["without"][label.name] == 1
+    assert found[None][label.name] == pytest.approx(0.5, abs=0.1)
+    assert all(missing[model.plan.labels[1].name] == 0 for missing in found.values())
+
+
 def _is_without_a_label_no_more_often_than_real_cases(screen: Screen, good: WorkingCase, label) -> None:
     screen.ranges, screen.speckle = {}, 1.0
     without = np.where(good.labels == label.index, 0, good.labels)

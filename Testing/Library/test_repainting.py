@@ -20,6 +20,7 @@ from starting import finish, popen, team
 
 from GEDGANLib.alignment.runs import MODEL, RESULT, STATISTICAL
 from GEDGANLib.commands.main import main
+from GEDGANLib.commands.repainting import _plan_of_alignment
 from GEDGANLib.jobs.checkpoint import load_checkpoint
 from GEDGANLib.networks.build import build_discriminator, build_generator
 from GEDGANLib.networks.discriminator import Discriminator
@@ -316,6 +317,36 @@ def test_a_case_is_the_statistical_one_repainted(model):
     assert bool((latent.grad.abs().sum(0) > 0).all())
 
 
+def test_an_alignment_of_before_is_gone_on_with_as_one_of_today(aligned_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(aligned_run, run)
+    path = run / "plan.json"
+    plan = Plan.load(path)
+    assert plan.repaints and plan.statistical.relative
+    old = replace(
+        plan,
+        statistical=replace(plan.statistical, relative=False),
+        training=replace(plan.training, penalty_weight=8.1),
+    )
+    old.save(path)
+    found = _plan_of_alignment(run, None, "cpu", False)
+    assert found.statistical.relative and found.training.penalty_weight == plan.training.penalty_weight
+
+
+def test_a_refiner_of_before_leaves_the_air_alone_by_a_mask(model, aligned_run):
+    plan = replace(model.plan, statistical=replace(model.plan.statistical, relative=False))
+    scale = torch.zeros_like(model.generator.scale)
+    half = scale.shape[1] // 2
+    scale[:, half:] = 0.1
+    given = Residuals(model.generator.amplitudes, model.generator.taps, torch.zeros(()), scale)
+    seen = torch.ones(model.generator.painted.shape[1:])
+    for relative in (True, False):
+        generator = build_generator(replace(plan, statistical=replace(plan.statistical, relative=relative)))
+        generator.take(model.generator.statistical, seen, given)
+        first, last = generator.painted[0, 0], generator.painted[0, -1]
+        assert bool((last == 1).all()) and bool((first == (1 if relative else 0)).all())
+
+
 def test_a_model_file_holds_judges_and_is_half_as_large_as_its_numbers(model, trained):
     tensors = load_file(trained / MODEL)
     assert {name.split(".")[0] for name in tensors} == {
@@ -359,6 +390,7 @@ Registration.step = step
 import GEDGANLib.alignment.job as job
 job.CHECKPOINT_SECONDS = 0.0
 from GEDGANLib.commands.main import main
+from GEDGANLib.commands.repainting import _plan_of_alignment
 sys.exit(main())
 """
 
@@ -375,6 +407,7 @@ def step(trainer):
     return original(trainer)
 Trainer.step = step
 from GEDGANLib.commands.main import main
+from GEDGANLib.commands.repainting import _plan_of_alignment
 sys.exit(main())
 """
 
