@@ -212,6 +212,7 @@ def write_table() -> None:
             key=lambda each: (order.index(each["trial"]["variant"]), each["trial"]["steps"], each["trial"]["seed"])
         )
         lines += [f"## {data}", "", table(heads, [row_of(each) for each in chosen]), ""]
+        lines += [each["trial"]["note"] for each in chosen if "note" in each["trial"]]
         lines += [chosen[0]["trial"]["machine"], ""]
     (RESULTS.parent / "repainting.md").write_text("\n".join(lines), encoding="utf-8")
 
