@@ -5,7 +5,9 @@ r"""The second generator, latent -> case: deform, then repaint.
 with the statistical case m of :mod:`.statistical`, whose anatomy is that of the population from the first step on, and
 the refiner R of :mod:`.refiner`; a is how strong its noise is at each place of the template. The labels are those of
 m: they are deformed and never repainted. s is 0 at places of the template that no scan saw and 1 where :data:`OFTEN`
-of them did: where nothing is judged, what is painted would be anything.
+of them did: where nothing is judged, what is painted would be anything. Nor is anything painted where the statistical
+case is at an end of the range of intensities, as in the air beside a head: others are brighter there, so that σ is not
+0, but noise about an end is cut on one side, and would be a haze.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ LARGEST = 24**3
 VARIES = (0.005, 0.02)
 """Root of the mean square difference of cases from their statistical ones up to which a refiner of before paints
 nothing, and from which it paints wholly: a four hundredth and a hundredth of the range of intensities."""
+AT_AN_END = 0.02
+"""How near an end of the range of intensities, a hundredth of its length, less and less is painted."""
 BEYOND = 0.1
 """Slope, for the gradient alone, of an intensity beyond the ends of [-1, 1]."""
 
@@ -120,6 +124,8 @@ class RepaintingGenerator(nn.Module):
         paint = self.refiner(case, positions, latent[:, count:], residuals, class_weights)
         with full_precision(latent.device):
             paint = paint * self._at(positions, self.painted)
+            if self.refiner.relative:
+                paint = paint * ((1 - case[:, :channels].abs()) / AT_AN_END).clamp(0, 1)
             return torch.cat([within_range(case[:, :channels] + paint), case[:, channels:]], 1)
 
     def share(self, other: RepaintingGenerator) -> None:

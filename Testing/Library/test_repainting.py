@@ -1,5 +1,6 @@
 """The second generator: aligned anatomy, repainted, and judged by its image and by the field of that."""
 
+import copy
 import itertools
 import json
 import math
@@ -83,6 +84,7 @@ def test_noise_is_white_and_follows_from_the_latent(shape):
     ("shape", "strides"), [((16, 24, 16), ()), ((16, 24, 8), ((2, 2, 1), (2, 2, 2))), ((16, 24), ())]
 )
 def test_a_refiner_starts_at_nothing_and_learns(shape, strides):
+    torch.manual_seed(0)
     dims, extent = len(shape), tuple(3.0 * side for side in shape)
     refiner = Refiner(dims, shape, extent, 2, 3, (8, 16, 24), 6, 2, strides)
     case, positions = torch.rand(2, 6, *shape), 10 * torch.randn(2, dims, *shape)
@@ -112,7 +114,7 @@ def test_a_refiner_starts_at_nothing_and_learns(shape, strides):
     blocks = [math.prod(along) for along in zip(*refiner.strides)]
     pool = torch.nn.functional.avg_pool3d if dims == 3 else torch.nn.functional.avg_pool2d
     both = [float(pool(each, blocks).detach().std()) for each in (fine, refiner(case, positions, rest, whole, classes))]
-    assert both[0] < 0.3 * both[1]  # means over blocks are not its business
+    assert both[0] < 0.45 * both[1]  # means over blocks are not its business
     painted.square().sum().backward()
     assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in refiner.parameters())
     with torch.no_grad():
@@ -345,6 +347,19 @@ def test_a_refiner_of_before_leaves_the_air_alone_by_a_mask(model, aligned_run):
         generator.take(model.generator.statistical, seen, given)
         first, last = generator.painted[0, 0], generator.painted[0, -1]
         assert bool((last == 1).all()) and bool((first == (1 if relative else 0)).all())
+
+
+def test_nothing_is_painted_where_the_statistical_case_is_at_an_end(model):
+    """As in air, though cases differ there: their noise would be cut on one side."""
+    generator, latent = copy.deepcopy(model.generator), torch.randn(2, model.plan.networks.latent_size)
+    channels, modes = len(model.plan.channels), model.plan.statistical.modes
+    with torch.no_grad():
+        generator.scale.fill_(0.2), generator.amplitudes.fill_(0.1)
+        made, (statistical, _) = generator(latent)[:, :channels], generator.deformed(latent[:, :modes])
+    statistical = statistical[:, :channels]
+    at_an_end, within = statistical.abs() == 1, statistical.abs() < 0.9
+    assert at_an_end.any() and torch.equal(made[at_an_end], statistical[at_an_end])
+    assert float((made - statistical)[within].abs().mean()) > 0.02
 
 
 def test_a_model_file_holds_judges_and_is_half_as_large_as_its_numbers(model, trained):
