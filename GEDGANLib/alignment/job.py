@@ -272,12 +272,16 @@ class Job:
 
         kept = self.run / f".{name}.safetensors"
         if kept.exists():
-            if self._was_in(name):  # where a kill came before they were removed
+            try:
+                is_left_over = self._checkpoint_of(name) is not None  # a kill came before it was removed
+            except InputError:  # or while it was
+                is_left_over = True
+            if is_left_over:
                 remove_after(self.run, -1)
             tensors = load(kept.read_bytes())
             return Transformations(*(tensors[key].to(self.device) for key in MOVED), registration.extent)
-        if self._was_in(name):
-            registration.load(*load_checkpoint(self.run))
+        if (checkpoint := self._checkpoint_of(name)) is not None:
+            registration.load(*checkpoint)
         show, last = self.show(words), time.monotonic()
         while registration.step():
             show(registration.done, registration.total, "")
@@ -293,14 +297,13 @@ class Job:
         remove_after(self.run, -1)
         return moved
 
-    def _was_in(self, stage: str) -> bool:
-        """Whether there is a checkpoint, and of this stage."""
-        if not checkpoints(self.run):
-            return False
-        try:
-            return load_checkpoint(self.run)[1].get("stage", stage) == stage
-        except InputError:  # none is whole, as where a kill came while they were removed
-            return True
+    def _checkpoint_of(self, stage: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The newest checkpoint, if there is one and it is of this stage.
+
+        :raises InputError: none of those that are there can be read.
+        """
+        found = load_checkpoint(self.run) if checkpoints(self.run) else None
+        return found if found is not None and found[1].get("stage", stage) == stage else None
 
     def forget(self) -> None:
         """Remove what was kept to go on from; for when the result is written."""

@@ -32,7 +32,7 @@ def plan_and_data_of_alignment(arguments: argparse.Namespace, device: str) -> tu
     :raises InputError: something was asked for that the alignment has decided; its scans lie on the template of others,
         or it is of volumes that are trained on in parts.
     """
-    from ..volumes.dataset import as_planned, find_dataset
+    from ..volumes.dataset import find_dataset
 
     run = arguments.output
     asked = read_request(run / REQUEST)
@@ -49,7 +49,7 @@ def plan_and_data_of_alignment(arguments: argparse.Namespace, device: str) -> tu
             "Train in a new folder with --alignment none.",
         )
     plan = _plan_of_alignment(run, asked["onto"], device, arguments.alignment == "template")
-    dataset = as_planned(find_dataset(arguments.data, asked["class_column"]), plan)
+    dataset = find_dataset(arguments.data, asked["class_column"])
     return plan, without_cases(dataset, asked["left_out"])
 
 

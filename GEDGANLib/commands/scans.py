@@ -34,10 +34,9 @@ def as_wished(dataset: Any, arguments: argparse.Namespace) -> Any:
 
     :raises InputError: it has other channels.
     """
-    if arguments.structures is not None:
-        dataset = replace(dataset, wanted_labels=frozenset(arguments.structures))
-    if arguments.one_structure is not None:
-        dataset = replace(dataset, one_label=arguments.one_structure)
+    from ..volumes.dataset import with_structures
+
+    dataset = with_structures(dataset, arguments.structures, arguments.one_structure)
     names = arguments.channels
     if names is None:
         return dataset

@@ -16,7 +16,6 @@ import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -238,15 +237,11 @@ def _as_chosen(dataset: Any, run: Path, asked: dict[str, Any]) -> Any:
     """The data set with the structures that are asked for, or that the alignment was made with."""
     from ..alignment.runs import model_and_run
     from ..synthesis.model_file import read_header
-    from ..volumes.dataset import as_planned
+    from ..volumes.dataset import as_planned, with_structures
 
     with suppress(InputError, OSError):  # it may be gone when the network is there; else who needs it says so
         dataset = as_planned(dataset, read_header(model_and_run(run)[0])[0])
-    if asked.get("structures"):
-        dataset = replace(dataset, wanted_labels=frozenset(asked["structures"]))
-    if asked.get("one_structure"):
-        dataset = replace(dataset, one_label=asked["one_structure"])
-    return dataset
+    return with_structures(dataset, asked.get("structures"), asked.get("one_structure"))
 
 
 def _aligned(arguments: argparse.Namespace, asked: dict[str, Any], run: Path, events: Events) -> None:

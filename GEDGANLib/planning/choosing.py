@@ -13,7 +13,7 @@ from ..device import DEVICE_WORDS, trouble_here
 from ..errors import InputError
 from ..volumes.case import Label
 from ..volumes.fingerprint import CaseFacts, Fingerprint
-from ..volumes.naming import words_of
+from ..volumes.naming import some_of, words_of
 from .grids import WHOLE_VOLUME_VOXELS, choose_grid
 from .plan import Augmentation, Channel, Field, Networks, Plan, Prediction, Training
 from .words import AUGMENTATIONS, MOST_LABELS, NOTE
@@ -178,11 +178,6 @@ def choose_labels(fingerprint: Fingerprint, reasons: list[str]) -> tuple[Label, 
     )
 
 
-def some_of(names: Sequence[str], most: int = 5) -> str:
-    """The first of many names, and how many more there are."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
 LABELLED_SHARE = 0.5
 
 
@@ -268,16 +263,15 @@ def with_batch(plan: Plan, batch: int, device: str, reason: str) -> Plan:
 
 def data_of(fingerprint: Fingerprint) -> dict:
     """What a plan keeps of the data it was made for."""
-    cases, filled = fingerprint.cases, ()
-    if all(case.content_reach for case in cases):
-        filled = tuple(float(f"{2 * x:.5g}") for x in np.median([case.content_reach for case in cases], axis=0))
+    cases, filled = fingerprint.cases, fingerprint.filled
+    usual = () if filled is None else tuple(float(f"{x:.5g}") for x in np.median(filled, axis=0))
     return {
         "cases": len(cases),
         "labelled": sum(case.labelled for case in cases),
         "one_structure": fingerprint.one_label,
         "median_shape": tuple(int(x) for x in np.median([case.shape for case in cases], axis=0)),
         "median_spacing": tuple(float(f"{x:.5g}") for x in np.median([case.spacing for case in cases], axis=0)),
-        "median_filled": filled,
+        "median_filled": usual,
     }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..device import DEVICE_WORDS
 from ..errors import InputError
-from ..volumes.fingerprint import CaseFacts, Fingerprint
+from ..volumes.fingerprint import Fingerprint
 from .plan import Grid
 from .words import NOTE
 
@@ -37,7 +37,7 @@ def choose_grid(
     extents = np.array([np.array(case.shape) * np.array(case.spacing) for case in cases])
     # All of the labels, and the field of view of the median case, or what is in it.
     view, held = np.median(extents, axis=0), "the median field of view"
-    if grid_shape is None and (filled := _filled(cases, view)) is not None:
+    if grid_shape is None and (filled := _filled(fingerprint, view)) is not None:
         reasons.append(
             f"{1 - np.prod(filled) / np.prod(view):.0%} of the median field of view, {_words(view)} mm, is empty in "
             f"every scan: the grid holds the {_words(filled)} mm about its middle where there is anything."
@@ -81,11 +81,11 @@ def choose_grid(
     if grid_shape is not None:
         _refuse_empty_grid(shape, spacing, np.max(extents, axis=0))
     reach = 2 * np.max([case.label_reach for case in cases], axis=0)
-    if grid_shape is not None and all(case.content_reach for case in cases):
-        filled = 2 * np.median([case.content_reach for case in cases], axis=0)
-        if (shape * spacing < (1 - CUT_OFF) * np.minimum(filled, view)).any():
+    if grid_shape is not None and fingerprint.filled is not None:
+        usual = np.minimum(np.median(fingerprint.filled, axis=0), view)
+        if (shape * spacing < (1 - CUT_OFF) * usual).any():
             reasons.append(
-                f"{NOTE}the scans are filled over {_words(np.minimum(filled, view))} mm, and the grid reaches "
+                f"{NOTE}the scans are filled over {_words(usual)} mm, and the grid reaches "
                 f"{_words(shape * spacing)} mm about their middle: what lies beyond is not learned."
             )
     if (shape * spacing < reach - 1e-3 * spacing).any():
@@ -107,11 +107,11 @@ WORTH_CROPPING, MARGIN = 0.8, 1.05
 other than all that were seen."""
 
 
-def _filled(cases: Sequence[CaseFacts], view: np.ndarray) -> np.ndarray | None:
+def _filled(fingerprint: Fingerprint, view: np.ndarray) -> np.ndarray | None:
     """What of the field of view, mm, holds more than air or padding in some case; None for nearly all of it."""
-    if not all(case.content_reach for case in cases):
+    if fingerprint.filled is None:
         return None
-    filled = np.minimum(view, 2 * MARGIN * np.max([case.content_reach for case in cases], axis=0))
+    filled = np.minimum(view, MARGIN * np.max(fingerprint.filled, axis=0))
     return filled if np.prod(filled) < WORTH_CROPPING * np.prod(view) else None
 
 

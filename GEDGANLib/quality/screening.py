@@ -75,11 +75,8 @@ class Screen:
             each
             for each, case in zip(measured, cases)
             if case.labels is not None and class_name in (None, case.class_name)
-        ]
-        self.missing = {
-            name: sum(not each.pieces[name] for each in of_kind or labelled) / len(of_kind or labelled)
-            for name in counts
-        }
+        ] or labelled
+        self.missing = {name: sum(not each.pieces[name] for each in of_kind) / len(of_kind) for name in counts}
         self.speckle = max((each.speckle for each in labelled), default=1.0)
         flat = np.stack([picture.voxels.ravel() for picture in self.pictures]).astype(np.float64)
         self.middle = flat.mean(0)

@@ -24,13 +24,16 @@ def _of_labels(section: dict[str, Any]) -> list[str]:
     """What is to be said of labels that are missing, too large or small, or in pieces."""
     found = []
     missing, pieces = "missing ", "pieces of "
-    lost = [
-        f"{name.removeprefix(missing)} in {each['made']:.0%} (of those trained on {each['real']:.0%})"
+    lost = {
+        name.removeprefix(missing): each
         for name, each in section.items()
         if name.startswith(missing) and _more_often(each)
-    ]
+    }
     if lost:
-        found.append(f"Labels: missing in more of the synthesized cases than of the real ones: {', '.join(lost)}.")
+        words = [
+            f"{name} in {each['made']:.0%} (of those trained on {each['real']:.0%})" for name, each in lost.items()
+        ]
+        found.append(f"Labels: missing in more of the synthesized cases than of the real ones: {', '.join(words)}.")
     other = [
         (each["apart"], f"{name} {each['made'][1]:.3g} in place of {each['real'][1]:.3g}")
         for name, each in section.items()
@@ -46,8 +49,7 @@ def _of_labels(section: dict[str, Any]) -> list[str]:
         f"{name.removeprefix(pieces)} in {1 - each['made']:.0%}"
         for name, each in section.items()
         if name.startswith(pieces) and each["made"] < WHOLE * each.get("new", each.get("real", 1))
-        if f"{missing}{name.removeprefix(pieces)}" not in section
-        or not _more_often(section[f"{missing}{name.removeprefix(pieces)}"])
+        if name.removeprefix(pieces) not in lost
     ]
     if odd:
         found.append(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,7 +33,15 @@ from .left_out import words_of_left_out
 from .naming import CHANNEL, MOST_CHANNELS, SEQUENCE_WORDS, pair_labels
 from .patients import find_patients
 
-__all__ = ["CaseFiles", "Dataset", "as_planned", "find_dataset"]
+__all__ = ["CaseFiles", "Dataset", "as_planned", "find_dataset", "with_structures"]
+
+
+def with_structures(dataset: Dataset, names: Sequence[str] | None, one: str | None) -> Dataset:
+    """A data set of which structures of these names are wanted, or whose segmentations are pieces of one; nothing is
+    changed by what is not given."""
+    if one:
+        dataset = replace(dataset, one_label=one)
+    return replace(dataset, wanted_labels=frozenset(names)) if names else dataset
 
 
 def as_planned(dataset: Dataset, plan) -> Dataset:
@@ -44,11 +53,7 @@ def as_planned(dataset: Dataset, plan) -> Dataset:
     one_file = len(dataset.channel_names) == 1 and all(len(case.images) == 1 for case in dataset.cases)
     if len(plan.channels) > 1 and one_file:
         dataset = replace(dataset, channel_names=tuple(channel.name for channel in plan.channels))
-    if one := plan.data.get("one_structure"):
-        dataset = replace(dataset, one_label=one)
-    if chosen := plan.data.get("structures"):
-        dataset = replace(dataset, wanted_labels=frozenset(chosen))
-    return dataset
+    return with_structures(dataset, plan.data.get("structures"), plan.data.get("one_structure"))
 
 
 def find_dataset(folder: Path, class_column: str | None = None) -> Dataset:

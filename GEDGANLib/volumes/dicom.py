@@ -104,12 +104,6 @@ def _numbers(header, tag: str) -> np.ndarray:
     return np.array(_value(header, tag).split("\\"), dtype=float)
 
 
-def _what_else(file: str) -> str:
-    """What a series is where it is no scan, by its first file."""
-    with without_warnings():
-        return _told_by_tags(file)
-
-
 @contextmanager
 def without_warnings() -> Iterator[None]:
     """pydicom warns of values that are longer than the standard allows, when it reads them and when they are asked
@@ -119,7 +113,9 @@ def without_warnings() -> Iterator[None]:
         yield
 
 
-def _told_by_tags(file: str) -> str:
+@without_warnings()
+def _what_else(file: str) -> str:
+    """What a series is where it is no scan, by its first file."""
     import pydicom
 
     try:

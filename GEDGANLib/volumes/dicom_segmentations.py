@@ -45,13 +45,9 @@ class Reference(NamedTuple):
     made: str
 
 
+@without_warnings()
 def reference_of(path: Path) -> Reference | None:
     """What a file says of the scan that it segments; None where it is no segmentation, or cannot be read."""
-    with without_warnings():
-        return _reference_of(path)
-
-
-def _reference_of(path: Path) -> Reference | None:
     import pydicom
 
     try:
@@ -97,17 +93,18 @@ def owners_of(segmentations: Iterable[Reference], scans: Mapping[str, tuple[str,
     return found
 
 
+@without_warnings()
 def _frame_of_reference(file: str) -> str:
     import pydicom
 
     try:
-        with without_warnings():
-            tags = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["FrameOfReferenceUID"])
-            return str(tags.get("FrameOfReferenceUID", ""))
+        tags = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["FrameOfReferenceUID"])
+        return str(tags.get("FrameOfReferenceUID", ""))
     except Exception:  # whoever reads the slices says what is wrong with them
         return ""
 
 
+@without_warnings()
 def read_dicom_segmentation(path: Path, image: Volume, wanted: Collection[str] | None = None) -> Volume:
     """Segments of a SEG or RTSTRUCT file on the voxels of its scan: (I, J, K) uint16, 0 background, and each segment's
     place among :attr:`.Volume.segments`, from 1.
@@ -118,15 +115,14 @@ def read_dicom_segmentation(path: Path, image: Volume, wanted: Collection[str] |
     import pydicom
 
     try:
-        with without_warnings():
-            tags = pydicom.dcmread(path)
-            kind = str(tags.get("Modality", ""))
-            if kind not in (SEG, RTSTRUCT):
-                raise InputError(
-                    f"{path} is no segmentation of DICOM: its modality is {kind or 'not told'}.",
-                    "Give a SEG or RTSTRUCT file, or a label map.",
-                )
-            drawn = (_from_frames if kind == SEG else _from_contours)(path, tags, image, wanted)
+        tags = pydicom.dcmread(path)
+        kind = str(tags.get("Modality", ""))
+        if kind not in (SEG, RTSTRUCT):
+            raise InputError(
+                f"{path} is no segmentation of DICOM: its modality is {kind or 'not told'}.",
+                "Give a SEG or RTSTRUCT file, or a label map.",
+            )
+        drawn = (_from_frames if kind == SEG else _from_contours)(path, tags, image, wanted)
     except (InputError, MemoryError):
         raise
     except Exception as error:  # pydicom and its decoders raise many kinds, and attributes may be missing

@@ -7,8 +7,8 @@ from collections.abc import Container, Sequence
 from pathlib import Path
 
 from ..errors import InputError
-from .dicom import Series, dicom_series, other_files
-from .dicom_segmentations import Reference, owners_of, reference_of
+from .dicom import NO_SCANS, Series, dicom_series, other_files
+from .dicom_segmentations import RTSTRUCT, SEG, Reference, owners_of, reference_of
 from .files import suffix_of
 from .found import LABEL_FOLDERS, CaseFiles, Dataset, folders_named, label_files, unmatched_labels
 from .naming import pair_labels
@@ -84,7 +84,8 @@ def find_dicom(folder: Path) -> Dataset | None:
 
 def _segmentations(others: Sequence[Series], label_folders: Sequence[Path]) -> list[Reference]:
     """Files that segment a scan, among what is no scan and below folders of segmentations."""
-    files = [Path(file) for one in others for file in one.files]
+    drawn = {NO_SCANS[SEG], NO_SCANS[RTSTRUCT]}
+    files = [Path(file) for one in others if one.other in drawn for file in one.files]
     below = [path for folder in label_folders for path in sorted(folder.rglob("*")) if path.is_file()]
     files += [path for path in below if not suffix_of(path)]
     return [one for one in map(reference_of, files) if one is not None]

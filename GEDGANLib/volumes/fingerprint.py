@@ -87,6 +87,14 @@ class Fingerprint:
     one_label: str = ""
     wanted_labels: frozenset[str] | None = None
 
+    @property
+    def filled(self) -> np.ndarray | None:
+        """How far each case holds more than padding or air about the middle of its view, (cases, 3) mm; None where that
+        was not looked at."""
+        if not all(case.content_reach for case in self.cases):
+            return None
+        return 2 * np.array([case.content_reach for case in self.cases])
+
 
 def check_dataset(
     dataset: Dataset, progress: Progress = quiet, left_out: dict[str, InputError] | None = None

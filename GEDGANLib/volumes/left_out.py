@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from .files import stem_of, suffix_of
+from .naming import some_of
 
 CONVERT = {
     (".tif", ".tiff"): "that says nothing of voxel sizes or axes; save it as NRRD in Slicer, with its spacing",
@@ -53,8 +54,9 @@ def words_of_left_out(folders: Iterable[Path], used: Iterable[Path], passed: Seq
                     kinds[words].append(path)
     said = [f"{len(paths)} file(s) like {paths[0]} are left out: a format {words}." for words, paths in kinds.items()]
     if unseen:
+        names = some_of([path.name for path in unseen], 3)
         said.append(
-            f"{len(unseen)} folder(s) beside what is used are not looked into: {_some(unseen)}. Segmentations belong "
+            f"{len(unseen)} folder(s) beside what is used are not looked into: {names}. Segmentations belong "
             "in a folder called labels, under the names of their images."
         )
     return said
@@ -63,8 +65,3 @@ def words_of_left_out(folders: Iterable[Path], used: Iterable[Path], passed: Seq
 def _may_be_used(path: Path) -> bool:
     known = (".dcm", *(ending for endings in CONVERT for ending in endings))
     return bool(suffix_of(path)) or path.name.lower().endswith(known)
-
-
-def _some(paths: Sequence[Path], most: int = 3) -> str:
-    names = ", ".join(path.name for path in paths[:most])
-    return names if len(paths) <= most else f"{names} and {len(paths) - most} more"

@@ -36,6 +36,11 @@ def words_of(stem: str) -> tuple[str, ...]:
     return tuple(part for part in re.split(r"[_\-. ]+", stem.lower()) if part)
 
 
+def some_of(names: Sequence[str], most: int = 5) -> str:
+    """The first of many names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 def is_named_as_label(path: Path) -> bool:
     """Whether a file says by its name that it is a segmentation."""
     return suffix_of(path) == SEGMENTATION_SUFFIX or bool(LABEL_WORDS & set(words_of(stem_of(path))))
