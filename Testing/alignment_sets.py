@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
-import pytest
 from scipy import ndimage
 
-from GEDGANLib.alignment import registration
-from GEDGANLib.synthesis import directions
 from GEDGANLib.volumes.cohort import make_case
 
 SHAPE = (24, 28, 24)
 SPACING = 7.0  # mm
 
-QUICK = """
+OFTEN = """
 import torch
 torch.set_num_threads(1)
-from dataclasses import replace
-from GEDGANLib.alignment import job, registration, verdict
-Level = registration.Level
-levels = (Level(4, 12, 0.25, False), Level(2, 12, 0.25), Level(1, 8, 0.25))
-registration.Settings.__dataclass_fields__["levels"].default = levels
-registration.Settings.__init__.__defaults__ = (*registration.Settings.__init__.__defaults__[:-1], levels)
-verdict.TRIAL = replace(verdict.TRIAL, levels=levels)
+from GEDGANLib.alignment import job
 job.CHECKPOINT_SECONDS = 0.0
-from GEDGANLib.synthesis import directions
-directions.SAMPLES = 40
 """
-"""Fewer iterations, kept often."""
-GO = "from GEDGANLib.commands.main import main\nraise SystemExit(main())"
+"""Alignments are kept after every iteration."""
 
 
 def cohort(count: int = 16) -> tuple[np.ndarray, np.ndarray]:
@@ -92,18 +77,3 @@ def slabs(count: int = 16) -> tuple[np.ndarray, np.ndarray]:
 
 MEANINGFUL = {"cohort": cohort}
 MEANINGLESS = {"balls": balls, "shuffled orientations": shuffled, "textures": textures, "slabs": slabs}
-
-
-@contextmanager
-def quick_registration() -> Iterator[None]:
-    """A few iterations, and cases to name directions on, in place of those that people get."""
-    levels = (
-        registration.Level(4, 12, 0.25, False),
-        registration.Level(2, 12, 0.25),
-        registration.Level(1, 8, 0.25),
-    )
-    start = registration.Settings.__init__
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(directions, "SAMPLES", 40)
-        patch.setattr(start, "__defaults__", (*start.__defaults__[:-1], levels))
-        yield

@@ -13,6 +13,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 import numpy as np
 import pytest
 import torch
+from hurried import hurry
 from once import made_once
 from starting import FIRST
 
@@ -30,15 +31,19 @@ THREADS = 1 if os.environ.get("PYTEST_XDIST_WORKER") else 2
 os.environ["OMP_NUM_THREADS"] = str(THREADS)
 torch.set_num_threads(THREADS)
 
+hurry()
+
 SMALL_SHAPE = (16, 24, 16)
 
 LONG_LASTING = """
-    test_evaluation test_privacy test_run test_aligning test_panel test_buttons test_team test_steering
-    test_rescue test_reviewed test_journeys test_scene_changes test_statistical test_align test_augment test_parts
-    test_workers test_files test_article test_trainer test_variations test_interruption test_atlas test_output
-    test_worker test_alignment test_starting_from_a_model test_quality test_export test_conjugate test_modes
-    test_faults test_explain test_on_the_fly test_agreement test_prepared test_older_files test_gather test_recording
-    test_carrying test_segmentation test_twice test_set_up test_fused_field test_structure_tensor test_demo
+    test_segment test_evaluation test_panel test_aligning test_run test_buttons test_privacy test_repainting
+    test_segmentation test_rescue test_steering test_worth test_journeys test_reviewed test_structures
+    test_statistical test_editing test_align test_scene_changes test_parts test_team test_starting_from_a_model
+    test_augment test_trainer test_files test_workers test_article test_conjugate test_alignment test_oddly_formed
+    test_carrying test_interruption test_states test_atlas test_export test_variations test_dicom_segmentations
+    test_quality test_round_trip test_plan test_explain test_agreement test_output test_worker test_modes
+    test_faults test_on_the_fly test_prepared test_older_files test_gather test_recording test_twice test_set_up
+    test_fused_field test_structure_tensor test_demo
 """.split()  # noqa: SIM905
 """Modules of more than two seconds, the longest first: so they are begun, and ``make test-quick`` leaves them out."""
 
@@ -85,17 +90,6 @@ def random() -> np.random.Generator:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def hasty_verdict():
-    """Whether scans can be aligned is tried in a few iterations; ``test_aligning`` tries it in earnest."""
-    from GEDGANLib.alignment import verdict
-
-    few = tuple(replace(level, iterations=2) for level in verdict.TRIAL.levels)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(verdict, "TRIAL", replace(verdict.TRIAL, levels=few))
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
 def each_pair_is_aligned_once():
     """Reports compare the same few cases again and again; which of them are copies is asked of each two once."""
     from GEDGANLib.quality import alignment
@@ -136,13 +130,11 @@ def aligned_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def aligned_run(aligned_folder) -> Path:
-    """Their alignment, in few iterations; only to be read."""
-    from alignment_sets import quick_registration
-
+    """Their alignment; only to be read."""
     from GEDGANLib.commands.main import main
 
     run = aligned_folder.parent / "run"
-    with made_once(run) as there, quick_registration():
+    with made_once(run) as there:
         if not there:
             assert main(["align", str(aligned_folder), "-o", str(run), "--device", "cpu"]) == 0
     return run

@@ -30,6 +30,11 @@ from typing import Any
 
 FIRST = ("train", "--alignment=none")
 """Trains the first generator: without the seconds that an alignment takes, where a test is of something else."""
+GO = "from GEDGANLib.commands.main import main\nraise SystemExit(main())"
+HURRY = (
+    f"import sys\nsys.path.append({os.path.dirname(os.path.abspath(__file__))!r})\nfrom hurried import hurry\nhurry()\n"
+)
+"""Code of processes that are not forked."""
 CAN_FORK = hasattr(os, "fork") and hasattr(os, "pidfd_open")
 _nursery: tuple[subprocess.Popen, str] | None = None
 
@@ -124,8 +129,11 @@ def popen(command: Sequence[str], **options: Any) -> Any:
     asked = [str(part) for part in command]
     is_library = asked[1:3] == ["-m", "GEDGANLib"]
     is_code = asked[1:2] == ["-c"] and "GEDGANLib" in asked[2]
-    if not CAN_FORK or asked[0] != sys.executable or not (is_library or is_code):
+    if asked[0] != sys.executable or not (is_library or is_code):
         return subprocess.Popen(command, **options)
+    if not CAN_FORK:
+        code = asked[2] if is_code else GO
+        return subprocess.Popen([asked[0], "-c", HURRY + code, *asked[3:]], **options)
     known = {"stdin", "stdout", "stderr", "env", "cwd", "text", "start_new_session"}
     assert options.keys() <= known, options.keys() - known
     ends: dict[str, Any] = {}
@@ -184,8 +192,7 @@ def team(
     :param training: the command that begins one; one that is resumed goes on with its plan.
     """
     training = training[:1] if "--resume" in options else training
-    start = "from GEDGANLib.commands.main import main; raise SystemExit(main())"
-    body = f"import torch; torch.set_num_threads(1)\n{code}\n{start}"
+    body = f"import torch; torch.set_num_threads(1)\n{code}\n{GO}"
     port, started = free_port(), []
     for rank in range(processes):
         environment = os.environ | {
@@ -234,6 +241,9 @@ def _import_everything() -> None:
             except ModuleNotFoundError as error:  # what is for other programs imports these
                 if error.name not in ("torchio", "nnunetv2"):
                     raise
+    from hurried import hurry
+
+    hurry()
 
 
 def _nurse(address: str, parent: int) -> dict[str, Any]:

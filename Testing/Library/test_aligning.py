@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from alignment_sets import GO, MEANINGFUL, MEANINGLESS, QUICK, SPACING, quick_registration
-from starting import popen
+from alignment_sets import MEANINGFUL, MEANINGLESS, OFTEN, SPACING
+from hurried import in_earnest
+from starting import GO, popen
 
-from GEDGANLib.alignment import job, verdict
+from GEDGANLib.alignment import job
 from GEDGANLib.alignment.job import Aligned
 from GEDGANLib.alignment.runs import RESULT, STOP
 from GEDGANLib.alignment.verdict import measure
@@ -32,18 +33,9 @@ from GEDGANLib.volumes.cohort import make_case
 from GEDGANLib.volumes.dataset import find_dataset
 from GEDGANLib.volumes.geometry import field_of_view
 
-IN_EARNEST = verdict.TRIAL
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    """The same in this process."""
-    with quick_registration():
-        yield
-
 
 def start(data: Path, run: Path, *options: str, code: str = "") -> Any:
-    command = [sys.executable, "-c", QUICK + code + GO, "align", str(data), "-o", str(run), "--events", "-", *options]
+    command = [sys.executable, "-c", OFTEN + code + GO, "align", str(data), "-o", str(run), "--events", "-", *options]
     return popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -357,8 +349,8 @@ def test_whether_alignment_means_anything_is_measured(name, monkeypatch):
     if labels is not None:
         kinds = torch.from_numpy(np.ascontiguousarray(labels)).long()
         shares = torch.nn.functional.one_hot(kinds, int(kinds.max()) + 1).movedim(-1, 1).float()
-    monkeypatch.setattr(verdict, "TRIAL", IN_EARNEST)
-    found = measure(images, boxes, extent, shares)
+    with in_earnest():
+        found = measure(images, boxes, extent, shares)
     assert found.kind == ("template" if name in MEANINGFUL else "none"), found
     assert f"{found.after:.2f}" in found.words()
     assert measure(images[:4], boxes[:4], extent).kind == "none"

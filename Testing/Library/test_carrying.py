@@ -12,7 +12,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from alignment_sets import quick_registration
+from hurried import in_earnest
 
 from GEDGANLib.alignment.carrying import Laid, Way, bringing, carrying, dice, electing, way
 from GEDGANLib.alignment.lattice import Lattice
@@ -102,6 +102,7 @@ def blob(shift: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     return (label + 0.1 * noise)[None, None], label
 
 
+@in_earnest()
 def test_voxels_around_make_up_for_what_registration_leaves():
     (image, truth), (moved, label) = blob(), blob(2)
     reach = radii((1.0, 1.0, 1.0))
@@ -138,6 +139,7 @@ def test_votes_in_slabs_are_those_of_the_whole(monkeypatch):
     torch.testing.assert_close(through(voting(*given, (0.5, 1.0))), whole)
 
 
+@in_earnest()
 def test_thick_slices_are_heard_as_far_as_thin_ones():
     assert radii((1.0, 1.0, 1.0)) == [2, 2, 2] and radii((1.0, 1.0, 5.0)) == [2, 2, 1]
     assert radii((1.0, 1.0, 1.0), 200**3) == [1, 1, 1]  # of many voxels only the nearest are heard
@@ -181,8 +183,7 @@ def apart(aligned_folder, tmp_path) -> tuple[Path, Path]:
 
 
 def carried(run: Path, *arguments: object) -> int:
-    with quick_registration():
-        return main(["carry", str(run), *map(str, arguments), "--device", "cpu"])
+    return main(["carry", str(run), *map(str, arguments), "--device", "cpu"])
 
 
 @pytest.mark.parametrize("sources", [1, 3])

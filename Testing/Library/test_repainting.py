@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from alignment_sets import quick_registration
+from hurried import in_earnest
 from safetensors.torch import load_file
 from starting import finish, popen, team
 
@@ -159,7 +159,8 @@ def test_noise_makes_up_for_what_modes_leave_over(shape, coarse):
     generator = StatisticalGenerator(shape, extent, 1, 0, 2, shape, (4,) * len(shape), (4,) * len(shape))
     cases = _noisy_cases(count, shape, coarse)
     strides = [(2,) * len(shape)] * 2
-    found, taps, _, scale, _ = measure_residuals(generator, cases, np.zeros((count, 2)), strides)
+    with in_earnest():
+        found, taps, _, scale, _ = measure_residuals(generator, cases, np.zeros((count, 2)), strides)
     assert float(taps.min()) > 0.1 if coarse else float(taps.max()) < 0.1
     found = found[0]
     found[0] *= float(((1 - 2 * taps) ** 2 + 2 * taps**2).prod().sqrt())  # what is left of it where it is smoothed
@@ -262,9 +263,8 @@ def test_a_training_goes_on_where_an_alignment_ended(trained, aligned_folder, al
 
 def test_cases_that_an_alignment_left_out_stay_out(aligned_folder, tmp_path):
     run, left_out = tmp_path / "run", "variation_0004"
-    with quick_registration():
-        command = ["align", str(aligned_folder), "-o", str(run), "--exclude", left_out, "--device", "cpu"]
-        assert main(command) == 0
+    command = ["align", str(aligned_folder), "-o", str(run), "--exclude", left_out, "--device", "cpu"]
+    assert main(command) == 0
     assert main(["train", str(aligned_folder), "-o", str(run), "--steps", "1"]) == 0
     assert main(["train", str(aligned_folder), "-o", str(run), "--resume", "--steps", "2"]) == 0
     assert left_out not in json.loads((run / "run.json").read_text())["cases"]
@@ -467,8 +467,7 @@ def test_killed_while_it_aligns_and_while_it_trains_it_ends_in_the_same_bits(ali
 def test_a_training_starts_from_a_model_with_the_anatomy_of_new_scans(trained, cohort_folder, tmp_path):
     run = tmp_path / "run"
     command = ["train", str(cohort_folder), "-o", str(run), "--from", str(trained / MODEL), "--steps", "1"]
-    with quick_registration():
-        assert main([*command, "--device", "cpu"]) == 0
+    assert main([*command, "--device", "cpu"]) == 0
     old, new = Plan.load(trained / "plan.json"), Plan.load(run / "plan.json")
     assert new.repaints and new.grid.shape == old.grid.shape
     assert new.networks.latent_size - new.statistical.modes == old.networks.latent_size - old.statistical.modes
@@ -544,8 +543,7 @@ def test_anatomy_is_steered_and_projected_and_texture_stays(model, aligned_folde
     truncated = Synthesizer(model, Form(truncation=0.0)).latent(5, 3)
     assert not truncated[:modes].any() and np.array_equal(truncated[modes:], latent_of(5, 3, size)[modes:])
     working = next(load_working_cases(find_dataset(aligned_folder), plan))
-    with quick_registration():
-        found = projector_of(model).project_working(working)
+    found = projector_of(model).project_working(working)
     assert found.latent.shape == (size,) and found.latent[:modes].any() and found.explained > 0.3
 
 

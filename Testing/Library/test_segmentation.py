@@ -13,12 +13,14 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
 import torch
-from alignment_sets import GO, QUICK, quick_registration
+from alignment_sets import OFTEN
+from starting import GO, popen
 
 from GEDGANLib.alignment.carrying import dice
 from GEDGANLib.commands.main import main
@@ -414,8 +416,7 @@ QUICKLY = ("--updates", "30", "--variations", "6", "--device", "cpu")
 
 
 def segment(*arguments: object) -> int:
-    with quick_registration():
-        return main(["segment", *map(str, arguments)])
+    return main(["segment", *map(str, arguments)])
 
 
 def test_from_one_segmented_scan_the_rest_is_segmented(aligned_run, aligned_folder, few, tmp_path, capsys) -> None:
@@ -587,12 +588,12 @@ def test_what_cannot_be_segmented_is_said(aligned_run, few, tmp_path, capsys) ->
 @pytest.mark.long
 def test_a_job_that_is_killed_goes_on_and_comes_to_the_same_network(aligned_run, few, tmp_path) -> None:
     """It is aligned on the way, too; killed while it aligns, and while it learns."""
-    script = QUICK + "from GEDGANLib.segmentation import job as learning\nlearning.CHECKPOINT_SECONDS = 0.0\n" + GO
+    script = OFTEN + "from GEDGANLib.segmentation import job as learning\nlearning.CHECKPOINT_SECONDS = 0.0\n" + GO
     whole, parts = tmp_path / "whole", tmp_path / "parts"
 
-    def begin(out: Path, *options: str) -> subprocess.Popen:
+    def begin(out: Path, *options: str) -> Any:
         command = [sys.executable, "-c", script, "segment", str(few), "-o", str(out), *options]
-        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        return popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
     assert begin(whole, *QUICKLY, "--teacher").wait() == 0
     options: tuple[str, ...] = (*QUICKLY, "--teacher")

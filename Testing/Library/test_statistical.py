@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from alignment_sets import quick_registration
 
 from GEDGANLib.alignment import velocity as of_velocity
 from GEDGANLib.alignment.job import Aligned, fields_of_view
@@ -78,8 +77,7 @@ def data(tmp_path_factory) -> Path:
 def run(data, tmp_path_factory) -> Path:
     """Their alignment."""
     folder = tmp_path_factory.mktemp("statistical") / "run"
-    with quick_registration():
-        assert main(["align", str(data), "-o", str(folder), "--device", "cpu"]) == 0
+    assert main(["align", str(data), "-o", str(folder), "--device", "cpu"]) == 0
     return folder
 
 
@@ -356,8 +354,7 @@ def test_five_scans_have_four_directions_and_are_not_shared(data, tmp_path, caps
         for path in sorted((few / folder).iterdir())[5:]:
             path.unlink()
     out = tmp_path / "run"
-    with quick_registration():
-        assert main(["align", str(few), "-o", str(out), "--for-sharing", "--device", "cpu"]) == 0
+    assert main(["align", str(few), "-o", str(out), "--for-sharing", "--device", "cpu"]) == 0
     assert "shared.safetensors is not written" in " ".join(capsys.readouterr().err.split())
     assert read_header(out / "model.safetensors")[0].networks.latent_size == 4
     assert not (out / "shared.safetensors").exists()

@@ -10,7 +10,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from alignment_sets import SPACING, cohort, quick_registration
+from alignment_sets import SPACING, cohort
 
 from GEDGANLib.commands.main import main
 from GEDGANLib.errors import InputError
@@ -195,8 +195,7 @@ def heads(tmp_path_factory) -> Path:
 def test_scans_are_aligned_on_the_way_and_segmented(heads: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     quickly = ("--updates", "4", "--variations", "2", "--device", "cpu")
-    with quick_registration():
-        assert main(["segment", str(heads), "-o", str(out), *quickly, "--structures", "label 1"]) == 0
+    assert main(["segment", str(heads), "-o", str(out), *quickly, "--structures", "label 1"]) == 0
     assert [label.name for label in load_network(out / "network.safetensors", "cpu").plan.labels] == ["label 1"]
     made = sorted(path.name for path in (out / "segmented" / "labels").iterdir())
     assert made == [f"h{number}.nii.gz" for number in range(2, 6)]
@@ -215,17 +214,15 @@ def test_pieces_that_a_dataset_json_names_are_one_structure_too(heads: Path, tmp
     numbers = np.unique(np.asarray(nibabel.load(heads / "labels" / "h0.nii.gz").dataobj))[1:]
     told = {"channel_names": {"0": "T1"}, "labels": {"background": 0, **{f"part {n}": int(n) for n in numbers}}}
     (data / "dataset.json").write_text(json.dumps({**told, "numTraining": 6, "file_ending": ".nii.gz"}))
-    with quick_registration():
-        assert main(["align", str(data), "-o", str(run), "--device", "cpu", "--one-structure", "head"]) == 0
-        quickly = ("--updates", "2", "--variations", "0", "--device", "cpu", "--run", str(run))
-        assert main(["segment", str(data), "-o", str(out), *quickly, "--structures", "head"]) == 2
-        assert main(["segment", str(data), "-o", str(out), *quickly]) == 0
+    assert main(["align", str(data), "-o", str(run), "--device", "cpu", "--one-structure", "head"]) == 0
+    quickly = ("--updates", "2", "--variations", "0", "--device", "cpu", "--run", str(run))
+    assert main(["segment", str(data), "-o", str(out), *quickly, "--structures", "head"]) == 2
+    assert main(["segment", str(data), "-o", str(out), *quickly]) == 0
     assert [label.name for label in load_network(out / "network.safetensors", "cpu").plan.labels] == ["head"]
 
 
 def test_a_training_holds_what_was_asked_for(heads: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    with quick_registration():
-        options = ("--steps", "1", "--device", "cpu", "--alignment", "template", "--structures", "label 2")
-        assert main(["train", str(heads), "-o", str(run), *options]) == 0
+    options = ("--steps", "1", "--device", "cpu", "--alignment", "template", "--structures", "label 2")
+    assert main(["train", str(heads), "-o", str(run), *options]) == 0
     assert [label.name for label in Plan.load(run / "plan.json").labels] == ["label 2"]

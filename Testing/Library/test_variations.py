@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -16,7 +15,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from alignment_sets import GO, QUICK, quick_registration
+from starting import GO, popen
 
 from GEDGANLib.alignment.blocks import Blocks
 from GEDGANLib.alignment.job import Aligned
@@ -64,8 +63,7 @@ def made(run, data, tmp_path_factory) -> Path:
 
 
 def augment(run: Path, data: Path, out: Path, *options: object) -> int:
-    with quick_registration():
-        return main(["augment", str(run), str(data), "-o", str(out), "--device", "cpu", *map(str, options)])
+    return main(["augment", str(run), str(data), "-o", str(out), "--device", "cpu", *map(str, options)])
 
 
 def names_of(data: Path) -> list[str]:
@@ -286,9 +284,8 @@ def test_shards_are_one_run_also_where_one_was_killed(run, data, tmp_path, capsy
     options = ["-n", 2, "--with-real", "--folds", 2, "--case", *names_of(data)[:3]]
     assert augment(run, data, tmp_path / "whole", *options) == 0
     out = tmp_path / "shards"
-    code = f"{QUICK}\n{GO}"
-    command = [sys.executable, "-c", code, "augment", run, data, "-o", out, "--device", "cpu", *options]
-    killed = subprocess.Popen([*map(str, command), "--shard", "1/2"], cwd=Path(__file__).parents[2])
+    command = [sys.executable, "-c", GO, "augment", run, data, "-o", out, "--device", "cpu", *options]
+    killed = popen([*map(str, command), "--shard", "1/2"])
     while not list((out / "imagesTr").glob("*")) and killed.poll() is None:
         time.sleep(0.02)
     os.kill(killed.pid, signal.SIGKILL)
@@ -423,8 +420,7 @@ def test_a_run_knows_where_its_cases_lie_and_other_scans_are_brought_there(run, 
     known, fresh = Variations(model, Places.of(run)), Variations(model)
     place, digest = known.place(case)
     assert digest == aligned.images[0] and torch.equal(place.moved.velocities[0], aligned.moved.velocities[0])
-    with quick_registration():
-        other, _ = fresh.place(case)
+    other, _ = fresh.place(case)
     np.testing.assert_allclose(other.box, place.box)
     first, second = (each.moved.positions(SHAPE) for each in (place, other))
     assert float((first - second).norm(dim=1).mean()) < 0.7 * BOX  # few iterations

@@ -11,7 +11,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from alignment_sets import quick_registration
 
 from GEDGANLib.commands.main import main
 from GEDGANLib.quality.worth import (
@@ -103,7 +102,7 @@ def test_a_report_begins_with_what_variations_are_worth(aligned_run, aligned_fol
     shutil.copytree(aligned_run, run)
     model = run / "model.safetensors"
     arguments = ["--data", str(aligned_folder), "-n", "4", "--updates", "2", "--minutes", "0.01", "--device", "cpu"]
-    with quick_registration(), pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr("GEDGANLib.quality.worth.FEWEST_UPDATES", 2)
         patch.setattr("GEDGANLib.segmentation.plan.VARIATIONS", 8)
         assert main(["evaluate", str(model), *arguments, "-o", str(tmp_path / "report")]) == 0
@@ -125,8 +124,7 @@ def test_with_one_or_two_labelled_cases_it_is_said_that_they_cannot_tell(
     for path in sorted((folder / "labelsTr").iterdir())[2:]:
         path.unlink()
     arguments = ["--data", str(folder), "-n", "4", "--updates", "2", "--device", "cpu"]
-    with quick_registration():
-        status = main(["evaluate", str(run / "model.safetensors"), *arguments, "-o", str(tmp_path / "report")])
+    status = main(["evaluate", str(run / "model.safetensors"), *arguments, "-o", str(tmp_path / "report")])
     assert status == 0
     said = capsys.readouterr().out
     assert "2 labelled case(s) cannot tell; from 3 on they can" in said and "On public scans" in said

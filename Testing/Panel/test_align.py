@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import slicer
 from acting import idle, put_brains, tick_all
-from alignment_sets import GO, QUICK, quick_registration
+from alignment_sets import OFTEN
 from desktop import DesktopServices, pump, qt
-from starting import popen
+from starting import GO, popen
 
 WAITING = "import time; time.sleep(600)"
 
@@ -29,18 +29,17 @@ def aligned_run(cohort_folder, tmp_path_factory) -> Path:
     from GEDGANLib.commands.main import main
 
     run = tmp_path_factory.mktemp("aligned-in-panel") / "run"
-    with quick_registration():
-        assert main(["align", str(cohort_folder), "-o", str(run), "--device", "cpu"]) == 0
+    assert main(["align", str(cohort_folder), "-o", str(run), "--device", "cpu"]) == 0
     return run
 
 
 @pytest.fixture(autouse=True)
-def quick_workers(panel, monkeypatch):
-    """The panel's own alignments take a few iterations."""
+def careful_workers(panel, monkeypatch):
+    """The panel's own alignments are kept often."""
     original = type(panel.logic).startWorker
 
     def launch(command, **options):
-        return popen([sys.executable, "-c", QUICK + GO, *command[command.index("align") :]], **options)
+        return popen([sys.executable, "-c", OFTEN + GO, *command[command.index("align") :]], **options)
 
     def start(self, arguments, folder, stopFile=None, launch=launch, notes=None):
         return original(self, arguments, folder, stopFile, launch if arguments[0] == "align" else None, notes)

@@ -9,18 +9,10 @@ import numpy as np
 import pytest
 import slicer
 from acting import SMALL, idle, put_brains, tick_all
-from alignment_sets import quick_registration
 from desktop import pump
 
 from GEDGANLib.errors import InputError
 from GEDGANLib.scene.read import case_from_scene
-
-
-@pytest.fixture(autouse=True)
-def quickly():
-    """Scans are brought onto the template in a few iterations."""
-    with quick_registration():
-        yield
 
 
 @pytest.fixture

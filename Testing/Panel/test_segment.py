@@ -8,18 +8,10 @@ import numpy as np
 import pytest
 import slicer
 from acting import bump, idle, put_brains, tick_all
-from alignment_sets import quick_registration
 from desktop import pump
 
 from GEDGANLib.errors import InputError
 from GEDGANLib.scene.read import case_from_scene
-
-
-@pytest.fixture(autouse=True)
-def quickly():
-    """Scans are brought onto the template in a few iterations."""
-    with quick_registration():
-        yield
 
 
 @pytest.fixture
@@ -227,7 +219,6 @@ QUICKLY = """
 import sys
 from pathlib import Path
 sys.path[:0] = {paths}
-exec({quick!r})
 from GEDGANLib.segmentation import job, plan
 job.CHECKPOINT_SECONDS = 0.0
 plan.MEANS["cpu"] = plan.Means(60_000, 600_000, (8, 8, 8), 2, {updates}, 0.12)
@@ -242,8 +233,6 @@ def few_updates(panel, monkeypatch):
     """The process learns in a few updates; returns how many, which may be changed."""
     import subprocess
 
-    from alignment_sets import QUICK
-
     from GEDGANLib.jobs.worker import Worker
 
     wanted = {"updates": 20}
@@ -254,7 +243,7 @@ def few_updates(panel, monkeypatch):
             at = command.index("segment") if "segment" in command else None
             if at is not None:
                 paths = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
-                text = QUICKLY.format(paths=paths, quick=QUICK, updates=wanted["updates"])
+                text = QUICKLY.format(paths=paths, updates=wanted["updates"])
                 command = [command[0], "-c", text, *command[at:]]
             return launch(command, **about)
 

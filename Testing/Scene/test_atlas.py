@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK
-from alignment_sets import quick_registration
 
 from GEDGANLib.commands.main import main
 from GEDGANLib.exchange.nnunet import write_dataset
@@ -27,8 +26,7 @@ def run(tmp_path_factory) -> Path:
     sorted((folder / "data" / "labelsTr").iterdir())[-1].unlink()
     rows = ["participant_id\tage", *(f"{case.name}\t{30 + index}" for index, case in enumerate(cases[:-1]))]
     (folder / "data" / "participants.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    with quick_registration():
-        assert main(["align", str(folder / "data"), "-o", str(folder / "run"), "--device", "cpu"]) == 0
+    assert main(["align", str(folder / "data"), "-o", str(folder / "run"), "--device", "cpu"]) == 0
     return folder / "run"
 
 
@@ -157,8 +155,7 @@ def test_a_folder_that_is_not_aligned_is_told(tmp_path, capsys):
 def test_scans_that_were_brought_onto_a_template_have_an_atlas_too(run, tmp_path):
     new, later = tmp_path / "new", tmp_path / "later"
     write_dataset(new, (make_case(index, 0, (16, 24, 16), 9.0) for index in (30, 31)), "more", whole_numbers="int16")
-    with quick_registration():
-        assert main(["align", str(new), "--onto", str(run), "-o", str(later), "--device", "cpu"]) == 0
+    assert main(["align", str(new), "--onto", str(run), "-o", str(later), "--device", "cpu"]) == 0
     assert main(["atlas", str(later), "-o", str(tmp_path / "out")]) == 0
     with open(tmp_path / "out" / "scores.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
