@@ -211,8 +211,8 @@ def anatomy_of(run: Path, plan: Any) -> tuple[Any, Callable[..., None]]:
     from ..alignment.job import Aligned
     from ..synthesis.model_file import load_model, save_model
     from ..synthesis.residuals import Residuals
-    from ..synthesis.statistical import columns_of, first_modes
-    from ..training.trainer import Anatomy
+    from ..synthesis.statistical import columns_of, first_modes, scores_of
+    from ..training.anatomy import Anatomy
 
     modes = plan.statistical.modes
     model = load_model(run / STATISTICAL, "cpu", with_population=True)
@@ -224,4 +224,5 @@ def anatomy_of(run: Path, plan: Any) -> tuple[Any, Callable[..., None]]:
     aligned = Aligned.load(run / RESULT)
     kept = _kept_residuals(run)
     residuals = Residuals(*(kept[name] for name in Residuals._fields))
-    return Anatomy(first_modes(model, modes), aligned.template.seen, aligned.held_out, residuals), save
+    statistical, seen, scores = first_modes(model, modes), aligned.template.seen, scores_of(model, modes)
+    return Anatomy(statistical, seen, aligned.held_out, residuals, scores), save

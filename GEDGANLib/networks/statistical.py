@@ -139,6 +139,15 @@ class StatisticalGenerator(nn.Module):
         shaped = torch.einsum("nc,ckl,nl->nk", class_weights, self.class_roots, latent)
         return rest * latent + class_weights @ self.class_means + shaped
 
+    def latents(self, scores: Tensor, class_weights: Tensor | None = None) -> Tensor:
+        """The other way round: latents of scores (N, K) of cases of some class."""
+        if class_weights is None or self.class_means is None:
+            return scores
+        rest = 1 - class_weights.sum(1).reshape(-1, 1, 1)
+        shaped = torch.einsum("nc,ckl->nkl", class_weights, self.class_roots)
+        maps = shaped + rest * torch.eye(scores.shape[1], device=scores.device)
+        return torch.linalg.solve(maps, scores - class_weights @ self.class_means)
+
     def transformations(self, scores: Tensor) -> Transformations:
         """φ of scores (N, K)."""
         generators = self.generator + torch.tensordot(scores, self.generators, 1)

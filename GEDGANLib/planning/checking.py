@@ -143,6 +143,7 @@ def check(plan: Any, source: str) -> None:
     shares = {
         "training.labelled_share": training.labelled_share,
         "training.balance": training.balance,
+        "training.matched": training.matched,
         "augmentation.largest": plan.augmentation.largest,
         "augmentation.target": plan.augmentation.target,
     }

@@ -180,6 +180,8 @@ class Training:
         such cases, 1 all groups equally often. See ``training.sampling``.
     :param volume: ``whole``, or ``parts``: all of a case coarsely and a part of it finely, see ``networks.parts``.
     :param part: voxels of such a part, multiples of 4.
+    :param matched: share of each batch in which a made case that is repainted has the anatomy of the real one that it
+        is paired with, see ``training.anatomy``; 0 in plans of before.
     :param frozen_stages: of the discriminator, finest first, that keep their weights when a model is trained further.
     """
 
@@ -200,6 +202,7 @@ class Training:
     balance: float = 0.0
     frozen_stages: int = 0
     part: tuple[int, ...] = ()
+    matched: float = 0.0
 
 
 @dataclass(frozen=True)

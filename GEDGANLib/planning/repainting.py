@@ -20,6 +20,8 @@ PENALTY = 0.002
 same for small grids and large, and for brains, whose air is most of the grid, as for crops of the hippocampus, which
 differ twice as much at each voxel."""
 PENALTY_INTERVAL = 4
+MATCHED = 0.5
+"""Share of the made cases that have the anatomy of the real ones beside them."""
 KINDS = ("shift", "intensity")
 """Changes of what the judges see. None of them interpolates, which takes the finest from real and made cases alike: a
 judge that sees them without it does not ask for it."""
@@ -64,6 +66,7 @@ def repainted(plan: Plan, device: str) -> Plan:
         labelled_share=0.0,
         penalty_weight=PENALTY,
         penalty_interval=PENALTY_INTERVAL,
+        matched=MATCHED,
     )
     reasons = [reason for reason in plan.reasons if not reason.startswith(REPLACED)]
     if plan.augmentation.kinds:

@@ -326,6 +326,16 @@ def first_modes(model: Model, count: int) -> StatisticalGenerator:
     return found
 
 
+def scores_of(model: Model, count: int) -> dict[str, Tensor]:
+    """Scores (count,) of the cases that the modes of a local model are of, along the first modes, by their names.
+
+    :param model: loaded with its population.
+    """
+    population = Population.of(model.population, model.about["population"])
+    names = population.names[: population.members]
+    return {name: torch.from_numpy(np.array(row[:count], np.float32)) for name, row in zip(names, population.scores)}
+
+
 def columns_of(model: Model, modes: int) -> list[dict[str, Any]]:
     """Directions of columns along the first modes of a local model, as a model file has them; none where it does not
     keep its cases.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -18,11 +17,10 @@ from torch import Tensor, nn
 
 from ..networks.build import build_generator
 from ..networks.discriminator import Critic
-from ..networks.noise import Residuals
-from ..networks.statistical import StatisticalGenerator
 from ..planning.plan import Plan
 from ..volumes.pipeline import WorkingCase, seen_voxels
 from .adam import BoundedAdam
+from .anatomy import Anatomy, matched
 from .augmentation import STEERED_EVERY, Drawn, Strength
 from .conjugate import ConjugateGradient
 from .figures import StepFigures
@@ -43,25 +41,10 @@ WARM_UP = {True: 200, False: 1000}
 cases that are nearly right, its judges with no idea, and Adam walks as far by what they say at first as by what they
 have learned."""
 CASES_FOR_TAU = 16
+HELD_OUT = "held-out cases"
 USUAL, LEAST_UNIT = 0.01, 1e-3
 """Mean square, a voxel, that cases are taken to differ by from their statistical ones where it was not measured; and
 over all voxels at least."""
-
-
-@dataclass(frozen=True)
-class Anatomy:
-    """What an alignment knows of the cases, where a plan repaints it.
-
-    :param statistical: of as many modes as the plan says.
-    :param seen: share of the cases that saw each place of the template, (*grid).
-    :param held_out: names of the cases that it was made without.
-    :param residuals: the noise that statistical cases lack, see ``synthesis.residuals``; None for none.
-    """
-
-    statistical: StatisticalGenerator
-    seen: Tensor
-    held_out: Sequence[str] = ()
-    residuals: Residuals | None = None
 
 
 class Trainer:
@@ -124,6 +107,8 @@ class Trainer:
         elif anatomy is not None:
             self.generator.take(copy.deepcopy(anatomy.statistical), anatomy.seen, anatomy.residuals)
             self.generator.to(self.device)
+        has_own = anatomy is not None and plan.training.matched
+        self._own_latents = anatomy.latents_of(self.cases, plan.classes) if has_own else None
         self._freeze()
         self.average = copy.deepcopy(self.generator).requires_grad_(False).eval()
         if plan.repaints:
@@ -191,10 +176,14 @@ class Trainer:
             inputs = self.view.with_a_mean(self.view.seen(self.view.real(batch)))
             yield inputs, batch.labelled.to(self.device), share.to(self.device, torch.float32)
 
-    def _latents(self, player: str = "generator") -> Tensor:
+    def _latents(self, player: str) -> Tensor:
         shape = (self.plan.training.batch, self.plan.networks.latent_size)
         random = self.draws.of(f"latents of the {player}", self.step_count)
-        return torch.randn(shape, generator=random)[self.part]
+        latents = torch.randn(shape, generator=random)
+        if self._own_latents is None or player == HELD_OUT:
+            return latents[self.part]
+        own = self._own_latents[self.sampler.choose(self.step_count, len(latents))]
+        return matched(latents, own, self.plan.training.matched)[self.part]
 
     def _changes(self, player: str) -> Drawn | None:
         """How the batch is changed before this player's discriminator sees it; None for not at all."""
@@ -292,10 +281,10 @@ class Trainer:
 
     def _held_out_gap(self) -> Tensor:
         """Mean gap of held-out cases from synthesized ones of their classes, by the discriminator as it is."""
-        random = self.draws.of("held-out cases", self.step_count)
+        random = self.draws.of(HELD_OUT, self.step_count)
         chosen = torch.randint(len(self.held_out), (self.plan.training.batch,), generator=random)[self.part]
         batch = self._held_out_loader.read(chosen, self._starts(self.step_count))
-        return self._play("held-out cases", self.steps.of_held_out, batch)["gap"].clone()
+        return self._play(HELD_OUT, self.steps.of_held_out, batch)["gap"].clone()
 
     @torch.no_grad()
     def _note_classes(self, batch: Batch, gaps: Tensor) -> None:

@@ -36,9 +36,10 @@ from GEDGANLib.quality.evaluation import Settings, evaluate
 from GEDGANLib.quality.report import figures_of
 from GEDGANLib.synthesis.model_file import load_model, save_model
 from GEDGANLib.synthesis.residuals import residuals_of
-from GEDGANLib.synthesis.statistical import first_modes
+from GEDGANLib.synthesis.statistical import first_modes, scores_of
+from GEDGANLib.training.anatomy import Anatomy
 from GEDGANLib.training.request import image_digest
-from GEDGANLib.training.trainer import Anatomy, Trainer
+from GEDGANLib.training.trainer import Trainer
 from GEDGANLib.volumes.dataset import find_dataset
 from GEDGANLib.volumes.pipeline import load_working_cases
 from GEDGANLib.volumes.prepared import PreparedCases
@@ -57,6 +58,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "coarse repainted": {"coarse": True},
     "absolute": {"relative": False},
     "field held tenfold": {"field units": 10.0},
+    "anatomy drawn": {"training": {"matched": 0.0}},
+    "anatomy given": {"training": {"matched": 1.0}},
     "image alone": {"field": {"kind": "none"}},
     "gradient as second judge": {"field": {"kind": "gradient"}},
     "tensor as second judge": {"field": {"kind": "tensor"}},
@@ -77,9 +80,7 @@ ABSOLUTE_PENALTY = 3 / (32 * 40 * 32)
 def plan_of(run: Path, variant: str) -> Plan:
     """The plan of a trial, from that of the alignment."""
     changes = VARIANTS[variant]
-    plan = Plan.load(run / "plan.json")
-    if not (plan.repaints and plan.statistical.relative):
-        plan = repainted(plan, "cpu")
+    plan = repainted(Plan.load(run / "plan.json"), "cpu")  # as one that is made today
     found = load_model(run / "model.safetensors", "cpu").plan
     modes = max(round(changes.get("modes", 1.0) * plan.statistical.modes), 1)
     relative = changes.get("relative", True)
@@ -117,7 +118,8 @@ def train(run: Path, variant: str, seed: int, steps: int, file: Path) -> float:
     units = torch.tensor([1.0, VARIANTS[variant].get("field units", 1.0)])
     residuals = residuals._replace(judged=residuals.judged * units[: len(residuals.judged)])
     statistical = first_modes(local, plan.statistical.modes)
-    anatomy = Anatomy(statistical, aligned.template.seen, aligned.held_out, residuals)
+    scores = scores_of(local, plan.statistical.modes)
+    anatomy = Anatomy(statistical, aligned.template.seen, aligned.held_out, residuals, scores)
     trainer = Trainer(plan, cases, "cpu", seed, anatomy=anatomy)
     if VARIANTS[variant].get("edges"):
         for loader in (trainer.loader, trainer._held_out_loader):

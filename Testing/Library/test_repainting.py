@@ -21,7 +21,7 @@ from starting import finish, popen, team
 
 from GEDGANLib.alignment.runs import MODEL, RESULT, STATISTICAL
 from GEDGANLib.commands.main import main
-from GEDGANLib.commands.repainting import _plan_of_alignment
+from GEDGANLib.commands.repainting import _plan_of_alignment, anatomy_of
 from GEDGANLib.jobs.checkpoint import load_checkpoint
 from GEDGANLib.networks.build import build_discriminator, build_generator
 from GEDGANLib.networks.discriminator import Discriminator
@@ -40,11 +40,14 @@ from GEDGANLib.synthesis.model_file import digest_of, load_model
 from GEDGANLib.synthesis.repainted import projector_of
 from GEDGANLib.synthesis.residuals import measure_residuals
 from GEDGANLib.synthesis.synthesizer import Form, Synthesizer, latent_of
+from GEDGANLib.training.anatomy import matched
 from GEDGANLib.training.objectives import gradient_penalty
+from GEDGANLib.training.trainer import HELD_OUT, Trainer
 from GEDGANLib.training.view import seen_alike
 from GEDGANLib.volumes.case import Case
 from GEDGANLib.volumes.dataset import find_dataset
 from GEDGANLib.volumes.pipeline import WorkingCase, load_working_cases, seen_as, seen_voxels, to_working
+from GEDGANLib.volumes.prepared import PreparedCases
 
 STEPS = 3
 
@@ -405,7 +408,6 @@ Registration.step = step
 import GEDGANLib.alignment.job as job
 job.CHECKPOINT_SECONDS = 0.0
 from GEDGANLib.commands.main import main
-from GEDGANLib.commands.repainting import _plan_of_alignment
 sys.exit(main())
 """
 
@@ -422,9 +424,46 @@ def step(trainer):
     return original(trainer)
 Trainer.step = step
 from GEDGANLib.commands.main import main
-from GEDGANLib.commands.repainting import _plan_of_alignment
 sys.exit(main())
 """
+
+
+def test_made_cases_have_the_anatomy_of_the_real_ones_beside_them_in_a_share_of_the_pairs(trained):
+    plan = Plan.load(trained / "plan.json")
+    assert plan.training.matched == 0.5
+    anatomy, _ = anatomy_of(trained, plan)
+    cases, modes = PreparedCases(trained / "prepared"), plan.statistical.modes
+    assert set(anatomy.scores) == {case.name for case in cases}
+    trainer = Trainer(plan, cases, "cpu", 0, anatomy=anatomy)
+    chosen = [trainer.cases[index].name for index in trainer._choose(0)]
+    latents, drawn = trainer._latents("generator"), replace(plan, training=replace(plan.training, matched=0.0))
+    free = Trainer(drawn, cases, "cpu", 0, anatomy=anatomy)._latents("generator")
+    for row, name in enumerate(chosen):
+        assert torch.equal(latents[row, :modes], anatomy.scores[name]) == bool(row % 2)
+    assert torch.equal(latents[::2], free[::2]) and torch.equal(latents[:, modes:], free[:, modes:])
+    assert not any(torch.equal(trainer._latents(HELD_OUT)[row, :modes], anatomy.scores[chosen[row]]) for row in (1, 3))
+
+
+def test_of_classes_the_latent_is_found_whose_scores_a_case_has():
+    random = torch.Generator().manual_seed(0)
+    generator = StatisticalGenerator((8, 8), (8.0, 8.0), 1, 0, 3, (8, 8), (4, 4), (4, 4), (), 2)
+    scores = torch.randn(12, 3, generator=random)
+    means, roots = class_statistics(scores.numpy(), [0, 1] * 6, 2)
+    with torch.no_grad():
+        generator.class_means.copy_(means), generator.class_roots.copy_(roots)
+    weights = torch.eye(2).repeat(6, 1)
+    weights[3] = 0  # of no class
+    torch.testing.assert_close(generator.scores(generator.latents(scores, weights), weights), scores, atol=1e-4, rtol=0)
+    assert torch.equal(generator.latents(scores), scores)
+
+
+def test_where_no_anatomy_is_known_it_is_drawn():
+    latents, own = torch.zeros(8, 5), torch.ones(8, 3)
+    own[2] = float("nan")
+    for share in (0.0, 0.25, 0.5, 1.0):
+        found = matched(latents, own, share)
+        assert not found[:, 3:].any() and not found[2].any()
+        assert int(found[:, 0].sum()) == round(8 * share) - (share == 1.0)
 
 
 def test_killed_while_it_aligns_and_while_it_trains_it_ends_in_the_same_bits(aligned_folder, tmp_path, capsys):
