@@ -20,6 +20,8 @@ PENALTY = 0.002
 same for small grids and large, and for brains, whose air is most of the grid, as for crops of the hippocampus, which
 differ twice as much at each voxel."""
 PENALTY_INTERVAL = 4
+LEARNING_RATE = 4e-4
+"""Of both players. With 0.001 what is finest swings from step to step, by half of its power, and ends too weak."""
 MATCHED = 0.5
 """Share of the made cases that have the anatomy of the real ones beside them."""
 KINDS = ("shift", "intensity")
@@ -64,6 +66,7 @@ def repainted(plan: Plan, device: str) -> Plan:
         batch=_batch(plan, device),
         statistics_weight=0.0,
         labelled_share=0.0,
+        learning_rate=LEARNING_RATE,
         penalty_weight=PENALTY,
         penalty_interval=PENALTY_INTERVAL,
         matched=MATCHED,
