@@ -176,7 +176,7 @@ class Trainer:
             inputs = self.view.with_a_mean(self.view.seen(self.view.real(batch)))
             yield inputs, batch.labelled.to(self.device), share.to(self.device, torch.float32)
 
-    def _latents(self, player: str) -> Tensor:
+    def _latents(self, player: str = "generator") -> Tensor:
         shape = (self.plan.training.batch, self.plan.networks.latent_size)
         random = self.draws.of(f"latents of the {player}", self.step_count)
         latents = torch.randn(shape, generator=random)

@@ -168,9 +168,7 @@ LEARNED_BY_HEART = 8
 @pytest.fixture(scope="module")
 def by_heart(model, cases, tmp_path_factory):
     """A model file whose generator was over-fitted on purpose: every latent gives one of eight cases."""
-    widths = tuple(width // 2 for width in model.plan.networks.generator_widths)
-    networks = replace(model.plan.networks, generator_widths=widths)
-    plan = replace(model.plan, networks=networks, training=replace(model.plan.training, held_out=0))
+    plan = replace(model.plan, training=replace(model.plan.training, held_out=0))
     known = cases[:LEARNED_BY_HEART]
     torch.manual_seed(0)
     generator = build_generator(plan)
