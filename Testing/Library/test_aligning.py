@@ -340,7 +340,7 @@ def test_a_damaged_result_is_told(aligned, tmp_path):
 
 
 @pytest.mark.parametrize("name", [*MEANINGFUL, *MEANINGLESS])
-def test_whether_alignment_means_anything_is_measured(name, monkeypatch):
+def test_whether_alignment_means_anything_is_measured(name):
     images, labels = {**MEANINGFUL, **MEANINGLESS}[name]()
     images = torch.from_numpy(np.ascontiguousarray(images)).float()
     extent = tuple(side * SPACING for side in images.shape[2:])

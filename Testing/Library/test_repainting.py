@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hurried import in_earnest
 from safetensors.torch import load_file
 from starting import finish, popen, team
 
@@ -162,8 +161,7 @@ def test_noise_makes_up_for_what_modes_leave_over(shape, coarse):
     generator = StatisticalGenerator(shape, extent, 1, 0, 2, shape, (4,) * len(shape), (4,) * len(shape))
     cases = _noisy_cases(count, shape, coarse)
     strides = [(2,) * len(shape)] * 2
-    with in_earnest():
-        found, taps, _, scale, _ = measure_residuals(generator, cases, np.zeros((count, 2)), strides)
+    found, taps, _, scale, _ = measure_residuals(generator, cases, np.zeros((count, 2)), strides)
     assert float(taps.min()) > 0.1 if coarse else float(taps.max()) < 0.1
     found = found[0]
     found[0] *= float(((1 - 2 * taps) ** 2 + 2 * taps**2).prod().sqrt())  # what is left of it where it is smoothed
