@@ -222,7 +222,7 @@ def electing(
     shares = yield from voting(brought.target, brought.images, given, label_count, reach, softnesses)
     found = []
     for share in shares:
-        labels, taken = np.zeros(shape, np.uint8), share.argmax(0)
+        labels, taken = np.zeros(shape, np.uint8), share.max(0).indices
         labels[brought.box] = taken.cpu().numpy().astype(np.uint8)
         found.append(Carried(labels, share.cpu().numpy(), brought.box, promised_dice(share, taken)))
     return found

@@ -142,7 +142,7 @@ def train_segmenter(
 def case_dice(network: nn.Module, pairs: Pairs, label_count: int) -> np.ndarray:
     """Dice coefficient of each label in each case, (cases, label_count); NaN where a case does not have the label."""
     device = next(network.parameters()).device
-    predictions = (network(images.float().to(device)).argmax(1).cpu() for images in pairs.images.split(BATCH))
+    predictions = (network(images.float().to(device)).max(1).indices.cpu() for images in pairs.images.split(BATCH))
     each = zip(itertools.chain.from_iterable(predictions), pairs.labels)
     return np.array([overlaps(found.numpy(), truth.numpy(), label_count) for found, truth in each])
 
