@@ -77,7 +77,9 @@ class ModelCard:
             lines += self._of_alignment()
         elif cases or steps:
             lines.append(_("Trained on {cases} cases for {steps} steps").format(cases=cases or "?", steps=steps or "?"))
-        if plan.repaints:
+        if plan.repaints and about.get("card"):
+            lines.append(_("What it gives away: {card}").format(card=about["card"]))
+        elif plan.repaints:
             lines.append(
                 _(
                     "It holds {count} directions of its scans, from which single scans can be told: pass it on only to "

@@ -99,6 +99,7 @@ def _make_plan(arguments: argparse.Namespace, dataset, device: str, events: Even
     from ..planning.aligning import as_asked, with_alignment
     from ..planning.choosing import make_plan
     from ..planning.fitting import check_memory, fitted, with_fitting_batch
+    from ..planning.repainting import for_sharing
     from ..volumes.dataset import as_planned
 
     spacing = three_of(arguments.spacing)
@@ -112,6 +113,8 @@ def _make_plan(arguments: argparse.Namespace, dataset, device: str, events: Even
     elif plan.method == "ged" and arguments.alignment != "none":
         with events.bar("seeing whether the scans can be aligned") as show:
             plan = with_alignment(plan, dataset, show)
+    if arguments.for_sharing:
+        plan = for_sharing(plan)
     if not plan.repaints:
         return fitted(plan, fingerprint, device, processes)
     plan = with_fitting_batch(plan, device, processes)
@@ -366,9 +369,9 @@ def _refuse_contradictions(arguments: argparse.Namespace) -> None:
         raise InputError("--freeze keeps weights of a model, and none is given.", "Add --from MODEL.")
     given = arguments.plan is not None or arguments.resume or arguments.start_from is not None
     asked = arguments.grid or arguments.spacing or arguments.method or arguments.alignment
-    asked = asked or arguments.channels or arguments.structures or arguments.one_structure
+    asked = asked or arguments.channels or arguments.structures or arguments.one_structure or arguments.for_sharing
     if given and asked:
-        words = "--grid, --spacing, --channels, --structures, --method and the like make a plan, but one is given."
+        words = "--grid, --spacing, --channels, --method, --for-sharing and the like make a plan, but one is given."
         raise InputError(words, "Edit the plan instead.")
 
 

@@ -71,6 +71,12 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "template", "none"),
         help="bring the scans to a template first: if that helps them (default), always, or never",
     )
+    parser.add_argument(
+        "--for-sharing",
+        action="store_true",
+        help="a model to be passed on (gedgan share): of the directions in which the scans differ it takes as few as "
+        "give little of single scans away",
+    )
 
 
 def add_form(parser: argparse.ArgumentParser) -> None:

@@ -23,7 +23,9 @@ def add(kinds: argparse._SubParsersAction) -> None:
     atlas.set_defaults(run=run_atlas)
 
     share = kinds.add_parser("share", help="make a model for sharing, and say what it gives away of the cases")
-    share.add_argument("model", type=a_path, metavar="MODEL", help="model.safetensors of a run of gedgan align")
+    share.add_argument(
+        "model", type=a_path, metavar="MODEL", help="model.safetensors of an alignment, or of a training --for-sharing"
+    )
     share.add_argument("-o", "--output", type=a_path, required=True, metavar="FILE", help="new file, .safetensors")
     share.set_defaults(run=run_share)
 
@@ -124,12 +126,11 @@ def _scores_of(run: Path, cases: Any, aligned: Any, asked: dict[str, Any], event
 def run_share(arguments: argparse.Namespace, events: Events) -> None:
     from ..jobs.writing import claim_new_file
     from ..synthesis.model_file import load_model
-    from ..synthesis.statistical import save_statistics, shared_form
+    from ..synthesis.passing_on import pass_on
 
     claim_new_file(arguments.output, ".safetensors")
     model = load_model(arguments.model, "cpu", with_population=True)
     with events.bar("finding what can be shared") as show:
-        shared = shared_form(model, show)
-    save_statistics(arguments.output, shared)
+        card = pass_on(model, arguments.output, show)
     size = arguments.output.stat().st_size / 1e6
-    print(f"{arguments.output} ({size:.1f} MB) is written. What it gives away: {shared.about['card']}")
+    print(f"{arguments.output} ({size:.1f} MB) is written. What it gives away: {card}")

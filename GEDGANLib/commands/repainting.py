@@ -14,7 +14,7 @@ from typing import Any
 from ..alignment.runs import MODEL, REQUEST, RESULT, STATISTICAL, read_request
 from ..errors import InputError
 from ..jobs.checkpoint import checkpoints
-from ..jobs.events import Events
+from ..jobs.events import Events, Progress, quiet
 from ..jobs.writing import write_bytes
 from .aligned_cases import Wanted, align_in
 from .scans import without_cases
@@ -49,6 +49,10 @@ def plan_and_data_of_alignment(arguments: argparse.Namespace, device: str) -> tu
             "Train in a new folder with --alignment none.",
         )
     plan = _plan_of_alignment(run, asked["onto"], device, arguments.alignment == "template")
+    if arguments.for_sharing:
+        from ..planning.repainting import for_sharing
+
+        plan = for_sharing(plan)
     dataset = find_dataset(arguments.data, asked["class_column"])
     return plan, without_cases(dataset, asked["left_out"])
 
@@ -139,21 +143,45 @@ def aligned_plan(
             }  # fmt: skip
             write_bytes(run / REQUEST, json.dumps(asked, indent=1).encode("utf-8"))
         align_in(run, cases, plan, Wanted(arguments.data, asked, device, model=STATISTICAL), events)
-    found = _with_grids(run, plan)
+    with events.bar("finding the directions of anatomy") as show:
+        basis = _basis(run, plan, show)
+    found = _with_grids(plan, basis)
     if plan.labels and not found.labels:
-        events.emit("warning", message="No scan that is learned from is segmented: the model makes images alone.")
+        events.emit("warning", message=_why_unlabelled(basis))
     found.save(run / "plan.json")
     if arguments.resume and checkpoints(run) and "judged" not in _kept_residuals(run):
         raise InputError(
             f"{run} was begun by an earlier GED-GAN, whose refiner was another.",
             "Train in a new folder, or in one with a copy of the alignment.",
         )
-    _write_residuals(run, found, cases, events)
+    _write_residuals(run, found, basis, cases, events)
     return found
 
 
-def _write_residuals(run: Path, plan: Any, cases: Sequence[Any], events: Events) -> None:
-    """Measure what the statistical model of a run lacks of its cases, unless that is known for such a plan.
+def _basis(run: Path, plan: Any, show: Progress = quiet) -> Any:
+    """The modes that a plan repaints, of the alignment in a run.
+
+    :raises InputError: it has no model, or too few cases for one that is to be shared.
+    """
+    from ..synthesis.basis import basis_of
+    from ..synthesis.model_file import load_model
+
+    if not (run / STATISTICAL).exists():
+        raise InputError(
+            f"{run / STATISTICAL} is not there, without which a training cannot go on.",
+            "Train in a new folder; with --alignment none where the scans are too few to be aligned.",
+        )
+    return basis_of(load_model(run / STATISTICAL, "cpu", with_population=True), plan, show)
+
+
+def _why_unlabelled(basis: Any) -> str:
+    if "card" in basis.about:
+        return f"The model makes images alone. {basis.about['card']}"
+    return "No scan that is learned from is segmented: the model makes images alone."
+
+
+def _write_residuals(run: Path, plan: Any, basis: Any, cases: Sequence[Any], events: Events) -> None:
+    """Measure what the modes of a run lack of its cases, unless that is known for such a plan.
 
     :raises InputError: a case that the model was made of is not there.
     """
@@ -164,12 +192,10 @@ def _write_residuals(run: Path, plan: Any, cases: Sequence[Any], events: Events)
     known = _kept_residuals(run)
     if "judged" in known and (known["amplitudes"].shape[1], int(known["modes"])) == (levels, modes):
         return
-    from ..synthesis.model_file import load_model
     from ..synthesis.residuals import residuals_of
 
-    model = load_model(run / STATISTICAL, "cpu", with_population=True)
     with events.bar("measuring what the modes leave over") as show:
-        found = residuals_of(model, plan, cases, show)
+        found = residuals_of(basis, plan, cases, show)
     write_bytes(run / RESIDUALS, save({**found._asdict(), "modes": torch.tensor(modes)}))
 
 
@@ -180,26 +206,17 @@ def _kept_residuals(run: Path) -> dict[str, Any]:
     return load_file(run / RESIDUALS) if (run / RESIDUALS).exists() else {}
 
 
-def _with_grids(run: Path, plan: Any) -> Any:
-    """The plan with the grids of the run's statistical model, and no more modes than that has.
-
-    :raises InputError: there is no such model.
-    """
+def _with_grids(plan: Any, basis: Any) -> Any:
+    """The plan with the grids of the modes that it repaints, and their number."""
     from ..planning.choosing import predicted
-    from ..synthesis.model_file import read_header
 
-    if not (run / STATISTICAL).exists():
-        raise InputError(
-            f"{run / STATISTICAL} is not there, without which a training cannot go on.",
-            "Train in a new folder; with --alignment none where the scans are too few to be aligned.",
-        )
-    found, _ = read_header(run / STATISTICAL)
-    modes = min(plan.statistical.modes, found.networks.latent_size)
+    modes = len(basis.generator.generators)
     rest = plan.networks.latent_size - plan.statistical.modes
+    asked = {"modes": modes, "relative": plan.statistical.relative, "shared": plan.statistical.shared}
     plan = replace(
         plan,
-        labels=found.labels,
-        statistical=replace(found.statistical, modes=modes, relative=plan.statistical.relative),
+        labels=basis.plan.labels,
+        statistical=replace(basis.plan.statistical, **asked),
         networks=replace(plan.networks, latent_size=modes + rest),
     )
     return predicted(plan, plan.prediction.device)
@@ -209,20 +226,16 @@ def anatomy_of(run: Path, plan: Any) -> tuple[Any, Callable[..., None]]:
     """What the alignment of a run knows, with as many modes as the plan says (see ``training.trainer.Anatomy``); and
     what writes a model that was trained with it, columns of its cases included."""
     from ..alignment.job import Aligned
-    from ..synthesis.model_file import load_model, save_model
+    from ..synthesis.model_file import save_model
     from ..synthesis.residuals import Residuals
-    from ..synthesis.statistical import columns_of, first_modes, scores_of
     from ..training.anatomy import Anatomy
 
-    modes = plan.statistical.modes
-    model = load_model(run / STATISTICAL, "cpu", with_population=True)
-    known = {"columns": columns_of(model, modes)}
+    basis = _basis(run, plan)
 
     def save(path: Path, generator: Any, plan: Any, about: dict[str, Any], critic: Any = None) -> None:
-        save_model(path, generator, plan, {**about, **known}, critic)
+        save_model(path, generator, plan, {**about, **basis.about}, critic)
 
     aligned = Aligned.load(run / RESULT)
     kept = _kept_residuals(run)
     residuals = Residuals(*(kept[name] for name in Residuals._fields))
-    statistical, seen, scores = first_modes(model, modes), aligned.template.seen, scores_of(model, modes)
-    return Anatomy(statistical, seen, aligned.held_out, residuals, scores), save
+    return Anatomy(basis.generator, aligned.template.seen, aligned.held_out, residuals, basis.scores), save

@@ -53,8 +53,9 @@ def _check_repainting(plan: Any, refuse: Callable[..., None]) -> None:
         refuse("the second judge of a refiner sees the field from its first stage on", "Set field.stage to 0.")
     if not 0 < len(networks.generator_widths) <= len(networks.discriminator_widths) + 1:
         refuse("a refiner has at most one level more than its judges have stages")
-    if not isinstance(plan.statistical.relative, bool):
-        refuse("statistical.relative must be true or false")
+    for name in ("relative", "shared"):
+        if not isinstance(getattr(plan.statistical, name), bool):
+            refuse(f"statistical.{name} must be true or false")
     if not 0 < plan.statistical.modes < networks.latent_size:
         refuse("statistical.modes must be above 0 and below networks.latent_size, whose rest is the refiner's")
 

@@ -106,6 +106,7 @@ class Statistical:
     :param labels: of the labels' modes; () where labels are only deformed.
     :param relative: whether a refiner paints in units of how much cases differ from their statistical ones, and the
         penalty of a judge is in units of how much that is of all that it sees; False in plans of before.
+    :param shared: whether the modes are those of a model for sharing, which give little of single cases away.
     """
 
     template: tuple[int, ...] = ()
@@ -114,6 +115,7 @@ class Statistical:
     labels: tuple[int, ...] = ()
     modes: int = 0
     relative: bool = False
+    shared: bool = False
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from ..alignment.sharing import FEWEST_CASES
+from ..errors import InputError
 from .plan import Augmentation, Plan, Statistical
 
 SHARE, MOST = 1 / 3, 200
@@ -93,6 +95,26 @@ def repainted(plan: Plan, device: str) -> Plan:
         reasons=tuple(reasons),
     )
     return predicted(found, device)
+
+
+def for_sharing(plan: Plan) -> Plan:
+    """A plan whose model is to be passed on.
+
+    :raises InputError: the scans are not aligned, or too few.
+    """
+    if not plan.repaints:
+        raise InputError(
+            "A model for sharing moves along the directions in which aligned scans differ, and this plan aligns none.",
+            "Leave --for-sharing out, or see with --alignment template what comes of them.",
+        )
+    cases = plan.data["cases"] - plan.training.held_out
+    if cases < FEWEST_CASES:
+        raise InputError(
+            f"A model of {cases} scans cannot be shared: each of them would be a large part of it.",
+            f"At least {FEWEST_CASES} are needed beside those held out, and as a rule some dozen.",
+        )
+    reason = "It is for sharing: of these directions it takes as few as give little of single scans away."
+    return replace(plan, statistical=replace(plan.statistical, shared=True), reasons=(*plan.reasons, reason))
 
 
 def for_device(plan: Plan, device: str) -> Plan:

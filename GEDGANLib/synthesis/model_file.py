@@ -56,12 +56,14 @@ class Model:
 
 
 def what_it_holds(plan: Plan) -> str:
-    """What a model that repaints aligned cases gives away, for who passes it on; "" for any other."""
-    if not plan.repaints:
+    """What a model that repaints aligned cases gives away, for who passes it on; "" for one that is for that, and for
+    any other."""
+    if not plan.repaints or plan.statistical.shared:
         return ""
     return (
         f"It holds the mean of its scans and {plan.statistical.modes} directions in which they differ, by which "
-        "single scans can be told: pass it on only to whom you would give the scans."
+        "single scans can be told: pass it on only to whom you would give the scans, or train one for sharing "
+        "(gedgan train --for-sharing)."
     )
 
 

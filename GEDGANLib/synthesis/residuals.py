@@ -35,8 +35,7 @@ from ..structure.field import median_trace
 from ..structure.spectrum import BELOW, near_nyquist
 from ..volumes.fingerprint import Progress, quiet
 from ..volumes.pipeline import WorkingCase, seen_voxels
-from .model_file import Model
-from .statistical import Population, first_modes
+from .basis import Basis
 
 CASES = 64
 """That are measured at most."""
@@ -53,25 +52,22 @@ LEAST = 1e-10
 """Mean square below which a band holds nothing: an intensity is between -1 and 1."""
 
 
-def residuals_of(model: Model, plan: Plan, cases: Sequence[WorkingCase], progress: Progress = quiet) -> Residuals:
-    """:func:`measure_residuals` for a plan that repaints what a local statistical model makes.
+def residuals_of(basis: Basis, plan: Plan, cases: Sequence[WorkingCase], progress: Progress = quiet) -> Residuals:
+    """:func:`measure_residuals` for a plan that repaints what modes make.
 
-    :param model: on the CPU, loaded with its population.
-    :param cases: among them all that the model's modes are of, by name.
+    :param cases: among them all that the modes are of, by name.
     :raises InputError: one of these is not there.
     """
-    population = Population.of(model.population, model.about["population"])
     named = {case.name: case for case in cases}
-    names = population.names[: population.members]
-    if missing := [name for name in names if name not in named]:
+    if missing := [name for name in basis.scores if name not in named]:
         raise InputError(
             f"{missing[0]}, which the alignment was made with, is not among the cases any more.",
             "Give the same data, or train in a new folder.",
         )
-    members = [named[name] for name in names]
-    generator = first_modes(model, plan.statistical.modes)
-    found = measure_residuals(generator, members, population.scores, refiner_strides(plan), progress)
-    return found._replace(judged=judged_differences(generator, members, population.scores, plan))
+    members = [named[name] for name in basis.scores]
+    scores = torch.stack(list(basis.scores.values())).numpy()
+    found = measure_residuals(basis.generator, members, scores, refiner_strides(plan), progress)
+    return found._replace(judged=judged_differences(basis.generator, members, scores, plan))
 
 
 @torch.no_grad()

@@ -93,12 +93,15 @@ class Statistics:
 
     :param about: for the model file.
     :param population: None for one that is shared.
+    :param scores: of all cases along the modes of one that is shared, (N, K): for who trains with it here, and in no
+        file.
     """
 
     generator: StatisticalGenerator
     plan: Plan
     about: dict[str, Any]
     population: Population | None = None
+    scores: np.ndarray | None = None
 
 
 def statistical_plan(plan: Plan, modes: Modes, template: Sequence[int]) -> Plan:
@@ -170,11 +173,11 @@ def local_model(
     known = {name: [values[index] for index in order] for name, values in (columns or {}).items()}
     names = tuple(case.name for case in cases)
     population = Population(names, count, len(labelled), scores, products, kinds, known)
-    classes = _class_statistics(plan, scores[:count], kinds[:count])
+    classes = of_classes(plan, scores[:count], kinds[:count])
     template = aligned.template.to("cpu")
     plan = statistical_plan(plan, modes, template.image.shape[1:])
     about = {**about, "kind": LOCAL, "cases": count, "held_out": len(held_out)}
-    about |= {"columns": _columns(scores[:count], components.strengths, known, members)}
+    about |= {"columns": columns_along(scores[:count], components.strengths, known, members)}
     if label_count:
         about["label_sizes"] = label_sizes(cases[:count], label_count)
     generator = _generator(plan, template.image, template.labels, modes, classes)
@@ -207,9 +210,10 @@ def model_for_sharing(
         )
     components, exposure = found
     modes = _coarser(modes_held_by(generator).of_components(components, population.scores), plan.extent)
-    scores = components.scores()[list(components.members)]
+    of_all = components.scores()
+    scores = of_all[list(components.members)]
     kinds = [population.classes[index] for index in components.members]
-    classes = _class_statistics(plan, scores, kinds, FEWEST_CASES)
+    classes = of_classes(plan, scores, kinds, FEWEST_CASES)
     few = [name for name in plan.classes if kinds.count(name) < FEWEST_CASES]
     unlabelled = bool(plan.labels) and population.labelled < FEWEST_CASES
     if unlabelled:
@@ -224,11 +228,11 @@ def model_for_sharing(
     if unlabelled:  # sizes of few are those of single cases
         kept.pop("label_sizes", None)
     told = {**kept, "kind": SHARED, "cases": len(components.members), "exposure": asdict(exposure)}
-    told |= {"columns": _columns(scores, components.strengths, population.columns, components.members)}
+    told |= {"columns": columns_along(scores, components.strengths, population.columns, components.members)}
     told |= {"card": card_of(exposure, population, few, unlabelled)}
     found = _generator(plan, image, shares, modes, classes)
     fit_label_sizes(found, told.get("label_sizes", ()))
-    return Statistics(found, plan, told)
+    return Statistics(found, plan, told, scores=of_all)
 
 
 def card_of(exposure: Exposure, population: Population, few: Sequence[str], unlabelled: bool) -> str:
@@ -281,16 +285,22 @@ def _coarser(modes: Modes, extent: Sequence[float]) -> Modes:
     )
 
 
-def _class_statistics(
+def of_classes(
     plan: Plan, scores: np.ndarray, kinds: Sequence[str | None], fewest: int = 1
 ) -> tuple[Tensor, Tensor] | None:
+    """Means and roots of the covariances of a plan's classes, see ``networks.statistical``; None without classes.
+
+    :param scores: (N, K).
+    :param kinds: class of each case, None where it is not known.
+    :param fewest: cases below which a class is as all cases are.
+    """
     if not plan.classes:
         return None
     numbers = [plan.classes.index(kind) if kind in plan.classes else None for kind in kinds]
     return class_statistics(scores, numbers, len(plan.classes), fewest)
 
 
-def _columns(
+def columns_along(
     scores: np.ndarray,
     strengths: np.ndarray,
     columns: Mapping[str, Sequence[float | None]],
@@ -307,47 +317,6 @@ def _generator(
     generator = build_generator(plan)
     generator.take(image, shares, modes, classes)
     return generator.eval()
-
-
-def first_modes(model: Model, count: int) -> StatisticalGenerator:
-    """The generator of a local model with its first modes alone, and what classes are along these.
-
-    :param model: on the CPU, loaded with its population.
-    """
-    found = model.generator.first(count)
-    if found.class_means is not None and model.population is not None:
-        population = Population.of(model.population, model.about["population"])
-        members = range(population.members)
-        kinds = [population.classes[index] for index in members]
-        means, roots = _class_statistics(model.plan, population.scores[list(members), :count], kinds)
-        with torch.no_grad():
-            found.class_means.copy_(means), found.class_roots.copy_(roots)
-    fit_label_sizes(found, model.about.get("label_sizes", ()))
-    return found
-
-
-def scores_of(model: Model, count: int) -> dict[str, Tensor]:
-    """Scores (count,) of the cases that the modes of a local model are of, along the first modes, by their names.
-
-    :param model: loaded with its population.
-    """
-    population = Population.of(model.population, model.about["population"])
-    names = population.names[: population.members]
-    return {name: torch.from_numpy(np.array(row[:count], np.float32)) for name, row in zip(names, population.scores)}
-
-
-def columns_of(model: Model, modes: int) -> list[dict[str, Any]]:
-    """Directions of columns along the first modes of a local model, as a model file has them; none where it does not
-    keep its cases.
-
-    :param model: loaded with its population.
-    """
-    if model.population is None:
-        return []
-    population = Population.of(model.population, model.about["population"])
-    members = range(population.members)
-    strengths = components_of(population.products, members).strengths
-    return _columns(population.scores[: len(members), :modes], strengths[:modes], population.columns, members)
 
 
 def save_statistics(path: Path, made: Statistics) -> None:
@@ -378,8 +347,8 @@ def shared_form(model: Model, progress: Progress = quiet) -> Statistics:
     if not is_local(model.about) or model.population is None:
         raise InputError(
             f"{model.path} is not the model of an alignment on this computer.",
-            "Take the model.safetensors in the folder of a run of `gedgan align`. Models that were trained, and such "
-            "that are shared already, have no other form for sharing.",
+            "Take the model.safetensors in the folder of a run of `gedgan align`, or of `gedgan train --for-sharing`. "
+            "Models that are shared already, and such of scans that were not aligned, have no other form for sharing.",
         )
     try:
         population = Population.of(model.population, model.about["population"])

@@ -34,9 +34,9 @@ from GEDGANLib.planning.plan import Plan
 from GEDGANLib.planning.repainting import REST, repainted
 from GEDGANLib.quality.evaluation import Settings, evaluate
 from GEDGANLib.quality.report import figures_of
+from GEDGANLib.synthesis.basis import Basis, basis_of
 from GEDGANLib.synthesis.model_file import load_model, save_model
 from GEDGANLib.synthesis.residuals import residuals_of
-from GEDGANLib.synthesis.statistical import first_modes, scores_of
 from GEDGANLib.training.anatomy import Anatomy
 from GEDGANLib.training.request import image_digest
 from GEDGANLib.training.trainer import Trainer
@@ -52,6 +52,7 @@ STEPS = 1200
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
+    "modes for sharing": {"shared": True},
     "modes alone": {"steps": 0, "no noise": True},
     "modes and noise": {"steps": 0},
     "noise from nothing": {"no noise": True, "coarse": True, "rate": 2.5, "training": {"matched": 0.0}},
@@ -71,6 +72,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "penalty threefold": {"penalty": 3.0},
     "half the rate": {"rate": 0.5},
     "half the modes": {"modes": 0.5},
+    "all modes": {"modes": 100.0},
     "narrow": {"widths": (48, 24, 12)},
     "longer average": {"training": {"ema_share": 0.15}},
 }
@@ -79,13 +81,15 @@ ABSOLUTE_PENALTY = 3 / (32 * 40 * 32)
 """γ a voxel of the grid, where neither paint nor penalty are in units of what cases differ by."""
 
 
-def plan_of(run: Path, variant: str) -> Plan:
-    """The plan of a trial, from that of the alignment."""
+def plan_of(run: Path, variant: str) -> tuple[Plan, Basis]:
+    """The plan of a trial, from that of the alignment, and the modes that it repaints."""
     changes = VARIANTS[variant]
     plan = repainted(Plan.load(run / "plan.json"), "cpu")  # as one that is made today
-    found = load_model(run / "model.safetensors", "cpu").plan
+    relative, shared = changes.get("relative", True), changes.get("shared", False)
     modes = max(round(changes.get("modes", 1.0) * plan.statistical.modes), 1)
-    relative = changes.get("relative", True)
+    plan = replace(plan, statistical=replace(plan.statistical, modes=modes, shared=shared))
+    basis = basis_of(load_model(run / "model.safetensors", "cpu", with_population=True), plan)
+    modes = len(basis.generator.generators)
     weight = plan.training.penalty_weight if relative else ABSOLUTE_PENALTY * math.prod(plan.grid.shape)
     training = replace(
         plan.training,
@@ -98,30 +102,29 @@ def plan_of(run: Path, variant: str) -> Plan:
         latent_size=modes + REST,
         generator_widths=tuple(changes.get("widths", plan.networks.generator_widths)),
     )
-    return replace(
+    plan = replace(
         plan,
         networks=networks,
         training=training,
         field=replace(plan.field, **changes.get("field", {})),
         augmentation=replace(plan.augmentation, kinds=changes.get("kinds", plan.augmentation.kinds)),
-        statistical=replace(found.statistical, modes=modes, relative=relative),
+        statistical=replace(basis.plan.statistical, modes=modes, relative=relative, shared=shared),
     )
+    return plan, basis
 
 
 def train(run: Path, variant: str, seed: int, steps: int, file: Path) -> float:
     """Train and write the model; returns the seconds of processor time."""
-    plan, aligned = plan_of(run, variant), Aligned.load(run / "alignment.safetensors")
-    local, cases = load_model(run / "model.safetensors", "cpu", with_population=True), PreparedCases(run / "prepared")
-    residuals = residuals_of(local, plan, cases)
+    (plan, basis), aligned = plan_of(run, variant), Aligned.load(run / "alignment.safetensors")
+    cases = PreparedCases(run / "prepared")
+    residuals = residuals_of(basis, plan, cases)
     if VARIANTS[variant].get("no noise"):
         residuals = residuals._replace(amplitudes=torch.zeros_like(residuals.amplitudes))
     if VARIANTS[variant].get("coarse"):
         residuals = residuals._replace(coarse=torch.ones(()))
     units = torch.tensor([1.0, VARIANTS[variant].get("field units", 1.0)])
     residuals = residuals._replace(judged=residuals.judged * units[: len(residuals.judged)])
-    statistical = first_modes(local, plan.statistical.modes)
-    scores = scores_of(local, plan.statistical.modes)
-    anatomy = Anatomy(statistical, aligned.template.seen, aligned.held_out, residuals, scores)
+    anatomy = Anatomy(basis.generator, aligned.template.seen, aligned.held_out, residuals, basis.scores)
     trainer = Trainer(plan, cases, "cpu", seed, anatomy=anatomy)
     if VARIANTS[variant].get("edges"):
         for loader in (trainer.loader, trainer._held_out_loader):

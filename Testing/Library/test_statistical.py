@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,22 +12,37 @@ import numpy as np
 import pytest
 import torch
 
+from GEDGANLib.alignment import sharing
 from GEDGANLib.alignment import velocity as of_velocity
 from GEDGANLib.alignment.job import Aligned, fields_of_view
 from GEDGANLib.alignment.modes import Modes, components_of
-from GEDGANLib.alignment.runs import RESULT
+from GEDGANLib.alignment.runs import RESULT, STATISTICAL
 from GEDGANLib.alignment.template import Quality, Template
 from GEDGANLib.alignment.transformations import Transformations
 from GEDGANLib.commands.main import main
 from GEDGANLib.errors import InputError
 from GEDGANLib.exchange.nnunet import write_dataset
 from GEDGANLib.networks.statistical import StatisticalGenerator
+from GEDGANLib.planning.aligning import as_asked
 from GEDGANLib.planning.plan import Plan
+from GEDGANLib.planning.repainting import REST
+from GEDGANLib.planning.repainting import for_sharing as sharing_plan
+from GEDGANLib.quality.privacy import CLEAR, FLAGGED
 from GEDGANLib.synthesis import statistical
+from GEDGANLib.synthesis.basis import basis_of
 from GEDGANLib.synthesis.directions import _kept_columns, directions_path, of_columns
 from GEDGANLib.synthesis.label_sizes import fit_label_sizes, label_sizes
-from GEDGANLib.synthesis.model_file import load_model, read_header
+from GEDGANLib.synthesis.model_file import (
+    digest_of,
+    keep_report,
+    load_model,
+    read_header,
+    read_report,
+    save_model,
+    what_it_holds,
+)  # fmt: skip
 from GEDGANLib.synthesis.onto_template import TemplateProjector
+from GEDGANLib.synthesis.passing_on import MEMORISED
 from GEDGANLib.synthesis.repainted import projector_of
 from GEDGANLib.synthesis.statistical import is_local, local_model, save_statistics
 from GEDGANLib.synthesis.synthesizer import Synthesizer
@@ -378,3 +394,94 @@ def test_segmentations_of_made_cases_are_as_large_as_real_ones(model, run):
     assert np.all(larger > 1.15 * sizes), (larger, sizes)
     fit_label_sizes(model.generator, ())  # of cases without a segmentation nothing is known
     assert torch.equal(model.generator.shares, before)
+
+
+@pytest.fixture
+def _wide_bounds():
+    """Of what a model may give away: so few random variations keep to no narrower ones."""
+    with _wider_bounds():
+        yield
+
+
+@contextmanager
+def _wider_bounds():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sharing, "LARGEST_LEVERAGE", 0.8)
+        patch.setattr(sharing, "LARGEST_AUC", 1.0)
+        patch.setattr(sharing, "LARGEST_EXCESS", 1.0)
+        yield
+
+
+@pytest.fixture(scope="module")
+def for_sharing(data, run, tmp_path_factory) -> Path:
+    """A training in the folder of the alignment, of a generator that is to be passed on."""
+    folder = tmp_path_factory.mktemp("sharing") / "run"
+    shutil.copytree(run, folder)
+    with _wider_bounds():
+        assert main(["train", str(data), "-o", str(folder), "--for-sharing", "--steps", "3", "--device", "cpu"]) == 0
+    return folder
+
+
+@pytest.mark.usefixtures("_wide_bounds")
+def test_a_generator_that_is_to_be_passed_on_moves_along_few_directions(for_sharing, model, data, capsys):
+    trained = load_model(for_sharing / "model.safetensors", with_critic=True)
+    plan, about = trained.plan, trained.about
+    exposure = about["exposure"]
+    assert plan.statistical.shared and plan.repaints and trained.critic is not None and about["trained_images"]
+    assert 1 <= plan.statistical.modes == exposure["modes"] < model.plan.networks.latent_size
+    assert plan.networks.latent_size == plan.statistical.modes + REST
+    assert exposure["leverage"] <= 0.8
+    assert any("for sharing" in reason for reason in plan.reasons)
+    assert not what_it_holds(plan) and what_it_holds(replace(plan, statistical=replace(plan.statistical, shared=False)))
+    # The anatomy of a real case is its scores along these few.
+    local = load_model(for_sharing / STATISTICAL, with_population=True)
+    basis = basis_of(local, plan)
+    assert list(basis.scores) == local.about["population"]["names"][: local.about["population"]["members"]]
+    scores = torch.stack(list(basis.scores.values()))
+    assert scores.shape[1] == plan.statistical.modes and float(scores.std(0).mean()) == pytest.approx(1, abs=0.15)
+    for name, tensor in basis.generator.state_dict().items():
+        torch.testing.assert_close(
+            trained.generator.statistical.state_dict()[name], tensor.to(tensor.dtype), atol=2e-3, rtol=2e-3
+        )
+    again = ["train", str(data), "-o", str(for_sharing), "--resume", "--for-sharing"]
+    assert main(again) == 2 and "--for-sharing" in capsys.readouterr().err
+
+
+def test_what_is_passed_on_of_a_training_makes_the_same_cases_and_says_nothing_of_its_scans(
+    for_sharing, tmp_path, capsys
+):
+    source, path = tmp_path / "model.safetensors", tmp_path / "passed-on.safetensors"
+    shutil.copy(for_sharing / "model.safetensors", source)
+    keep_report(source, {"figures": {"privacy": {"verdict": CLEAR}}, "summary": ["good"]}, digest_of(source))
+    assert main(["share", str(source), "-o", str(path)]) == 0
+    assert "modes of" in capsys.readouterr().out
+    before, after = load_model(source, with_critic=True), load_model(path, with_critic=True)
+    assert after.critic is None and "trained_images" not in after.about and CLEAR in after.about["card"]
+    assert read_report(path)["summary"] == ["good"] and path.stat().st_size < source.stat().st_size
+    cases = [list(Synthesizer(each).cases(2, 0)) for each in (before, after)]
+    for one, other in zip(*cases):
+        np.testing.assert_array_equal(one.image, other.image)
+        np.testing.assert_array_equal(one.labels, other.labels)
+    assert projector_of(after) is not None
+    keep_report(source, {"figures": {"privacy": {"verdict": FLAGGED}}}, digest_of(source))
+    assert main(["share", str(source), "-o", str(tmp_path / "no.safetensors")]) == 2
+    assert "found copies" in capsys.readouterr().err and MEMORISED == FLAGGED
+
+
+def test_a_generator_that_holds_single_scans_is_not_passed_on(for_sharing, tmp_path, capsys):
+    source = load_model(for_sharing / "model.safetensors")
+    plan = replace(source.plan, statistical=replace(source.plan.statistical, shared=False))
+    save_model(tmp_path / "model.safetensors", source.generator, plan, source.about)
+    assert main(["share", str(tmp_path / "model.safetensors"), "-o", str(tmp_path / "no.safetensors")]) == 2
+    assert "--for-sharing" in capsys.readouterr().err and not (tmp_path / "no.safetensors").exists()
+
+
+def test_few_or_unaligned_scans_are_not_trained_on_for_sharing(small_plan, cohort_folder, tmp_path, capsys):
+    with pytest.raises(InputError, match="aligns none"):
+        sharing_plan(small_plan)
+    few = as_asked(replace(small_plan, data={**small_plan.data, "cases": 9}))
+    with pytest.raises(InputError, match="cannot be shared"):
+        sharing_plan(few)
+    command = ["train", str(cohort_folder), "-o", str(tmp_path / "run"), "--for-sharing", "--alignment", "none"]
+    assert main([*command, "--steps", "1"]) == 2 and not (tmp_path / "run").exists()
+    assert "aligns none" in capsys.readouterr().err
