@@ -17,7 +17,7 @@ from ..jobs.writing import beside, explain_unwritable
 from ..segmentation.applying import OVERLAP
 from ..segmentation.network_file import SegmentationNetwork
 from ..segmentation.unet import strides_of
-from ..volumes.fingerprint import PERCENTILES
+from ..volumes.fingerprint import FAINT, PERCENTILES
 from .monai_bundle import describe, enumerate_text, made_with, make_parts
 
 
@@ -150,13 +150,21 @@ def inference(network: SegmentationNetwork) -> dict[str, Any]:
     }
 
 
+LOW, HIGH = PERCENTILES
+FOREGROUND = (
+    f"(lambda part: (lambda voxels, low, high: monai.transforms.ScaleIntensityRange(low, max([high, *numpy.percentile("
+    f"voxels[voxels > low + {FAINT} * (high - low)], [{HIGH}])] if high > low else [high]), -1, 1, clip=True)(part))("
+    f"part.cpu().numpy(), *numpy.percentile(part.cpu().numpy(), [{LOW}, {HIGH}])))"
+)
+"""As ``volumes.fingerprint.foreground_range``, of one channel."""
+
+
 def _intensities(channels: Any) -> list[dict[str, Any]]:
-    """Transforms that map each channel to [-1, 1]: by its own percentiles, or by a window."""
-    if all(channel.mapping != "window" for channel in channels):
-        low, high = PERCENTILES
+    """Transforms that map each channel to [-1, 1]: by percentiles of its own, or by a window."""
+    if all(channel.mapping == "percentiles" for channel in channels):
         return [
             {
-                "_target_": "ScaleIntensityRangePercentilesd", "keys": "image", "lower": low, "upper": high,
+                "_target_": "ScaleIntensityRangePercentilesd", "keys": "image", "lower": LOW, "upper": HIGH,
                 "b_min": -1, "b_max": 1, "clip": True, "channel_wise": True,
             }
         ]  # fmt: skip
@@ -166,9 +174,10 @@ def _intensities(channels: Any) -> list[dict[str, Any]]:
         if channel.mapping == "window":
             low, high = channel.typical
             scale = f"monai.transforms.ScaleIntensityRange({low}, {high}, -1, 1, clip=True)"
+        elif channel.mapping == "foreground":
+            scale = FOREGROUND
         else:
-            low, high = PERCENTILES
-            scale = f"monai.transforms.ScaleIntensityRangePercentiles({low}, {high}, -1, 1, clip=True)"
+            scale = f"monai.transforms.ScaleIntensityRangePercentiles({LOW}, {HIGH}, -1, 1, clip=True)"
         parts.append(f"{scale}(image[{index}:{index + 1}])")
     func = f"$lambda image: torch.cat([{', '.join(parts)}])"
     return [{"_target_": "Lambdad", "keys": "image", "func": func, "track_meta": True}]

@@ -311,15 +311,24 @@ def choose_mapping(fingerprint: Fingerprint, index: int, reasons: list[str]) -> 
         window = (0.0 if 0 <= low < 1e-3 * high else low, high)
         reasons.append(f"Channel {name}: one range for all, {window[0]:.4g} to {window[1]:.4g}, since it is absolute.")
         return Channel(name, "window", window, integer, name_of_kind)
-    reasons.append(f"Channel {name}: each case by its own 0.5th and 99.5th percentile, since its scale is arbitrary.")
+    reasons.append(
+        f"Channel {name}: each case from its own 0.5th percentile to the 99.5th of what is no air, since its scale is "
+        "arbitrary."
+    )
     for label, shares in _of_labels(cases, "label_above", index).items():
         if (share := float(np.median(shares))) > TOLD_ABOVE:
             reasons.append(
                 f"{NOTE}{share:.0%} of {label} is brighter than that range of channel {name}, and is cut to its end. "
                 "If its intensities are absolute, say what it is: --channels with CT or dose, a name a channel."
             )
-    typical = (float(np.median(lows)), float(np.median(highs)))
-    return Channel(name, "percentiles", typical, integer, name_of_kind)
+    return Channel(name, "foreground", typical_range(cases, index, "foreground"), integer, name_of_kind)
+
+
+def typical_range(cases: Sequence[CaseFacts], index: int, mapping: str) -> tuple[float, float]:
+    """The median over cases of what -1 and 1 stand for in one channel, where each case has a range of its own."""
+    ranges = [((mapping == "foreground" and case.foreground) or case.percentiles)[index] for case in cases]
+    low, high = np.median(ranges, axis=0)
+    return float(low), float(high)
 
 
 def _words_of_offsets(cases: Sequence[CaseFacts], index: int, name: str) -> list[str]:

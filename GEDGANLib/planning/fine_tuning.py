@@ -18,6 +18,7 @@ from .choosing import (
     choose_mapping,
     data_of,
     predicted,
+    typical_range,
 )
 from .grids import placed_grid
 from .plan import Plan, Statistical
@@ -85,11 +86,13 @@ def plan_from_model(model_plan: Plan, fingerprint: Fingerprint, device: str, fro
         data_classes = {name: counts[name] for name in model_plan.classes}
     else:
         data_classes = {}
-    fresh = [choose_mapping(fingerprint, index, reasons) for index in range(len(fingerprint.channel_names))]
-    channels = tuple(
-        old if old.mapping == "window" else replace(old, typical=new.typical, integer=new.integer, kind=new.kind)
-        for old, new in zip(model_plan.channels, fresh)
-    )
+    channels = []
+    for index, old in enumerate(model_plan.channels):
+        new = choose_mapping(fingerprint, index, reasons)
+        if old.mapping != "window":
+            typical = typical_range(fingerprint.cases, index, old.mapping)
+            old = replace(old, typical=typical, integer=new.integer, kind=new.kind)
+        channels.append(old)
     if model_plan.repaints:
         if model_plan.labels and not fingerprint.labels:
             raise InputError(
@@ -109,7 +112,7 @@ def plan_from_model(model_plan: Plan, fingerprint: Fingerprint, device: str, fro
     plan = replace(
         model_plan,
         grid=placed_grid(fingerprint, model_plan.grid.shape, model_plan.grid.spacing),
-        channels=channels,
+        channels=tuple(channels),
         training=training,
         augmentation=augmentation,
         description=fingerprint.description,

@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import InputError
 from ..jobs.writing import explain_unwritable, write_bytes
 from ..volumes.case import Label
-from ..volumes.fingerprint import percentile_range
+from ..volumes.fingerprint import foreground_range, percentile_range
 from ..volumes.geometry import compose
 from .checking import check
 from .typed import build
@@ -57,7 +57,9 @@ class Grid:
 class Channel:
     """How the intensities of one image channel are mapped to [-1, 1].
 
-    :param mapping: ``percentiles`` (each case by its own 0.5th and 99.5th) or ``window`` (all cases by ``typical``).
+    :param mapping: ``foreground`` (each case from its own 0.5th percentile to the 99.5th of what is no air, see
+        :func:`.fingerprint.foreground_range`), ``percentiles`` (to the 99.5th of all voxels, in plans of before) or
+        ``window`` (all cases by ``typical``).
     :param typical: what -1 and 1 stand for in synthesized cases, in the units of the data.
     :param integer: the data are whole numbers, so synthesized cases are written as whole numbers too.
     :param kind: type of these whole numbers, as numpy names it.
@@ -73,7 +75,7 @@ class Channel:
         """What -1 and 1 stand for in a case with these voxels."""
         if self.mapping == "window":
             return self.typical
-        return percentile_range(voxels)
+        return (foreground_range if self.mapping == "foreground" else percentile_range)(voxels)
 
 
 @dataclass(frozen=True)

@@ -35,11 +35,12 @@ class CaseFacts:
     :param percentiles: per channel the 0.5th and the 99.5th percentile of the intensities; the ends where those are
         one, as in an image that is almost all air.
     :param minima, maxima: smallest and largest intensity of each channel.
+    :param foreground: the same without air, see :func:`foreground_range`; () where it was not looked at.
     :param body: per channel the 0.5th percentile without padding and the 99.5th without what is as dark as air, see
         :func:`body_range`; () where it was not looked at.
     :param kinds: type of each channel in its file.
     :param label_highs: of each label, by its name, the 99.5th percentile of its voxels in each channel.
-    :param label_above: the share of these voxels above ``percentiles``.
+    :param label_above: the share of these voxels above ``foreground``.
     :param kind: type of the voxels in the files, as numpy names it.
     :param label_voxels: voxels of each label, by its name; empty without segmentation.
     :param label_reach: per axis, how far from the centre of the view labels reach, mm, their voxels included; zeros
@@ -64,6 +65,7 @@ class CaseFacts:
     like_labels: bool = False
     maxima: tuple[float, ...] = ()
     body: tuple[tuple[float, float], ...] = ()
+    foreground: tuple[tuple[float, float], ...] = ()
     kinds: tuple[str, ...] = ()
     label_highs: dict[str, tuple[float, ...]] = field(default_factory=dict)
     label_above: dict[str, tuple[float, ...]] = field(default_factory=dict)
@@ -168,6 +170,7 @@ def _facts(case: RawCase, table: LabelTable, class_name: str | None) -> CaseFact
     spacing = spacing_of(affine)
     reach, voxels = np.zeros(3), {}
     percentiles = tuple(percentile_range(channel) for channel in image)
+    foreground = tuple(foreground_range(channel) for channel in image)
     highs: dict[str, tuple[float, ...]] = {}
     above: dict[str, tuple[float, ...]] = {}
     if case.label_values is not None and case.label_values.any():
@@ -182,7 +185,7 @@ def _facts(case: RawCase, table: LabelTable, class_name: str | None) -> CaseFact
             voxels[name] = inside.shape[1]
             inside = inside[:, :: max(inside.shape[1] // LOOKED_AT, 1)]  # every so many of a large one
             highs[name] = tuple(float(high) for high in np.percentile(inside, PERCENTILES[1], axis=1))
-            above[name] = tuple(float((part > high).mean()) for part, (_, high) in zip(inside, percentiles))
+            above[name] = tuple(float((part > high).mean()) for part, (_, high) in zip(inside, foreground))
     return CaseFacts(
         name=case.name,
         shape=tuple(int(side) for side in image.shape[1:]),
@@ -199,6 +202,7 @@ def _facts(case: RawCase, table: LabelTable, class_name: str | None) -> CaseFact
         class_name=class_name,
         maxima=tuple(float(channel.max()) for channel in image),
         body=tuple(body_range(channel) if channel.min() < BODY else ends for channel, ends in zip(image, percentiles)),
+        foreground=foreground,
         kinds=case.kinds,
         label_highs=highs,
         label_above=above,
@@ -275,6 +279,17 @@ def percentile_range(voxels: np.ndarray) -> tuple[float, float]:
     """0.5th and 99.5th percentile, or smallest and largest value where those are one."""
     low, high = (float(value) for value in np.percentile(voxels, PERCENTILES))
     return (low, high) if high > low else (float(voxels.min()), float(voxels.max()))
+
+
+def foreground_range(voxels: np.ndarray) -> tuple[float, float]:
+    """0.5th percentile of all voxels, and 99.5th of what is no air: brighter than :data:`FAINT` of the range of all.
+
+    How much air a scan has is a matter of its field of view. With three quarters of it, the 99.5th percentile of all
+    voxels is the 98th of a head: its brightest tissue, and all that differs within, would be cut to one value.
+    """
+    low, high = percentile_range(voxels)
+    inside = voxels[voxels > low + FAINT * (high - low)]
+    return low, max(high, float(np.percentile(inside, PERCENTILES[1]))) if inside.size else high
 
 
 PADDING, BODY = -1100.0, -500.0

@@ -22,12 +22,12 @@ from GEDGANLib.errors import InputError
 from GEDGANLib.exchange.folder import write_folder
 from GEDGANLib.exchange.nnunet import write_dataset
 from GEDGANLib.planning.choosing import make_plan
-from GEDGANLib.planning.plan import Plan
+from GEDGANLib.planning.plan import Channel, Plan
 from GEDGANLib.synthesis.output import OutputGrid, to_grid
 from GEDGANLib.volumes.dataset import as_planned, find_dataset
 from GEDGANLib.volumes.dicom import POSITION
 from GEDGANLib.volumes.files import LPS_TO_RAS, read_volume
-from GEDGANLib.volumes.fingerprint import check_dataset
+from GEDGANLib.volumes.fingerprint import check_dataset, foreground_range, percentile_range
 from GEDGANLib.volumes.geometry import corners_apart
 from GEDGANLib.volumes.labels import LabelTable
 from GEDGANLib.volumes.pictures import legend_lines
@@ -620,8 +620,36 @@ def test_a_dose_is_kept_to_its_maximum_and_each_channel_has_its_type(tmp_path):
     described["channel_names"]["1"] = "something"
     (tmp_path / "dataset.json").write_text(json.dumps(described))
     plan = make_plan(check_dataset(find_dataset(tmp_path)), "cpu")
-    assert plan.channels[1].mapping == "percentiles"
-    assert any("of target is brighter than that range of channel something" in words for words in plan.reasons)
+    assert plan.channels[1].mapping == "foreground"
+
+
+def test_the_range_of_a_scan_does_not_depend_on_how_much_air_it_has(tmp_path):
+    """And tells what of a label lies beyond it."""
+    random = np.random.default_rng(0)
+    head = 300 + 60 * random.standard_normal((20, 20, 20))
+    head[4:7, 4:7, 4:7] = 900 + random.standard_normal((3, 3, 3))  # brightest of all, and less than a hundredth
+    tight, wide = np.pad(head, 2), np.pad(head, 20)
+    airy = wide + np.abs(5 * random.standard_normal(wide.shape))
+    ranges = [foreground_range(each) for each in (tight, wide, airy)]
+    assert all(low < 20 for low, _ in ranges)
+    assert [high for _, high in ranges] == pytest.approx([ranges[0][1]] * 3, rel=0.03)
+    below = [percentile_range(each)[1] for each in (tight, wide)]
+    assert below[1] < 0.85 * below[0]
+    assert foreground_range(np.full((8, 8, 8), 7.0)) == (7.0, 7.0)
+    few = np.zeros((20, 20, 20))
+    few[3, 3, 3:7] = (10, 20, 30, 40)  # almost all of it air
+    assert foreground_range(few) == (0.0, pytest.approx(40, rel=0.01))
+    channel = Channel("image", "foreground", (0.0, 1.0), False)
+    assert channel.range_of(few) == foreground_range(few)
+    assert replace(channel, mapping="percentiles").range_of(wide) == percentile_range(wide)
+    labels = np.zeros(tight.shape, np.uint8)
+    labels[6:9, 6:9, 6:9] = 1
+    for number in range(3):
+        save(tmp_path / "images" / f"p{number}.nii.gz", (tight + number).astype(np.float32))
+        save(tmp_path / "labels" / f"p{number}.nii.gz", labels)
+    plan = make_plan(check_dataset(find_dataset(tmp_path)), "cpu")
+    assert any("100% of label 1 is brighter than that range" in words for words in plan.reasons)
+    assert plan.channels[0].typical[1] == pytest.approx(ranges[0][1] + 1, rel=0.01)
 
 
 def test_beyond_the_grid_that_was_learned_is_air():

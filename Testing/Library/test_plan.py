@@ -72,7 +72,7 @@ def test_an_edit_counts(tmp_path):
         (lambda plan: plan["grid"].update(origin=[0, 0]), "for each of 2 or 3 axes"),
         (lambda plan: plan["grid"].update(shape=[16.5, 16, 16]), "grid.shape is 16.5 and must be a whole number"),
         (lambda plan: plan["grid"].update(directions=[[1, 0, 0]] * 3), "direction cosines"),
-        (lambda plan: plan["channels"][0].update(mapping="percentile"), "Choose percentiles, window"),
+        (lambda plan: plan["channels"][0].update(mapping="percentile"), "Choose percentiles, foreground, window"),
         (lambda plan: plan["channels"][0].update(typical=[5]), "two typical intensities"),
         (lambda plan: plan["training"].update(batch=2.5), "training.batch is 2.5 and must be a whole number"),
         (lambda plan: plan["training"].update(learning_rate="fast"), "'fast' and must be a number"),
@@ -134,7 +134,7 @@ def test_spacing_and_grid_as_asked_for():
 
 
 @pytest.mark.parametrize(
-    ("channel", "minimum", "mapping"), [("CT", 0.0, "window"), ("image", -1024.0, "window"), ("T1", 0.0, "percentiles")]
+    ("channel", "minimum", "mapping"), [("CT", 0.0, "window"), ("image", -1024.0, "window"), ("T1", 0.0, "foreground")]
 )
 def test_ct_gets_one_window_for_all(channel, minimum, mapping):
     cases = [facts(percentiles=(-1000.0, 800.0 + 10 * i), minimum=minimum) for i in range(3)]
@@ -169,7 +169,7 @@ def test_each_channel_has_a_mapping_of_its_own():
 
     case = replace(facts(), percentiles=((-1000.0, 900.0), (0.0, 20.0)), minima=(-1024.0, 0.0))
     plan = make_plan(replace(fingerprint(case, case), channel_names=("channel 0", "channel 1")))
-    assert [channel.mapping for channel in plan.channels] == ["window", "percentiles"]
+    assert [channel.mapping for channel in plan.channels] == ["window", "foreground"]
     assert plan.channels[0].name == "CT"  # which nnU-Net knows to treat as absolute
 
 

@@ -500,7 +500,7 @@ def test_what_somebody_corrected_is_learned_from_next_time(aligned_run, aligned_
     assert load_network(tmp_path / "again" / "network.safetensors").about["labelled"] == 2
 
 
-@pytest.mark.parametrize("mapping", ["percentiles", "window"])
+@pytest.mark.parametrize("mapping", ["percentiles", "foreground", "window"])
 def test_monai_segments_with_the_bundle_as_we_do(taught, tmp_path, mapping) -> None:
     """On scans of other orientations and of finer voxels than the network's, too."""
     network, plan = taught
