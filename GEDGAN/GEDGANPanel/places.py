@@ -45,6 +45,13 @@ def new_folder(kind: str) -> Path:
         number += 1
 
 
+def named_models() -> list[Path]:
+    """Models that come with GED-GAN, and those in the folder ``models`` of :func:`base_folder`."""
+    from GEDGANLib.synthesis.known_models import known_models
+
+    return [model.path for model in known_models(base_folder() / "models") if model.path is not None]
+
+
 def recent_models() -> list[Path]:
     """Models used before that are still there, the latest first."""
     return [path for path in map(Path, _kept(MODELS, list)) if path.is_file()]

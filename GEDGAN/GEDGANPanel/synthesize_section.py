@@ -44,11 +44,13 @@ class SynthesizeSection(Section):
     # The model
 
     def refresh(self) -> None:
-        """Fill the list of models; the one of the scene's parameters is chosen, if it is there."""
+        """Fill the list of models, those that have a name first; the one of the scene's parameters is chosen, if it is
+        there."""
         wanted = self.panel.parameters["model"]
-        self._paths = places.recent_models()
+        named = places.named_models()
+        self._paths = [*named, *(path for path in places.recent_models() if path not in named)]
         if wanted and Path(wanted).is_file() and Path(wanted) not in self._paths:
-            self._paths.insert(0, Path(wanted))
+            self._paths.insert(len(named), Path(wanted))
         self._filling = True
         try:
             self.ui.modelCombo.clear()

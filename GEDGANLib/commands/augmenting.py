@@ -17,7 +17,7 @@ from typing import Any
 from ..errors import InputError, StoppedOnRequest
 from ..jobs.events import Events
 from .making import claim_scene
-from .options import DATA, DEVICE, a_path, a_seed, a_shard, a_share, a_truncation, above_zero
+from .options import ALIGNED, DATA, DEVICE, a_model, a_path, a_seed, a_shard, a_share, a_truncation, above_zero
 from .scans import find_for, tell_left_out, warn_of_other_kind
 from .wanted import (
     NUMBER,
@@ -40,7 +40,7 @@ TRIES = 10
 def add(kinds: argparse._SubParsersAction) -> None:
     """Add the commands of this group to the parser."""
     augment = kinds.add_parser("augment", help="make variations of segmented scans, on their own voxels")
-    augment.add_argument("model", type=a_path, metavar="MODEL", help="run of gedgan align, or a model of one")
+    augment.add_argument("model", type=a_model, metavar="MODEL", help=ALIGNED)
     augment.add_argument("data", type=a_path, metavar="DATA", help=DATA)
     augment.add_argument(
         "-n",

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import InputError, StoppedOnRequest
 from ..jobs.events import Events
-from .options import DATA, DEVICE, a_path, a_shard, above_zero
+from .options import ALIGNED, DATA, DEVICE, a_model, a_path, a_shard, above_zero
 from .scans import find_for, names_in, refuse_labels, tell_left_out, warn_of_other_kind
 from .trusted import Shown, tell_made, write_shares, write_trust
 from .wanted import label_table, scan_of, values_fit, with_own_values
@@ -25,7 +25,7 @@ SUGGESTED = 3
 def add(kinds: argparse._SubParsersAction) -> None:
     """Add the commands of this group to the parser."""
     carry = kinds.add_parser("carry", help="carry segmentations of some scans to others, and say how far to trust each")
-    carry.add_argument("model", type=a_path, metavar="MODEL", help="run of gedgan align, or a model of one")
+    carry.add_argument("model", type=a_model, metavar="MODEL", help=ALIGNED)
     carry.add_argument("labelled", type=a_path, metavar="LABELLED", help="folder with the scans that are segmented")
     carry.add_argument("data", type=a_path, metavar="DATA", help=f"scans to carry to; {DATA}")
     carry.add_argument("-o", "--output", type=a_path, required=True, metavar="OUT", help="new folder")

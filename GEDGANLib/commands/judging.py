@@ -18,7 +18,7 @@ from typing import Any
 from ..errors import InputError
 from ..jobs.events import Events, with_progress
 from .making import cases_folder, check_class, form_of, say_rejected, say_variety, screened
-from .options import DEVICE, a_path, a_seed, above_zero, add_form
+from .options import DEVICE, MODEL, a_model, a_path, a_seed, above_zero, add_form
 from .scans import find_for
 
 NNUNET_NAME = re.compile(r"Dataset\d{3}_.")
@@ -27,7 +27,7 @@ NNUNET_NAME = re.compile(r"Dataset\d{3}_.")
 def add(kinds: argparse._SubParsersAction) -> None:
     """Add the commands of this group to the parser."""
     evaluate = kinds.add_parser("evaluate", help="report quality, privacy and use of a model, beside real cases")
-    evaluate.add_argument("model", type=a_path, metavar="MODEL", help="model.safetensors of a run")
+    evaluate.add_argument("model", type=a_model, metavar="MODEL", help=MODEL)
     evaluate.add_argument(
         "--data",
         type=a_path,
@@ -50,7 +50,7 @@ def add(kinds: argparse._SubParsersAction) -> None:
     evaluate.set_defaults(run=run_evaluate)
 
     export = kinds.add_parser("export", help="write a data set or a bundle for other programs")
-    export.add_argument("model", type=a_path, metavar="MODEL", help="model of a run, or a segmentation network")
+    export.add_argument("model", type=a_model, metavar="MODEL", help=f"{MODEL}; or a segmentation network")
     export.add_argument("-o", "--output", type=a_path, required=True, metavar="OUT", help="new folder")
     export.add_argument("--to", choices=("nnunet", "monai-bundle", "folder"), required=True, help="for which program")
     export.add_argument("-n", "--number", type=above_zero(int), default=200, help="cases to make (default: 200)")
@@ -73,12 +73,15 @@ def run_evaluate(arguments: argparse.Namespace, events: Events) -> None:
     from ..device import choose_device
     from ..jobs.writing import new_folder
     from ..quality.report import HTML
+    from ..synthesis.known_models import SHIPPED
     from ..synthesis.model_file import keep_report, load_model, refuse_unwritable
 
     device = choose_device(arguments.device)
     model = load_model(arguments.model, device, with_population=True)
     digest = model.digest  # of what is judged, before a training that goes on can write another one
     try:
+        if arguments.model.parent == SHIPPED:
+            raise InputError(f"{arguments.model} comes with GED-GAN, and stays as it is.")
         refuse_unwritable(arguments.model)
     except InputError as error:
         events.emit("warning", message=f"The report will not be kept in the model file: {error}")
@@ -92,6 +95,8 @@ def run_evaluate(arguments: argparse.Namespace, events: Events) -> None:
     for words in said:
         print(f"- {words}")
     print(f"The report is {arguments.output / HTML}.")
+    if arguments.model.parent == SHIPPED:
+        return
     try:  # where the panel, and whoever is given the model, find what is known of it
         keep_report(arguments.model, figures, digest)
         print(f"Its figures are in {arguments.model} too.")

@@ -18,6 +18,7 @@ from ..errors import InputError, StoppedOnRequest
 from ..jobs.events import Events, JsonEvents
 from .options import (
     DATA,
+    a_model,
     a_path,
     a_seed,
     a_whole_number,
@@ -59,7 +60,7 @@ def add(kinds: argparse._SubParsersAction) -> None:
         "--accept-changed-data", action="store_true", help="resume though cases were added, removed or changed"
     )
     train.add_argument(
-        "--from", dest="start_from", type=a_path, metavar="MODEL", help="start from a model, as for few new scans"
+        "--from", dest="start_from", type=a_model, metavar="MODEL", help="start from a model, as for few new scans"
     )
     train.add_argument(
         "--freeze",

@@ -20,6 +20,11 @@ DEVICE = {
 """Of ``add_argument("--device", ...)``."""
 
 
+MODEL = "model.safetensors of a run, or the name of a known model (gedgan models)"
+ALIGNED = "run of gedgan align, or a model of one; or the name of a known model (gedgan models)"
+"""Of an argument of the kind :func:`a_model`."""
+
+
 def add_class_column(parser: argparse.ArgumentParser) -> None:
     """The column that tells classes."""
     parser.add_argument(
@@ -115,6 +120,32 @@ def a_truncation(text: str) -> float:
 def a_path(text: str) -> Path:
     """A path, a leading ~ being the home folder."""
     return Path(text).expanduser()
+
+
+def a_model(text: str) -> Path:
+    """Path of a model: a file or the folder of a run, or the name of a known one; a file of that name comes first."""
+    return _known(text, "path")
+
+
+def a_source_of_segmentations(text: str) -> Path:
+    """Path of scans or of a segmentation network, or the name of a known model that has one."""
+    return _known(text, "network")
+
+
+def _known(text: str, part: str) -> Path:
+    path = a_path(text)
+    if path.exists() or path.suffix or path.name != text:
+        return path
+    from ..synthesis.known_models import known_models, model_named
+
+    model = model_named(text)
+    if model is None:
+        names = ", ".join(each.name for each in known_models()) or "none yet"
+        raise argparse.ArgumentTypeError(f"{text} is neither there nor the name of a known model ({names})")
+    if (found := getattr(model, part)) is None:
+        what = "network that segments" if part == "network" else "generator"
+        raise argparse.ArgumentTypeError(f"the model {text} has no {what}")
+    return found
 
 
 def above_zero(kind: type):

@@ -1,4 +1,4 @@
-"""What the commands of ``gedgan`` do with scans that are aligned: atlas and share."""
+"""What the command ``atlas`` does with scans that are aligned."""
 
 from __future__ import annotations
 
@@ -21,13 +21,6 @@ def add(kinds: argparse._SubParsersAction) -> None:
         "--cases", nargs="*", metavar="NAME", help="transforms of these alone, or of none, and no tables"
     )
     atlas.set_defaults(run=run_atlas)
-
-    share = kinds.add_parser("share", help="make a model for sharing, and say what it gives away of the cases")
-    share.add_argument(
-        "model", type=a_path, metavar="MODEL", help="model.safetensors of an alignment, or of a training --for-sharing"
-    )
-    share.add_argument("-o", "--output", type=a_path, required=True, metavar="FILE", help="new file, .safetensors")
-    share.set_defaults(run=run_share)
 
 
 def run_atlas(arguments: argparse.Namespace, events: Events) -> None:
@@ -121,16 +114,3 @@ def _scores_of(run: Path, cases: Any, aligned: Any, asked: dict[str, Any], event
             rows.append(projector.scores(aligned.moved.of([index]), image, box)[0].numpy())
         show(len(cases), len(cases), "")
     return np.stack(rows)
-
-
-def run_share(arguments: argparse.Namespace, events: Events) -> None:
-    from ..jobs.writing import claim_new_file
-    from ..synthesis.model_file import load_model
-    from ..synthesis.passing_on import pass_on
-
-    claim_new_file(arguments.output, ".safetensors")
-    model = load_model(arguments.model, "cpu", with_population=True)
-    with events.bar("finding what can be shared") as show:
-        card = pass_on(model, arguments.output, show)
-    size = arguments.output.stat().st_size / 1e6
-    print(f"{arguments.output} ({size:.1f} MB) is written. What it gives away: {card}")

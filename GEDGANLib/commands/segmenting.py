@@ -25,7 +25,17 @@ from ..jobs.writing import write_bytes
 from .aligned_cases import Bars
 from .aligning import run_align
 from .applying import Form, apply
-from .options import DATA, DEVICE, a_path, a_seed, a_shard, above_zero, add_structures, three_of
+from .options import (
+    DATA,
+    DEVICE,
+    a_path,
+    a_seed,
+    a_shard,
+    a_source_of_segmentations,
+    above_zero,
+    add_structures,
+    three_of,
+)
 from .scans import labels_for, names_in, with_labels
 from .teaching import Teaching, labelled_of, votes_of
 from .wanted import label_table
@@ -49,9 +59,10 @@ def add(kinds: argparse._SubParsersAction) -> None:
     )
     segment.add_argument(
         "source",
-        type=a_path,
+        type=a_source_of_segmentations,
         metavar="DATA|NETWORK",
-        help=f"scans of which one is segmented at least ({DATA}); or a network.safetensors to apply",
+        help=f"scans of which one is segmented at least ({DATA}); or a network.safetensors to apply, or the name of a "
+        "known model that has one (gedgan models)",
     )
     segment.add_argument("data", type=a_path, nargs="?", metavar="DATA", help="scans that a NETWORK is applied to")
     segment.add_argument("-o", "--output", type=a_path, required=True, metavar="OUT", help="new folder")

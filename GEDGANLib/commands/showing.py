@@ -12,7 +12,7 @@ from .. import __version__
 from ..errors import InputError
 from ..jobs.events import Events
 from .making import claim_scene
-from .options import DEVICE, a_path, above_zero
+from .options import DEVICE, a_model, a_path, above_zero
 from .scans import read_scan, warn_of_other_kind
 
 
@@ -22,7 +22,7 @@ def add(kinds: argparse._SubParsersAction) -> None:
     explain.add_argument("volume", type=a_path, metavar="VOLUME", help="an image file, or a folder with a DICOM series")
     explain.add_argument("-o", "--output", type=a_path, required=True, metavar="OUT", help="new folder for the maps")
     explain.add_argument(
-        "--model", type=a_path, help="show too where its discriminator finds the volume unlike real ones"
+        "--model", type=a_model, help="show too where its discriminator finds the volume unlike real ones"
     )
     explain.add_argument("--sigma", type=above_zero(float), metavar="MM", help="scale of edges (default: a voxel)")
     explain.add_argument("--rho", type=above_zero(float), metavar="MM", help="scale of averages (default: two voxels)")

@@ -16,19 +16,19 @@ import numpy as np
 from ..errors import InputError
 from ..jobs.events import Events, with_progress
 from .making import cases_folder, claim_scene
-from .options import DEVICE, a_path, a_seed, a_share, a_whole_number, above_zero
+from .options import DEVICE, MODEL, a_model, a_path, a_seed, a_share, a_whole_number, above_zero
 from .scans import find_for, read_scan, warn_of_other_kind
 
 
 def add(kinds: argparse._SubParsersAction) -> None:
     """Add the commands of this group to the parser."""
     directions = kinds.add_parser("directions", help="find what can be steered in a model, and name it")
-    directions.add_argument("model", type=a_path, metavar="MODEL", help="model.safetensors of a run")
+    directions.add_argument("model", type=a_model, metavar="MODEL", help=MODEL)
     directions.add_argument("--device", **DEVICE)
     directions.set_defaults(run=run_directions)
 
     vary = kinds.add_parser("vary", help="make a series of cases along one direction")
-    vary.add_argument("model", type=a_path, metavar="MODEL", help="model.safetensors of a run")
+    vary.add_argument("model", type=a_model, metavar="MODEL", help=MODEL)
     vary.add_argument("--direction", required=True, metavar="NAME", help="as `gedgan directions` names it")
     vary.add_argument("--from", dest="start", type=float, metavar="SD", help="default: the direction's own")
     vary.add_argument("--to", dest="end", type=float, metavar="SD", help="default: the direction's own")
@@ -44,7 +44,7 @@ def add(kinds: argparse._SubParsersAction) -> None:
     vary.set_defaults(run=run_vary)
 
     project = kinds.add_parser("project", help="find the case of a model that is nearest to a real volume")
-    project.add_argument("model", type=a_path, metavar="MODEL", help="model.safetensors of a run")
+    project.add_argument("model", type=a_model, metavar="MODEL", help=MODEL)
     project.add_argument("volume", type=a_path, metavar="VOLUME", help="an image file, or a folder with a DICOM series")
     project.add_argument("-o", "--output", type=a_path, required=True, metavar="OUT", help="new folder for the maps")
     project.add_argument(

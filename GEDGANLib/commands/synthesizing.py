@@ -14,14 +14,14 @@ from pathlib import Path
 from ..errors import InputError
 from ..jobs.events import Events, with_progress
 from .making import cases_folder, check_class, claim_scene, form_of, say_rejected, say_variety, screened
-from .options import DEVICE, a_path, a_seed, above_zero, add_form
+from .options import DEVICE, MODEL, a_model, a_path, a_seed, above_zero, add_form
 from .scans import find_for
 
 
 def add(kinds: argparse._SubParsersAction) -> None:
     """Add the commands of this group to the parser."""
     synthesize = kinds.add_parser("synthesize", help="make new cases with a model")
-    synthesize.add_argument("model", type=a_path, metavar="MODEL", help="model.safetensors of a run")
+    synthesize.add_argument("model", type=a_model, metavar="MODEL", help=MODEL)
     synthesize.add_argument("-n", "--number", type=above_zero(int), default=8, help="cases to make (default: 8)")
     synthesize.add_argument(
         "-o", "--output", type=a_path, required=True, metavar="OUT", help="new folder for the cases"

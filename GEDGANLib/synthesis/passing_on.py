@@ -20,16 +20,17 @@ OF_TRAINING = ("trained_images", "data", "population", "tau")
 MEMORISED = "memorised"  # as in ``quality.privacy``; a test compares
 
 
-def pass_on(model: Model, path: Path, progress: Progress = quiet) -> str:
+def pass_on(model: Model, path: Path, words: str = "", progress: Progress = quiet) -> str:
     """Write the form of a model that is for sharing; returns what it gives away.
 
     :param model: on the CPU, loaded with its population.
     :param path: a new file.
+    :param words: what whoever passes it on says of it: where from, licence, what it is not for.
     :raises InputError: there is no such form of it, its report found copies, or the file cannot be written.
     """
     if not model.plan.repaints:
         made = shared_form(model, progress)
-        save_statistics(path, made)
+        save_statistics(path, replace(made, about=made.about | _said(words)))
         return made.about["card"]
     if not model.plan.statistical.shared:
         raise InputError(
@@ -44,11 +45,15 @@ def pass_on(model: Model, path: Path, progress: Progress = quiet) -> str:
             f"The report on {model.path} found copies of its scans among what it makes.",
             "Do not pass it on; train with more scans, or for less long.",
         )
-    words = "was not judged" if verdict is None else f"was judged: {verdict}"
-    card = f"{model.about['card']} What a network learned beside, of {model.about.get('cases', '?')} scans, {words}."
-    about = {name: value for name, value in model.about.items() if name not in OF_TRAINING} | {"card": card}
+    judged = "was not judged" if verdict is None else f"was judged: {verdict}"
+    card = f"{model.about['card']} What a network learned beside, of {model.about.get('cases', '?')} scans, {judged}."
+    about = {name: value for name, value in model.about.items() if name not in OF_TRAINING}
     data = {name: value for name, value in model.plan.data.items() if name != "started_from"}
-    save_model(path, model.generator, replace(model.plan, data=data), about)
+    save_model(path, model.generator, replace(model.plan, data=data), about | {"card": card} | _said(words))
     if report:
         keep_report(path, report, digest_of(path))
     return card
+
+
+def _said(words: str) -> dict[str, str]:
+    return {"words": words} if words else {}

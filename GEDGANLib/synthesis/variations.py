@@ -29,7 +29,7 @@ from ..jobs.steps import through
 from ..training.request import image_digest
 from ..volumes.case import Case, description_of_variation
 from ..volumes.pipeline import to_working
-from .model_file import Model, load_model
+from .model_file import Model, load_model, statistical_part
 from .onto_template import TemplateProjector
 from .statistical import Population as Cases
 from .statistical import modes_held_by
@@ -109,6 +109,8 @@ class Variations:
         """
         found, run = model_and_run(path)
         model = load_model(found, device, with_population=with_population)
+        if model.plan.repaints:  # of one that was passed on there is nothing beside it
+            model = statistical_part(model)
         return cls(model, None if run is None else Places.of(run))
 
     @property

@@ -447,16 +447,16 @@ def test_a_generator_that_is_to_be_passed_on_moves_along_few_directions(for_shar
     assert main(again) == 2 and "--for-sharing" in capsys.readouterr().err
 
 
-def test_what_is_passed_on_of_a_training_makes_the_same_cases_and_says_nothing_of_its_scans(
-    for_sharing, tmp_path, capsys
-):
+def test_what_is_passed_on_of_a_training_makes_the_same_cases_and_names_no_scan(for_sharing, tmp_path, capsys):
     source, path = tmp_path / "model.safetensors", tmp_path / "passed-on.safetensors"
     shutil.copy(for_sharing / "model.safetensors", source)
     keep_report(source, {"figures": {"privacy": {"verdict": CLEAR}}, "summary": ["good"]}, digest_of(source))
-    assert main(["share", str(source), "-o", str(path)]) == 0
+    (tmp_path / "card.txt").write_text("From volunteers; CC BY 4.0; not for diagnosis.\n", encoding="utf-8")
+    assert main(["share", str(source), "-o", str(path), "--card", str(tmp_path / "card.txt")]) == 0
     assert "modes of" in capsys.readouterr().out
     before, after = load_model(source, with_critic=True), load_model(path, with_critic=True)
     assert after.critic is None and "trained_images" not in after.about and CLEAR in after.about["card"]
+    assert after.about["words"] == "From volunteers; CC BY 4.0; not for diagnosis."
     assert read_report(path)["summary"] == ["good"] and path.stat().st_size < source.stat().st_size
     cases = [list(Synthesizer(each).cases(2, 0)) for each in (before, after)]
     for one, other in zip(*cases):

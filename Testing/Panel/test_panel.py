@@ -319,6 +319,20 @@ def test_a_model_is_browsed_for_and_remembered(panel, trained_model):
     assert places.recent_models()[0] == trained_model
 
 
+def test_models_that_have_a_name_stand_first(panel, trained_model):
+    from GEDGANLib.synthesis.known_models import keep_model
+    from GEDGANPanel import places
+
+    kept = keep_model(trained_model, "zebra", folder=places.base_folder() / "models").path
+    panel.synthesize_section.take_model(trained_model)
+    combo = panel.ui.modelCombo
+    assert combo.itemText(1) == "zebra" and combo.itemText(combo.currentIndex) != "zebra"
+    combo.setCurrentIndex(1)
+    assert panel.synthesize_section.card.path == kept and panel.parameters["model"] == str(kept)
+    panel.synthesize_section.refresh()
+    assert combo.currentIndex == 1
+
+
 def test_parameters_survive_saving_and_loading_of_the_scene(panel, opened, slicer_desktop, tmp_path):
     panel.ui.countSpin.value = 5
     panel.ui.truncationSlider.value = 0.7
