@@ -320,8 +320,9 @@ def test_a_model_is_browsed_for_and_remembered(panel, trained_model):
 
 
 def test_models_that_have_a_name_stand_first(panel, trained_model):
-    from GEDGANLib.synthesis.known_models import keep_model
     from GEDGANPanel import places
+
+    from GEDGANLib.synthesis.known_models import keep_model
 
     kept = keep_model(trained_model, "zebra", folder=places.base_folder() / "models").path
     panel.synthesize_section.take_model(trained_model)

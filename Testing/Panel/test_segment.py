@@ -9,6 +9,7 @@ import pytest
 import slicer
 from acting import bump, idle, put_brains, tick_all
 from desktop import pump
+from starting import popen
 
 from GEDGANLib.errors import InputError
 from GEDGANLib.scene.read import case_from_scene
@@ -217,8 +218,6 @@ def test_a_folder_is_carried_in_files_and_its_cases_are_shown(panel, aligned_run
 
 QUICKLY = """
 import sys
-from pathlib import Path
-sys.path[:0] = {paths}
 from GEDGANLib.segmentation import job, plan
 job.CHECKPOINT_SECONDS = 0.0
 plan.MEANS["cpu"] = plan.Means(60_000, 600_000, (8, 8, 8), 2, {updates}, 0.12)
@@ -231,19 +230,16 @@ raise SystemExit(main(sys.argv[1:]))
 @pytest.fixture
 def few_updates(panel, monkeypatch):
     """The process learns in a few updates; returns how many, which may be changed."""
-    import subprocess
-
     from GEDGANLib.jobs.worker import Worker
 
     wanted = {"updates": 20}
     start = Worker.start.__func__
 
-    def started(cls, arguments, folder, python, *more, launch=subprocess.Popen, **options):
+    def started(cls, arguments, folder, python, *more, launch=popen, **options):
         def go(command, **about):
             at = command.index("segment") if "segment" in command else None
             if at is not None:
-                paths = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
-                text = QUICKLY.format(paths=paths, updates=wanted["updates"])
+                text = QUICKLY.format(updates=wanted["updates"])
                 command = [command[0], "-c", text, *command[at:]]
             return launch(command, **about)
 
