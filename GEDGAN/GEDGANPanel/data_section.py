@@ -29,7 +29,7 @@ CASE, VOLUME, SEGMENTATION, CLASS, STATUS = range(5)
 COLUMN_WIDTHS = (112, 70, 80, 40)
 """Pixels, of all but the last."""
 REFRESH_MILLISECONDS = 150
-PLAN_DEPENDS_ON = ("fromScene", "device", "spacing", "data", "classColumn")
+PLAN_DEPENDS_ON = ("fromScene", "device", "spacing", "structures", "forSharing", "data", "classColumn")
 OF_FOLDERS = ("data", "classColumn")
 """What of these matters for a folder alone."""
 
@@ -254,7 +254,7 @@ class DataSection(Section):
         output = places.new_folder("plans").with_suffix(".json")
         arguments = ["plan", folder, "-o", output, "--device", DEVICES[parameters["device"]]]
         try:
-            arguments += self.options()
+            arguments += self.options() + (["--for-sharing"] if parameters["forSharing"] else [])
         except InputError as error:
             self.panel.say(words_of(error), True)
             return
@@ -283,7 +283,13 @@ class DataSection(Section):
         parameters = self.panel.parameters
         spacing, column = spacing_of(parameters["spacing"]), parameters["classColumn"].strip()
         found: list[Any] = ["--spacing", *spacing] if spacing else []
+        found += self.structures()
         return found + (["--class-column", column] if column and not parameters["fromScene"] else [])
+
+    def structures(self) -> list[str]:
+        """Which structures are learned, as options of a command; nothing for all."""
+        names = [name.strip() for name in re.split(r"[,;]", self.panel.parameters["structures"]) if name.strip()]
+        return ["--structures", *names] if names else []
 
     def _planned(self, folder: Path, output: Path, asked: tuple, then: Callable[[], Any]) -> None:
         parameters = self.panel.parameters

@@ -56,6 +56,8 @@ PARAMETERS: dict[str, Parameter] = {
     "device": _choice("deviceCombo"),
     "spacing": _text("spacingEdit"),
     "classColumn": _text("classColumnEdit"),
+    "structures": _text("structuresEdit"),
+    "forSharing": _yes("forSharingCheck"),
     "strength": _real("strengthSlider"),
     "look": _real("lookSlider"),
     "augmentSeed": _whole("augmentSeedSpin", 0),

@@ -88,7 +88,7 @@ class RestSection(JobSection):
 
     def _begin(self, arguments: list[Any], folder: Path) -> bool:
         """Start it, and keep with the scene where; whether it could be started."""
-        started = self.launch(arguments, folder)
+        started = self.launch([*arguments, *self.panel.data_section.structures()], folder)
         if started:
             self.panel.parameters["segmentRun"] = str(folder)
         return started

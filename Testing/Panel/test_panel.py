@@ -116,6 +116,26 @@ def test_changed_data_must_be_checked_again(panel, cohort_folder):
     assert not panel.ui.trainButton.isEnabled() and "Changed" in panel.ui.planText.toPlainText()
 
 
+def test_a_plan_is_of_the_structures_that_are_named(panel, cohort_folder):
+    panel.ui.dataPath.currentPath = str(cohort_folder)
+    panel.ui.structuresEdit.text = " white matter; "
+    panel.ui.checkButton.click()
+    idle(panel)
+    plan = json.loads(Path(panel.parameters["plan"]).read_text())
+    assert [label["name"] for label in plan["labels"]] == ["white matter"]
+    assert panel.data_section.structures() == ["--structures", "white matter"]
+    panel.ui.structuresEdit.text = "white matter, liver"
+    assert not panel.ui.trainButton.isEnabled()
+    panel.ui.checkButton.click()
+    idle(panel)
+    assert "liver" in panel.ui.messageLabel.text and not panel.parameters["plan"]
+    panel.ui.structuresEdit.text = ""
+    panel.ui.forSharingCheck.checked = True
+    panel.ui.checkButton.click()
+    idle(panel)
+    assert "aligns none" in panel.ui.messageLabel.text or "cannot be shared" in panel.ui.messageLabel.text
+
+
 def test_ticked_volumes_become_a_data_set_and_a_plan(panel):
     put_brains(4)
     tick_all(panel)
