@@ -9,6 +9,7 @@ are started as usual. Tests of starting itself use :mod:`subprocess`.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -244,6 +245,8 @@ def _import_everything() -> None:
     from hurried import hurry
 
     hurry()
+    gc.collect()
+    gc.freeze()  # and is shared with what is forked
 
 
 def _nurse(address: str, parent: int) -> dict[str, Any]:
