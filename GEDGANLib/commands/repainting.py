@@ -145,7 +145,7 @@ def aligned_plan(
         align_in(run, cases, plan, Wanted(arguments.data, asked, device, model=STATISTICAL), events)
     with events.bar("finding the directions of anatomy") as show:
         basis = _basis(run, plan, show)
-    found = _with_grids(plan, basis)
+    found = _with_gains(_with_grids(plan, basis), basis, cases)
     if plan.labels and not found.labels:
         events.emit("warning", message=_why_unlabelled(basis))
     found.save(run / "plan.json")
@@ -212,7 +212,8 @@ def _with_grids(plan: Any, basis: Any) -> Any:
 
     modes = len(basis.generator.generators)
     rest = plan.networks.latent_size - plan.statistical.modes
-    asked = {"modes": modes, "relative": plan.statistical.relative, "shared": plan.statistical.shared}
+    kept = ("relative", "shared", "whitened", "gains")
+    asked = {"modes": modes, **{name: getattr(plan.statistical, name) for name in kept}}
     plan = replace(
         plan,
         labels=basis.plan.labels,
@@ -220,6 +221,15 @@ def _with_grids(plan: Any, basis: Any) -> Any:
         networks=replace(plan.networks, latent_size=modes + rest),
     )
     return predicted(plan, plan.prediction.device)
+
+
+def _with_gains(plan: Any, basis: Any, cases: Sequence[Any]) -> Any:
+    """The plan with the filter of what its judge sees, measured unless it is there."""
+    if not plan.statistical.whitened or plan.statistical.gains:
+        return plan
+    from ..synthesis.residuals import measure_gains
+
+    return replace(plan, statistical=replace(plan.statistical, gains=measure_gains(basis, cases)))
 
 
 def anatomy_of(run: Path, plan: Any) -> tuple[Any, Callable[..., None]]:

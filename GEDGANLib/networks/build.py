@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from ..structure.agreement import AgreementField
 from ..structure.field import FIELDS, StructureField
+from ..structure.whitening import Whitening
 from .article import ArticleDiscriminator, ArticleGenerator
 from .blocks import channels_last, strides_of
 from .discriminator import Discriminator, SeparateHeads
@@ -42,18 +43,30 @@ def build_agreement(plan, tau: float) -> AgreementField | None:
     )
 
 
+def build_whitening(plan) -> Whitening | None:
+    """What filters the image that a plan's judge sees; None where it sees it as it is."""
+    return Whitening(plan.statistical.gains, plan.grid.shape) if plan.repaints and plan.statistical.gains else None
+
+
 def seen(
-    case: Tensor, field: StructureField | None, agreement: AgreementField | None, image_channels: int
+    case: Tensor,
+    field: StructureField | None,
+    agreement: AgreementField | None,
+    image_channels: int,
+    whitening: Whitening | None = None,
 ) -> tuple[Tensor, ...]:
     """What the discriminator sees of a case: it and, in one tensor, its field and the agreement of its labels.
 
     :param case: (N, image_channels + label_count + 1, *grid).
     :param field: from :func:`build_field`.
     :param agreement: from :func:`build_agreement`.
+    :param whitening: from :func:`build_whitening`.
     """
     beside = [] if field is None else [field(case[:, :image_channels])]
     if agreement is not None:
         beside.append(agreement(case))
+    if whitening is not None:
+        case = torch.cat([whitening(case[:, :image_channels]), case[:, image_channels:]], 1)
     return (case, torch.cat(beside, 1)) if beside else (case,)
 
 
@@ -83,7 +96,7 @@ def seen_alone(plan, image: Tensor, tau: float) -> tuple[Tensor, ...]:
     image = functional.adaptive_avg_pool3d(image, tuple(plan.grid.shape))
     labels = image.new_zeros(len(image), len(plan.labels) + 1 if plan.labels else 0, *plan.grid.shape)
     fields = build_field(plan, tau), build_agreement(plan, tau)
-    return seen(torch.cat([image, labels], 1), *fields, len(plan.channels))
+    return seen(torch.cat([image, labels], 1), *fields, len(plan.channels), build_whitening(plan))
 
 
 def coarse_plan(plan):

@@ -53,7 +53,10 @@ def _check_repainting(plan: Any, refuse: Callable[..., None]) -> None:
         refuse("the second judge of a refiner sees the field from its first stage on", "Set field.stage to 0.")
     if not 0 < len(networks.generator_widths) <= len(networks.discriminator_widths) + 1:
         refuse("a refiner has at most one level more than its judges have stages")
-    for name in ("relative", "shared"):
+    gains = plan.statistical.gains
+    if gains and (len(gains) != len(plan.channels) or not all(each and min(each) > 0 for each in gains)):
+        refuse("statistical.gains must be numbers above 0, a list of them for each channel")
+    for name in ("relative", "shared", "whitened"):
         if not isinstance(getattr(plan.statistical, name), bool):
             refuse(f"statistical.{name} must be true or false")
     if not 0 < plan.statistical.modes < networks.latent_size:

@@ -105,7 +105,9 @@ def plan_from_model(model_plan: Plan, fingerprint: Fingerprint, device: str, fro
         model_plan = replace(
             model_plan,
             networks=replace(model_plan.networks, latent_size=modes + rest),
-            statistical=Statistical(modes=modes, relative=model_plan.statistical.relative),
+            statistical=Statistical(
+                modes=modes, relative=model_plan.statistical.relative, whitened=model_plan.statistical.whitened
+            ),
         )
         training = replace(training, labelled_share=0.0, penalty_interval=REPAINTED_INTERVAL)
         augmentation = replace(augmentation, kinds=KINDS)

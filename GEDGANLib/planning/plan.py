@@ -109,6 +109,9 @@ class Statistical:
     :param relative: whether a refiner paints in units of how much cases differ from their statistical ones, and the
         penalty of a judge is in units of how much that is of all that it sees; False in plans of before.
     :param shared: whether the modes are those of a model for sharing, which give little of single cases away.
+    :param whitened: whether the judge of the image sees it filtered so that what cases differ by from their statistical
+        ones differs alike at all frequencies, see ``structure.whitening``; False in plans of before.
+    :param gains: of that filter, for each channel, measured where the cases are aligned.
     """
 
     template: tuple[int, ...] = ()
@@ -118,6 +121,8 @@ class Statistical:
     modes: int = 0
     relative: bool = False
     shared: bool = False
+    whitened: bool = False
+    gains: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from ..networks.statistical import StatisticalGenerator
 from ..planning.plan import Plan
 from ..structure.field import median_trace
 from ..structure.spectrum import BELOW, near_nyquist
+from ..structure.whitening import gains_of
 from ..volumes.fingerprint import Progress, quiet
 from ..volumes.pipeline import WorkingCase, seen_voxels
 from .basis import Basis
@@ -58,16 +59,28 @@ def residuals_of(basis: Basis, plan: Plan, cases: Sequence[WorkingCase], progres
     :param cases: among them all that the modes are of, by name.
     :raises InputError: one of these is not there.
     """
+    members, scores = _members(basis, cases), torch.stack(list(basis.scores.values())).numpy()
+    found = measure_residuals(basis.generator, members, scores, refiner_strides(plan), progress)
+    return found._replace(judged=judged_differences(basis.generator, members, scores, plan))
+
+
+def _members(basis: Basis, cases: Sequence[WorkingCase]) -> list[WorkingCase]:
+    """The cases that the modes are of, in the order of their scores.
+
+    :raises InputError: one is not there.
+    """
     named = {case.name: case for case in cases}
     if missing := [name for name in basis.scores if name not in named]:
         raise InputError(
             f"{missing[0]}, which the alignment was made with, is not among the cases any more.",
             "Give the same data, or train in a new folder.",
         )
-    members = [named[name] for name in basis.scores]
-    scores = torch.stack(list(basis.scores.values())).numpy()
-    found = measure_residuals(basis.generator, members, scores, refiner_strides(plan), progress)
-    return found._replace(judged=judged_differences(basis.generator, members, scores, plan))
+    return [named[name] for name in basis.scores]
+
+
+def _spread(count: int, most: int) -> np.ndarray:
+    """Indices of so many at most, spread evenly."""
+    return np.linspace(0, count - 1, min(most, count)).round().astype(int)
 
 
 @torch.no_grad()
@@ -85,7 +98,7 @@ def measure_residuals(
     :param scores: theirs, (N, at least K).
     :param strides: how each level divides the grid of the one before, see ``blocks.strides_of``.
     """
-    chosen = np.linspace(0, len(cases) - 1, min(CASES, len(cases))).round().astype(int)
+    chosen = _spread(len(cases), CASES)
     channels, levels = len(generator.template), len(strides) + 1
     shape = amplitude_shape(generator.shape, generator.extent)
     # Sums are NumPy's, which are the same however many threads there are: a run that is repeated is the same.
@@ -115,7 +128,7 @@ def judged_differences(
 ) -> Tensor:
     """Mean square by which cases differ from their statistical ones as each judge of the plan sees them, summed over
     voxels and channels, (judges,). Parameters as for :func:`measure_residuals`."""
-    chosen = np.linspace(0, len(cases) - 1, min(JUDGED, len(cases))).round().astype(int)
+    chosen = _spread(len(cases), JUDGED)
     images = [torch.from_numpy(np.array(cases[index].image)) for index in chosen]
     field = build_field(plan, median_trace(images, plan.field.sigma, plan.field.rho, plan.grid.spacing))
     views = [lambda image: image, *([] if field is None else [field])]
@@ -124,6 +137,20 @@ def judged_differences(
         (real, made), _ = _real_and_made(generator, cases[index], scores[index])
         total += [float((view(real) - view(made)).square().sum()) for view in views]
     return torch.from_numpy(total / len(chosen)).float()
+
+
+@torch.no_grad()
+def measure_gains(basis: Basis, cases: Sequence[WorkingCase]) -> tuple[tuple[float, ...], ...]:
+    """Of the filter through which the judge of the image sees it, for each channel, see ``structure.whitening``.
+
+    :param cases: among them all that the modes are of, by name.
+    :raises InputError: one of these is not there.
+    """
+    members, scores, differences = _members(basis, cases), list(basis.scores.values()), []
+    for index in _spread(len(members), JUDGED):
+        (real, made), _ = _real_and_made(basis.generator, members[index], scores[index].numpy())
+        differences.append((real - made)[0].numpy())
+    return tuple(gains_of([each[channel] for each in differences]) for channel in range(len(differences[0])))
 
 
 def noise_bands(shape: Sequence[int], strides: Sequence[Sequence[int]], taps: Tensor) -> np.ndarray:

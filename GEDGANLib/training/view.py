@@ -18,6 +18,7 @@ from ..networks.build import (
     build_agreement,
     build_discriminator,
     build_field,
+    build_whitening,
     coarse_plan,
     field_channels,
     part_plan,
@@ -58,6 +59,7 @@ class WholeView:
         images = [torch.from_numpy(np.array(image)) for image in self._whole_images(cases)]
         self.tau = median_trace(images, plan.field.sigma, plan.field.rho, plan.grid.spacing)
         self.field, self.agreement = build_field(plan, self.tau), build_agreement(plan, self.tau)
+        self.whitening = build_whitening(plan)
         self.augmentation = Augmentation(plan.augmentation.kinds, plan.augmentation.flips, plan.grid.shape)
 
     def _whole_images(self, cases: Sequence[WorkingCase]) -> Iterator[np.ndarray]:
@@ -95,7 +97,7 @@ class WholeView:
 
     def seen(self, cases: Cases) -> Inputs:
         """What the discriminator sees of the cases."""
-        return seen(cases[0], self.field, self.agreement, self.channels)
+        return seen(cases[0], self.field, self.agreement, self.channels, self.whitening)
 
     def also_shown(self, batch: Batch) -> dict[str, Tensor]:
         """What the discriminator is told besides."""

@@ -36,7 +36,7 @@ from GEDGANLib.quality.evaluation import Settings, evaluate
 from GEDGANLib.quality.report import figures_of
 from GEDGANLib.synthesis.basis import Basis, basis_of
 from GEDGANLib.synthesis.model_file import load_model, save_model
-from GEDGANLib.synthesis.residuals import residuals_of
+from GEDGANLib.synthesis.residuals import measure_gains, residuals_of
 from GEDGANLib.training.anatomy import Anatomy
 from GEDGANLib.training.request import image_digest
 from GEDGANLib.training.trainer import Trainer
@@ -53,6 +53,7 @@ STEPS = 1200
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "modes for sharing": {"shared": True},
+    "whitened": {"whitened": True},
     "modes alone": {"steps": 0, "no noise": True},
     "modes and noise": {"steps": 0},
     "noise from nothing": {"no noise": True, "coarse": True, "rate": 2.5, "training": {"matched": 0.0}},
@@ -117,6 +118,8 @@ def train(run: Path, variant: str, seed: int, steps: int, file: Path) -> float:
     """Train and write the model; returns the seconds of processor time."""
     (plan, basis), aligned = plan_of(run, variant), Aligned.load(run / "alignment.safetensors")
     cases = PreparedCases(run / "prepared")
+    if VARIANTS[variant].get("whitened"):
+        plan = replace(plan, statistical=replace(plan.statistical, whitened=True, gains=measure_gains(basis, cases)))
     residuals = residuals_of(basis, plan, cases)
     if VARIANTS[variant].get("no noise"):
         residuals = residuals._replace(amplitudes=torch.zeros_like(residuals.amplitudes))

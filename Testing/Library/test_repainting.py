@@ -20,9 +20,10 @@ from starting import finish, popen, team
 
 from GEDGANLib.alignment.runs import MODEL, RESULT, STATISTICAL
 from GEDGANLib.commands.main import main
-from GEDGANLib.commands.repainting import _plan_of_alignment, anatomy_of
+from GEDGANLib.commands.repainting import _basis, _plan_of_alignment, _with_gains, anatomy_of
+from GEDGANLib.errors import InputError
 from GEDGANLib.jobs.checkpoint import load_checkpoint
-from GEDGANLib.networks.build import build_discriminator, build_generator
+from GEDGANLib.networks.build import build_discriminator, build_generator, seen_alone
 from GEDGANLib.networks.discriminator import Discriminator
 from GEDGANLib.networks.judges import Judges
 from GEDGANLib.networks.noise import NoisePatterns, Residuals, smoothed, to_full_resolution
@@ -33,6 +34,7 @@ from GEDGANLib.planning.aligning import as_asked
 from GEDGANLib.planning.fitting import with_fitting_batch
 from GEDGANLib.planning.plan import Plan
 from GEDGANLib.planning.repainting import REST, modes_for
+from GEDGANLib.structure.whitening import Whitening
 from GEDGANLib.synthesis.directions import find_directions
 from GEDGANLib.synthesis.explorer import Explorer
 from GEDGANLib.synthesis.model_file import digest_of, load_model
@@ -600,3 +602,28 @@ def test_a_plan_says_what_repaints_and_large_volumes_are_left_to_the_first_gener
     assert several.training.batch % 3 == 0 and several.training.penalty_weight == plan.training.penalty_weight
     tight = with_fitting_batch(plan, "cpu", 1, plan.prediction.memory_gb * 1e9)
     assert tight.training.batch < plan.training.batch
+
+
+def test_a_judge_may_see_images_in_which_all_frequencies_differ_alike(trained, model):
+    """In a training, and where it is asked of scans later."""
+    cases = PreparedCases(trained / "prepared")
+    plan = Plan.load(trained / "plan.json")
+    basis = _basis(trained, plan)
+    assert _with_gains(plan, basis, cases) is plan
+    asked = replace(plan, statistical=replace(plan.statistical, whitened=True))
+    measured = _with_gains(asked, basis, cases)
+    (gains,) = measured.statistical.gains
+    assert gains[-1] > 2 * gains[0] > 0 and _with_gains(measured, basis, cases) is measured
+    with pytest.raises(InputError, match="not among the cases any more"):
+        _with_gains(asked, basis, list(cases)[2:])
+    view = Trainer(measured, cases, "cpu", 0, anatomy=anatomy_of(trained, plan)[0]).view
+    image = torch.from_numpy(np.array(cases[0].image))[None]
+    case = torch.cat([image, torch.zeros(1, len(plan.labels) + 1, *plan.grid.shape)], 1)
+    filtered = Whitening([gains], plan.grid.shape)(image)
+    torch.testing.assert_close(view.seen((case,))[0][:, :1], filtered)
+    torch.testing.assert_close(view.seen((case,))[1], view.field(image))
+    torch.testing.assert_close(seen_alone(measured, image, view.tau)[0][:, :1], filtered)
+    for wrong in (((1.0,), (1.0,)), ((0.0, 1.0),)):
+        faulty = replace(measured, statistical=replace(measured.statistical, gains=wrong))
+        with pytest.raises(InputError, match=r"statistical\.gains"):
+            Plan.from_dict(faulty.to_dict(), "plan.json")
