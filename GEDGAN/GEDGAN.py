@@ -252,6 +252,8 @@ class GEDGANWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             resumable=train.resumable(),
             preview=train.preview_there(),
             model=card is not None,
+            index=bool(self.index_section.address()),
+            offered=self.index_section.chosen() is not None,
             makes_labels=card is not None and bool(card.plan.labels),
             classes=card is not None and bool(card.plan.classes),
             measured=self.judge_section.real_cases() is not None,

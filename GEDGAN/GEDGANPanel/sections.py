@@ -160,6 +160,7 @@ def sections_of(panel: Any) -> dict[str, Section]:
     from .augment_section import AugmentSection
     from .data_section import DataSection
     from .explore_section import ExploreSection
+    from .index_section import IndexSection
     from .judge_section import JudgeSection
     from .rest_section import RestSection
     from .segment_section import SegmentSection
@@ -178,6 +179,7 @@ def sections_of(panel: Any) -> dict[str, Section]:
         "rest_section": RestSection,
         "train_section": TrainSection,
         "synthesize_section": SynthesizeSection,
+        "index_section": IndexSection,
         "explore_section": ExploreSection,
         "judge_section": JudgeSection,
     }

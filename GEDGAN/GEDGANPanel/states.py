@@ -41,6 +41,8 @@ class Facts:
     :param carried_shown: and it is in the scene, not accepted.
     :param carried_rows: there is something in the table of carried ones.
     :param resumable: the run folder holds a run to go on with.
+    :param index: an address of an index of models is written.
+    :param offered: a model that it offers is chosen.
     :param makes_labels: the model makes segmentations.
     :param reporting: a report is being made.
     :param measured: real cases are known that the model can be compared with.
@@ -80,6 +82,8 @@ class Facts:
     resumable: bool = False
     preview: bool = False
     model: bool = False
+    index: bool = False
+    offered: bool = False
     makes_labels: bool = False
     classes: bool = False
     measured: bool = False
@@ -247,6 +251,26 @@ def looks(facts: Facts) -> dict[str, Look]:
         ),
         "modelCombo": Look(not model_in_use, in_use if model_in_use else _("Which model to use.")),
         "browseModelButton": Look(not model_in_use, in_use if model_in_use else _("Choose a model file.")),
+        "indexButton": button(
+            _("Ask the index at this address which models it offers."),
+            set_up,
+            (facts.index, _("First write the address of an index of models.")),
+            free,
+            task="index",
+            text=_("Look"),
+        ),
+        "offeredCombo": Look(facts.offered, "", visible=facts.offered),
+        "fetchButton": replace(
+            button(
+                _("Fetch the chosen model into your own folder of models, and choose it here."),
+                set_up,
+                (facts.offered, _("First look at an index, and choose a model that it offers.")),
+                free,
+                task="fetch",
+                text=_("Fetch"),
+            ),
+            visible=facts.offered,
+        ),
         "classCombo": Look(facts.classes, _("Make cases of one class only."), visible=facts.classes),
         "planText": Look(True, "", visible=facts.planned),
         "modelCard": Look(True, "", visible=facts.model),

@@ -41,6 +41,7 @@ def add(kinds: argparse._SubParsersAction) -> None:
     models.add_argument("--get", action="store_true", help="fetch NAME from the index into your own folder")
     models.add_argument("--add", type=a_path, metavar="FILE", help="put a model into your own folder as NAME")
     models.add_argument("--network", type=a_path, metavar="FILE", help="with --add: the segmentation network beside it")
+    models.add_argument("--folder", type=a_path, metavar="FOLDER", help="your own folder, in place of the usual one")
     models.add_argument("--make-index", type=a_path, metavar="FOLDER", help="write the index of the models in a folder")
     models.set_defaults(run=run_models)
 
@@ -81,7 +82,7 @@ def run_models(arguments: argparse.Namespace, events: Events) -> None:
     elif arguments.name is not None:
         _say_all(arguments)
     else:
-        _list(arguments)
+        _list(arguments, events)
 
 
 def _keep(arguments: argparse.Namespace, events: Events) -> None:
@@ -90,7 +91,7 @@ def _keep(arguments: argparse.Namespace, events: Events) -> None:
     if arguments.name is None or (arguments.get and arguments.add is not None):
         raise InputError("One model is fetched or added at a time, under a name.", "gedgan models NAME --add FILE")
     if arguments.add is not None:
-        found = keep_model(arguments.add, arguments.name, arguments.network)
+        found = keep_model(arguments.add, arguments.name, arguments.network, arguments.folder)
         print(f"{found.path} is there, and known as {found.name}.")
         return
     if not arguments.get:
@@ -99,7 +100,7 @@ def _keep(arguments: argparse.Namespace, events: Events) -> None:
 
     entry = _entry(arguments)
     with events.bar(f"fetching {entry.name}") as show:
-        path = fetch(entry, progress=show)
+        path = fetch(entry, arguments.folder, show)
     print(f"{path} ({entry.size / 1e6:.1f} MB) is there. Try: gedgan synthesize {entry.name} -n 4 -o OUT")
 
 
@@ -115,20 +116,25 @@ def _entry(arguments: argparse.Namespace) -> Any:
     return entries[arguments.name]
 
 
-def _list(arguments: argparse.Namespace) -> None:
+def _list(arguments: argparse.Namespace, events: Events) -> None:
+    from dataclasses import asdict
+
     from ..synthesis.known_models import known_models, own_folder
 
-    known = known_models()
+    known = known_models(arguments.folder)
     for model in known:
         where = "comes with GED-GAN" if model.comes_along else f"in {(model.path or model.network).parent}"
         print(f"{model.name}: {_shortly(model)} ({where})")
     if not known:
-        print(f"No model has a name yet. Yours would be in {own_folder()}: gedgan models NAME --add FILE")
+        folder = arguments.folder or own_folder()
+        print(f"No model has a name yet. Yours would be in {folder}: gedgan models NAME --add FILE")
     if arguments.index:
         from ..exchange.model_index import read_index
 
+        offered = read_index(arguments.index)
+        events.emit("offered", models=[asdict(entry) for entry in offered])
         print(f"At {arguments.index}:")
-        for entry in read_index(arguments.index):
+        for entry in offered:
             print(f"{entry.name}: {textwrap.shorten(entry.card, 120, placeholder=' …')} ({entry.size / 1e6:.1f} MB)")
 
 
@@ -154,13 +160,13 @@ def _say_all(arguments: argparse.Namespace) -> None:
     from ..synthesis.known_models import known_models, model_named
     from ..synthesis.model_file import read_header, read_report, what_it_holds
 
-    model = model_named(arguments.name)
+    model = model_named(arguments.name, arguments.folder)
     if model is None and arguments.index:
         entry = _entry(arguments)
         print(f"{entry.name} ({entry.size / 1e6:.1f} MB, at {entry.file}): {entry.card}")
         return
     if model is None:
-        names = ", ".join(each.name for each in known_models()) or "none yet"
+        names = ", ".join(each.name for each in known_models(arguments.folder)) or "none yet"
         raise InputError(f"No model is called {arguments.name}.", f"There are: {names}. Others: --index ADDRESS.")
     print(f"{model.name}: {_shortly(model)}")
     if model.path is not None:

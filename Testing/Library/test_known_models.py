@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import http.server
 import json
 import shutil
-import threading
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from serving import served
 
 from GEDGANLib.commands.main import main
 from GEDGANLib.errors import InputError
@@ -28,34 +26,6 @@ def own(tmp_path, monkeypatch) -> Path:
     folder = tmp_path / "own"
     monkeypatch.setenv(FOLDER, str(folder))
     return folder
-
-
-@contextmanager
-def served(folder: Path, moved: str = ""):
-    """The address of a folder on this computer; ``/moved`` there leads elsewhere."""
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *arguments) -> None:
-            super().__init__(*arguments, directory=str(folder))
-
-        def do_GET(self) -> None:
-            if self.path == "/moved":
-                self.send_response(302)
-                self.send_header("Location", moved)
-                self.end_headers()
-                return
-            super().do_GET()
-
-        def log_message(self, *words) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def test_a_model_in_the_own_folder_is_called_by_its_name(
