@@ -123,7 +123,7 @@ def test_a_folder_without_a_single_case_does_not_stand_in_the_way(tmp_path, sign
 def test_the_scene_may_lie_in_the_folder_of_the_output(trained_model, cohort_folder, tmp_path, command):
     names = {"MODEL": str(trained_model), "SCAN": str(next((cohort_folder / "imagesTr").iterdir()))}
     words = [names.get(word, word) for word in command.split()]
-    words += ["--direction", "volume of grey"] if words[0] == "vary" else []
+    words += ["--direction", "volume of white"] if words[0] == "vary" else []
     out = tmp_path / "out"
     assert main([*words, "-o", str(out), "--scene", str(out / "scene.mrb")]) == 0
     assert (out / "scene.mrb").exists() and len(list(out.iterdir())) > 2 and not list(out.glob(".*"))

@@ -184,13 +184,13 @@ def test_what_is_usual_is_kept_with_the_model_it_belongs_to(tmp_path):
 
 def test_the_commands_write_series_projection_and_anomaly(trained_model, trained_folder, tmp_path, capsys):
     assert main(["directions", str(trained_model)]) == 0
-    assert "volume of grey matter" in " ".join(capsys.readouterr().out.split())
+    assert "volume of white matter" in " ".join(capsys.readouterr().out.split())
     series = tmp_path / "series"
-    command = ["vary", str(trained_model), "--direction", "volume of grey", "--frames", "3", "-o", str(series)]
+    command = ["vary", str(trained_model), "--direction", "volume of white", "--frames", "3", "-o", str(series)]
     assert main([*command, "--from", "-2", "--to", "2", "--seed", "1"]) == 0
     assert len(list((series / "imagesTr").iterdir())) == 3 and (series / "contact-sheet.png").exists()
     origins = json.loads((series / "provenance.json").read_text())
-    assert origins["002"]["directions"] == {"volume of grey matter": 2.0}
+    assert origins["002"]["directions"] == {"volume of white matter": 2.0}
     scan = sorted((trained_folder / "imagesTr").iterdir())[-1]
     out = tmp_path / "projection"
     few = tmp_path / "healthy"
