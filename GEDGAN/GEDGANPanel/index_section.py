@@ -5,6 +5,7 @@ Nothing is asked of any address before a button is pressed.
 
 from __future__ import annotations
 
+import html
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,8 @@ class IndexSection(Section):
 
     def _tell(self) -> None:
         model = self.chosen()
-        self.ui.offeredCombo.toolTip = model["card"] if model and model["card"] else _("What the index offers.")
+        card = html.escape(model["card"]) if model else ""  # Qt takes what looks like HTML for that
+        self.ui.offeredCombo.toolTip = card or _("What the index offers.")
         self.panel.paint()
 
     def onLook(self) -> None:
@@ -77,7 +79,7 @@ class IndexSection(Section):
 
     def onFetch(self) -> None:
         """Fetch the chosen model, and choose it for everything else."""
-        model, folder = self.chosen(), places.base_folder() / "models"
+        model, folder = self.chosen(), places.models_folder()
         arguments = ["models", model["name"], "--get", "--index", self._address, "--folder", folder]
         path = folder / f"{model['name']}.safetensors"
         self.panel.tasks.run_job("fetch", arguments, lambda: self._fetched(path), _("Fetching"), lasting=True)

@@ -77,8 +77,12 @@ class ModelCard:
             lines += self._of_alignment()
         elif cases or steps:
             lines.append(_("Trained on {cases} cases for {steps} steps").format(cases=cases or "?", steps=steps or "?"))
+        if about.get("words"):
+            lines.append(str(about["words"]))
         if plan.repaints and about.get("card"):
             lines.append(_("What it gives away: {card}").format(card=about["card"]))
+            if "trained_images" in about:
+                lines.append(_("Pass on what gedgan share writes of it: this file tells who was learned from."))
         elif plan.repaints:
             lines.append(
                 _(

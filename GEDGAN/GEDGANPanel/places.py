@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -45,11 +46,18 @@ def new_folder(kind: str) -> Path:
         number += 1
 
 
+def models_folder() -> Path:
+    """The user's own folder of models: where the shell has it too, if the environment says where."""
+    from GEDGANLib.synthesis.known_models import FOLDER, own_folder
+
+    return own_folder() if os.environ.get(FOLDER, "").strip() else base_folder() / "models"
+
+
 def named_models() -> list[Path]:
-    """Models that come with GED-GAN, and those in the folder ``models`` of :func:`base_folder`."""
+    """Models that come with GED-GAN, and those in :func:`models_folder`."""
     from GEDGANLib.synthesis.known_models import known_models
 
-    return [model.path for model in known_models(base_folder() / "models") if model.path is not None]
+    return [model.path for model in known_models(models_folder()) if model.path is not None]
 
 
 def recent_models() -> list[Path]:

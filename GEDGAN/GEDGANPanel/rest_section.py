@@ -88,7 +88,9 @@ class RestSection(JobSection):
 
     def _begin(self, arguments: list[Any], folder: Path) -> bool:
         """Start it, and keep with the scene where; whether it could be started."""
-        started = self.launch([*arguments, *self.panel.data_section.structures()], folder)
+        # Where the scans are aligned, the structures are those of the alignment.
+        structures = [] if "--run" in arguments else self.panel.data_section.structures()
+        started = self.launch([*arguments, *structures], folder)
         if started:
             self.panel.parameters["segmentRun"] = str(folder)
         return started

@@ -75,9 +75,15 @@ class TrainSection(JobSection):
         arguments: list[Any] = ["train", parameters["checkedData"], "-o", run, "--seed", parameters["trainSeed"]]
         arguments += ["--device", DEVICES[parameters["device"]]]
         if start_from is not None:
+            if parameters["forSharing"]:
+                text = _("A model that starts from another one cannot be passed on. Take the tick under Advanced away.")
+                self.panel.say(text, True)
+                return
             arguments += ["--from", start_from]
-        elif not (run / "alignment.safetensors").is_file():  # a training in the folder of an alignment has its plan
+        elif not (run / "alignment.safetensors").is_file():
             arguments += ["--plan", parameters["plan"]]
+        elif parameters["forSharing"]:  # a training in the folder of an alignment has its plan
+            arguments += ["--for-sharing"]
         arguments += ["--steps", parameters["steps"]] if minutes is None else ["--minutes", minutes]
         self._launch(arguments, run, then)
 

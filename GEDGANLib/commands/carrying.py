@@ -46,7 +46,7 @@ def add(kinds: argparse._SubParsersAction) -> None:
     carry.set_defaults(run=run_carry)
 
     following = kinds.add_parser("next", help="say which scan to segment next, and why")
-    following.add_argument("model", type=a_path, metavar="MODEL", help="run of gedgan align")
+    following.add_argument("model", type=a_model, metavar="MODEL", help="run of gedgan align")
     following.add_argument(
         "data", type=a_path, metavar="DATA", help="the scans that were aligned, some of them segmented"
     )

@@ -178,7 +178,7 @@ def run_export(arguments: argparse.Namespace, events: Events) -> None:
             model = replace(model, generator=made.generator, plan=made.plan, about=made.about)
             message = f"The bundle holds the form of the model that is for sharing: {made.about['card']}"
             events.emit("warning", message=message)
-        if words := what_it_holds(model.plan):
+        if words := what_it_holds(model.plan, model.about):
             events.emit("warning", message=words)
         with new_folder(arguments.output) as folder:
             write_bundle(folder, model)

@@ -337,8 +337,8 @@ def _prepare(arguments: argparse.Namespace, device: str, events: Events, team, h
 
 
 def _what_to_start_from(plan, run: Path) -> tuple[dict[str, dict], Sequence[str] | None]:
-    """Weights of the model that a run starts from, and the cases it was taught by, see ``Request.taught``; nothing
-    where there is none, or a checkpoint to go on from."""
+    """Weights of the model that a run starts from, and who taught it, see ``Request.taught``; nothing where there is
+    none, or a checkpoint to go on from."""
     from ..jobs.checkpoint import checkpoints
     from ..synthesis.model_file import load_model
 
@@ -348,6 +348,8 @@ def _what_to_start_from(plan, run: Path) -> tuple[dict[str, dict], Sequence[str]
     model = load_model(Path(source), "cpu", with_critic=True)
     learns = model.generator.refiner if model.plan.repaints else model.generator
     weights = {"generator": learns.state_dict()}
+    if model.critic is None and plan.training.frozen_stages:
+        raise InputError(f"{source} was passed on without a discriminator to freeze stages of.", "Leave --freeze out.")
     if model.critic is not None:
         weights["discriminator"] = model.critic.discriminator.state_dict()
     return weights, model.about.get("trained_images")

@@ -52,7 +52,12 @@ def plan_and_data_of_alignment(arguments: argparse.Namespace, device: str) -> tu
     if arguments.for_sharing:
         from ..planning.repainting import for_sharing
 
-        plan = for_sharing(plan)
+        labelled, plan = bool(plan.labels), for_sharing(plan)
+        if labelled and not plan.labels:
+            raise InputError(
+                f"Too few scans of {run} are segmented to share what segmentations look like.",
+                "Train in a new folder; the model then makes images alone.",
+            )
     dataset = find_dataset(arguments.data, asked["class_column"])
     return plan, without_cases(dataset, asked["left_out"])
 
@@ -146,8 +151,13 @@ def aligned_plan(
     with events.bar("finding the directions of anatomy") as show:
         basis = _basis(run, plan, show)
     found = _with_gains(_with_grids(plan, basis), basis, cases)
+    if plan.labels and not found.labels and plan.statistical.shared:  # in a plan that somebody edited
+        raise InputError(
+            f"Too few scans are segmented for {run / 'plan.json'} to be of labels and for sharing.",
+            "Train in a new folder with --for-sharing.",
+        )
     if plan.labels and not found.labels:
-        events.emit("warning", message=_why_unlabelled(basis))
+        events.emit("warning", message="No scan that is learned from is segmented: the model makes images alone.")
     found.save(run / "plan.json")
     if arguments.resume and checkpoints(run) and "judged" not in _kept_residuals(run):
         raise InputError(
@@ -171,13 +181,13 @@ def _basis(run: Path, plan: Any, show: Progress = quiet) -> Any:
             f"{run / STATISTICAL} is not there, without which a training cannot go on.",
             "Train in a new folder; with --alignment none where the scans are too few to be aligned.",
         )
-    return basis_of(load_model(run / STATISTICAL, "cpu", with_population=True), plan, show)
-
-
-def _why_unlabelled(basis: Any) -> str:
-    if "card" in basis.about:
-        return f"The model makes images alone. {basis.about['card']}"
-    return "No scan that is learned from is segmented: the model makes images alone."
+    try:
+        return basis_of(load_model(run / STATISTICAL, "cpu", with_population=True), plan, show)
+    except InputError as error:
+        if not plan.statistical.shared:
+            raise
+        hint = f"{error.hint} To train one that stays here: statistical.shared false in {run / 'plan.json'}, --resume."
+        raise InputError(error.message, hint) from error
 
 
 def _write_residuals(run: Path, plan: Any, basis: Any, cases: Sequence[Any], events: Events) -> None:

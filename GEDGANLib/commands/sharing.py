@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..jobs.events import Events
-from .options import a_path
+from .options import a_model, a_path
 
 INDEX = "GEDGAN_INDEX"
 """Variable of the environment that names the index of models to look into."""
@@ -22,7 +22,7 @@ def add(kinds: argparse._SubParsersAction) -> None:
     """Add the commands of this group to the parser."""
     share = kinds.add_parser("share", help="make a model for sharing, and say what it gives away of the cases")
     share.add_argument(
-        "model", type=a_path, metavar="MODEL", help="model.safetensors of an alignment, or of a training --for-sharing"
+        "model", type=a_model, metavar="MODEL", help="model.safetensors of an alignment, or of a training --for-sharing"
     )
     share.add_argument("-o", "--output", type=a_path, required=True, metavar="FILE", help="new file, .safetensors")
     share.add_argument(
@@ -175,7 +175,7 @@ def _say_all(arguments: argparse.Namespace) -> None:
         if plan.labels:
             print(f"Structures: {', '.join(label.name for label in plan.labels)}")
         print(f"Made of {about.get('cases', '?')} scans" + (f", {about['steps']} steps" if "steps" in about else ""))
-        for words in (about.get("words"), about.get("card"), what_it_holds(plan)):
+        for words in (about.get("words"), about.get("card"), what_it_holds(plan, about)):
             if words:
                 print(words)
         for line in read_report(model.path).get("summary", ["Not judged yet: gedgan evaluate."]):

@@ -32,7 +32,8 @@ from ..errors import InputError
 from ..jobs.events import Progress, quiet
 from ..jobs.writing import beside, write_bytes
 from ..synthesis.known_models import NAME, SUFFIX, claim_name
-from ..synthesis.model_file import read_header
+from ..synthesis.model_file import read_header, what_it_holds
+from ..synthesis.statistical import is_local
 
 FORMAT, FORMAT_VERSION = "GED-GAN models", 1
 LARGEST_INDEX, LARGEST_MODEL = 1_000_000, 2_000_000_000
@@ -69,7 +70,7 @@ def read_index(address: str) -> list[Entry]:
     :raises InputError: it cannot be reached, or is no index.
     """
     with _open(address) as answer:
-        content = answer.read(LARGEST_INDEX + 1)
+        content = _read(answer, LARGEST_INDEX + 1, address)
         base = answer.geturl()
     if len(content) > LARGEST_INDEX:
         raise InputError(f"What is at {address} is too large for an index of models.", "Check the address.")
@@ -80,10 +81,10 @@ def read_index(address: str) -> list[Entry]:
         if int(values["format_version"]) > FORMAT_VERSION:
             raise InputError(f"The index at {address} is for a newer GED-GAN.", "Update GED-GAN.")
         found = [_entry(each, base) for each in values["models"]]
-        if len({entry.name for entry in found}) < len(found):
+        if len({entry.name.casefold() for entry in found}) < len(found):
             raise ValueError("a name twice")
         return found
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
         raise InputError(f"What is at {address} is no index of models of GED-GAN.", "Check the address.") from error
 
 
@@ -93,8 +94,11 @@ def _entry(values: dict[str, Any], base: str) -> Entry:
         raise ValueError("not as an entry is")
     if not 0 < size <= LARGEST_MODEL:
         raise ValueError("a size that cannot be")
-    card = " ".join(str(values.get("card", "")).split())[:LONGEST_CARD]
-    return Entry(name, card, urljoin(base, str(file)), size, digest)
+    words = "".join(letter if letter.isprintable() else " " for letter in str(values.get("card", "")))
+    address = urljoin(base, str(file))
+    if not address.isprintable() or (urlsplit(base).scheme == "https" and urlsplit(address).scheme != "https"):
+        raise ValueError("an address that no index names")
+    return Entry(name, " ".join(words.split())[:LONGEST_CARD], address, size, digest)
 
 
 def fetch(entry: Entry, folder: Path | None = None, progress: Progress = quiet) -> Path:
@@ -107,7 +111,7 @@ def fetch(entry: Entry, folder: Path | None = None, progress: Progress = quiet) 
     found, done = hashlib.sha256(), 0
     with beside(path) as partial:
         with _open(entry.file) as answer, open(partial, "wb") as file:
-            while chunk := answer.read(min(CHUNK, entry.size - done + 1)):
+            while chunk := _read(answer, min(CHUNK, entry.size - done + 1), entry.file):
                 done += len(chunk)
                 if done > entry.size:
                     break
@@ -129,7 +133,7 @@ def fetch(entry: Entry, folder: Path | None = None, progress: Progress = quiet) 
 def write_index(folder: Path) -> Path:
     """Write ``index.json`` of the models in a folder, to be put at an address together; what was there is replaced.
 
-    :raises InputError: there is none, one cannot be read, or it cannot be written.
+    :raises InputError: there is none, one cannot be read or is not for sharing, or it cannot be written.
     """
     entries = []
     for path in sorted(folder.glob(f"*{SUFFIX}")):
@@ -137,6 +141,11 @@ def write_index(folder: Path) -> Path:
         if not NAME.fullmatch(name):  # a network, or what nobody could ask for
             continue
         plan, about = read_header(path)
+        if is_local(about) or "trained_images" in about or what_it_holds(plan, about):
+            raise InputError(
+                f"{path} tells which scans it is of, or holds them.",
+                "Put what gedgan share writes of it there. Models of scans that were not aligned have no such form.",
+            )
         words = " ".join((about.get("words") or f"From {plan.description or 'unnamed scans'}.").split())[:LONGEST_CARD]
         content = path.read_bytes()
         entries.append(Entry(name, words, path.name, len(content), hashlib.sha256(content).hexdigest()))
@@ -150,6 +159,8 @@ def write_index(folder: Path) -> Path:
 class _SafeRedirections(HTTPRedirectHandler):
     def redirect_request(self, request, file, code, message, headers, address):
         _refuse_unsafe(address)
+        if request.type == "https" and urlsplit(address).scheme != "https":
+            raise InputError(f"{request.full_url} leads to {address}, which is no https address.", "Do not use it.")
         return super().redirect_request(request, file, code, message, headers, address)
 
 
@@ -160,15 +171,23 @@ def _refuse_unsafe(address: str) -> None:
         raise InputError(f"{address} is no https address.", "Models are fetched over https alone.")
 
 
+def _read(answer: Any, count: int, address: str) -> bytes:
+    """:raises InputError: it breaks off."""
+    try:
+        return answer.read(count)
+    except (OSError, HTTPException) as error:
+        raise InputError(f"{address} breaks off: {error}.", "Try again.") from error
+
+
 @contextmanager
 def _open(address: str) -> Iterator[Any]:
     """What is at an address.
 
     :raises InputError: it cannot be reached, or breaks off.
     """
-    _refuse_unsafe(address)
-    request = Request(address, headers={"User-Agent": f"GED-GAN/{__version__}"})
     try:
+        _refuse_unsafe(address)
+        request = Request(address, headers={"User-Agent": f"GED-GAN/{__version__}"})
         with build_opener(_SafeRedirections).open(request, timeout=SECONDS) as answer:
             yield answer
     except HTTPError as error:

@@ -98,7 +98,7 @@ def repainted(plan: Plan, device: str) -> Plan:
 
 
 def for_sharing(plan: Plan) -> Plan:
-    """A plan whose model is to be passed on.
+    """A plan whose model is to be passed on; without labels where too few scans are segmented to share them.
 
     :raises InputError: the scans are not aligned, or too few.
     """
@@ -113,8 +113,13 @@ def for_sharing(plan: Plan) -> Plan:
             f"A model of {cases} scans cannot be shared: each of them would be a large part of it.",
             f"At least {FEWEST_CASES} are needed beside those held out, and as a rule some dozen.",
         )
-    reason = "It is for sharing: of these directions it takes as few as give little of single scans away."
-    return replace(plan, statistical=replace(plan.statistical, shared=True), reasons=(*plan.reasons, reason))
+    reasons = ["It is for sharing: of these directions it takes as few as give little of single scans away."]
+    labels, labelled = plan.labels, plan.data["labelled"]
+    if labels and labelled - plan.training.held_out < FEWEST_CASES:
+        labels = ()
+        reasons.append(f"It makes images alone: {labelled} scans are segmented, too few to share what they look like.")
+    shared = replace(plan.statistical, shared=True)
+    return replace(plan, statistical=shared, labels=labels, reasons=(*plan.reasons, *reasons))
 
 
 def for_device(plan: Plan, device: str) -> Plan:

@@ -42,7 +42,7 @@ def basis_of(model: Model, plan: Plan, progress: Progress = quiet) -> Basis:
     """The modes that a plan repaints.
 
     :param model: the local one of the alignment, on the CPU, loaded with its population.
-    :param plan: that says how many modes at most, and whether the model is for sharing.
+    :param plan: that says whether the model is for sharing and, where it is not, how many modes at most.
     :raises InputError: the cases are too few for one that is.
     """
     population = Population.of(model.population, model.about["population"])

@@ -79,9 +79,10 @@ def claim_name(name: str, folder: Path | None = None) -> Path:
     """
     if not NAME.fullmatch(name):
         raise InputError(f"{name!r} is no name for a model.", "Use letters, digits, - and _, 64 at most.")
-    if (there := model_named(name, folder)) is not None:
+    there = next((each for each in known_models(folder) if each.name.casefold() == name.casefold()), None)
+    if there is not None:  # where case does not tell files apart it would be written over
         where = "comes with GED-GAN" if there.comes_along else f"is in {(there.path or there.network).parent}"
-        raise InputError(f"A model {name} {where}.", "Choose another name.")
+        raise InputError(f"A model {there.name} {where}.", "Choose another name.")
     folder = own_folder() if folder is None else folder
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -55,11 +55,19 @@ class Model:
         return digest_of(self.path)
 
 
-def what_it_holds(plan: Plan) -> str:
+def what_it_holds(plan: Plan, about: dict[str, Any]) -> str:
     """What a model that repaints aligned cases gives away, for who passes it on; "" for one that is for that, and for
-    any other."""
-    if not plan.repaints or plan.statistical.shared:
+    any other.
+
+    :param about: of the model, see :class:`Model`.
+    """
+    if not plan.repaints or (plan.statistical.shared and "trained_images" not in about):
         return ""
+    if plan.statistical.shared:
+        return (
+            "It holds digests of the scans that it learned from, by which who has one of them can tell: pass on what "
+            "gedgan share writes of it."
+        )
     return (
         f"It holds the mean of its scans and {plan.statistical.modes} directions in which they differ, by which "
         "single scans can be told: pass it on only to whom you would give the scans, or train one for sharing "

@@ -49,7 +49,8 @@ def pass_on(model: Model, path: Path, words: str = "", progress: Progress = quie
     card = f"{model.about['card']} What a network learned beside, of {model.about.get('cases', '?')} scans, {judged}."
     about = {name: value for name, value in model.about.items() if name not in OF_TRAINING}
     data = {name: value for name, value in model.plan.data.items() if name != "started_from"}
-    save_model(path, model.generator, replace(model.plan, data=data), about | {"card": card} | _said(words))
+    plan = replace(model.plan, data=data, reasons=())  # reasons name cases here and there
+    save_model(path, model.generator, plan, about | {"card": card} | _said(words))
     if report:
         keep_report(path, report, digest_of(path))
     return card

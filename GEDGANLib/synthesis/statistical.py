@@ -223,7 +223,7 @@ def model_for_sharing(
     shape = shape_of_at_most(voxels, plan.statistical.template, plan.extent)
     image = shrink(generator.template[None], shape)[0]
     shares = shrink(generator.shares[None], shape)[0] if plan.labels else None
-    plan = statistical_plan(plan, modes, shape)
+    plan = replace(statistical_plan(plan, modes, shape), reasons=())  # reasons name cases here and there
     kept = {name: value for name, value in about.items() if name not in ("population", "trained_images", "data")}
     if unlabelled:  # sizes of few are those of single cases
         kept.pop("label_sizes", None)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from serving import served
+from serving import passed_on, served
 
 from GEDGANLib.commands.main import main
 from GEDGANLib.errors import InputError
@@ -62,8 +62,9 @@ def test_a_model_in_the_own_folder_is_called_by_its_name(
 def test_a_name_is_taken_once_and_what_is_no_model_gets_none(own, aligned_run, tmp_path, monkeypatch):
     source = aligned_run / "model.safetensors"
     assert keep_model(source, "heads").path == own / "heads.safetensors"
-    with pytest.raises(InputError, match="A model heads is in"):
-        keep_model(source, "heads")
+    for name in ("heads", "HEADS"):
+        with pytest.raises(InputError, match="A model heads is in"):
+            keep_model(source, name)
     for name in ("", "a/b", "..", "a.segmentation", "x" * 65, "-n"):
         with pytest.raises(InputError, match="no name for a model"):
             claim_name(name)
@@ -85,19 +86,26 @@ def test_a_name_is_taken_once_and_what_is_no_model_gets_none(own, aligned_run, t
 
 
 @pytest.fixture
-def shelf(aligned_run, tmp_path) -> Path:
+def shelf(trained_model, tmp_path) -> Path:
     """A folder with a model and its index, as a group would put it somewhere."""
     folder = tmp_path / "shelf"
     folder.mkdir()
-    shutil.copy(aligned_run / "model.safetensors", folder / "heads.safetensors")
+    passed_on(trained_model, folder / "heads.safetensors")
     assert main(["models", "--make-index", str(folder)]) == 0
     return folder
+
+
+def test_what_tells_of_single_scans_is_in_no_index(aligned_run, trained_model, tmp_path, capsys):
+    for source in (aligned_run / "model.safetensors", trained_model):
+        shutil.copy(source, tmp_path / "heads.safetensors")
+        assert main(["models", "--make-index", str(tmp_path)]) == 2 and not (tmp_path / "index.json").exists()
+        assert "tells which scans it is of" in capsys.readouterr().err
 
 
 def test_a_model_is_fetched_from_an_index_that_a_group_keeps(own, shelf, tmp_path, capsys):
     with served(shelf) as address:
         index = f"{address}/index.json"
-        assert main(["models", "--index", index]) == 0 and "heads: From cohort" in capsys.readouterr().out
+        assert main(["models", "--index", index]) == 0 and "heads: From test cohort" in capsys.readouterr().out
         assert not own.exists()  # nothing is fetched before it is asked for
         assert main(["models", "heads", "--index", index]) == 0 and "MB, at http" in capsys.readouterr().out
         assert main(["models", "heads", "--get", "--index", index]) == 0
@@ -139,6 +147,7 @@ def test_addresses_that_anybody_could_change_are_refused(own, shelf):
             (f"{address}/nothing.json", "answers 404"),
             (f"{address}/text.json", "no index of models"),
             ("http://127.0.0.1:1/index.json", "cannot be reached"),
+            ("https://[bad", "cannot be reached"),
         ):
             with pytest.raises(InputError, match=words):
                 read_index(at)
@@ -153,6 +162,7 @@ def test_addresses_that_anybody_could_change_are_refused(own, shelf):
         {"size": "5"},
         {"sha256": "abc"},
         {"file": None, "name": 5},
+        {"sha256": [[]] * 3},
     ],
 )
 def test_an_index_that_cannot_be_is_refused(shelf, change):

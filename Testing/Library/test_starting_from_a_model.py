@@ -67,7 +67,7 @@ def test_it_starts_from_the_weights_and_keeps_the_frozen_ones(model, other_data,
         (["--from", "MODEL", "--spacing", "2"], "Edit the plan"),
         (["--from", "MODEL", "--resume"], "Leave --resume"),
         (["--from", "MODEL", "--freeze", "9"], "9 cannot be frozen"),
-        (["--from", "nowhere"], "cannot be read"),
+        (["--from", "nowhere.safetensors"], "cannot be read"),
     ],
 )
 def test_what_cannot_be_asked_for_together(model, other_data, tmp_path, capsys, options, words):

@@ -432,7 +432,8 @@ def test_a_generator_that_is_to_be_passed_on_moves_along_few_directions(for_shar
     assert plan.networks.latent_size == plan.statistical.modes + REST
     assert exposure["leverage"] <= 0.8
     assert any("for sharing" in reason for reason in plan.reasons)
-    assert not what_it_holds(plan) and what_it_holds(replace(plan, statistical=replace(plan.statistical, shared=False)))
+    assert "gedgan share" in what_it_holds(plan, about) and not what_it_holds(plan, {})
+    assert "single scans" in what_it_holds(replace(plan, statistical=replace(plan.statistical, shared=False)), {})
     # The anatomy of a real case is its scores along these few.
     local = load_model(for_sharing / STATISTICAL, with_population=True)
     basis = basis_of(local, plan)
@@ -466,6 +467,28 @@ def test_what_is_passed_on_of_a_training_makes_the_same_cases_and_names_no_scan(
     keep_report(source, {"figures": {"privacy": {"verdict": FLAGGED}}}, digest_of(source))
     assert main(["share", str(source), "-o", str(tmp_path / "no.safetensors")]) == 2
     assert "found copies" in capsys.readouterr().err and MEMORISED == FLAGGED
+
+
+def test_reasons_that_name_cases_are_not_passed_on(for_sharing, large, tmp_path):
+    source = load_model(for_sharing / "model.safetensors", with_critic=True)
+    named = replace(source.plan, reasons=(*source.plan.reasons, "Note: patient_0007 has nothing below 0."))
+    save_model(tmp_path / "model.safetensors", source.generator, named, source.about)
+    local = load_model(large, with_population=True)
+    kept = statistical.Population.of(local.population, local.about["population"])
+    assert main(["share", str(tmp_path / "model.safetensors"), "-o", str(tmp_path / "out.safetensors")]) == 0
+    assert b"patient_0007" not in (tmp_path / "out.safetensors").read_bytes()
+    assert not statistical.model_for_sharing(
+        local.generator, replace(local.plan, reasons=("patient_0007",)), local.about, kept
+    ).plan.reasons
+    names = local.about["population"]["names"]
+    assert names and not any(name.encode() in (tmp_path / "out.safetensors").read_bytes() for name in names)
+
+
+def test_segmentations_of_few_are_not_learned_for_sharing(small_plan):
+    enough = as_asked(replace(small_plan, data={**small_plan.data, "cases": 40, "labelled": 40}))
+    assert sharing_plan(enough).labels and sharing_plan(enough).statistical.shared
+    few = sharing_plan(replace(enough, data={**enough.data, "labelled": 9 + enough.training.held_out}))
+    assert few.labels == () and any("images alone" in reason for reason in few.reasons)
 
 
 def test_a_generator_that_holds_single_scans_is_not_passed_on(for_sharing, tmp_path, capsys):

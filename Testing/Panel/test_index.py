@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-
 from acting import idle
-from serving import served
+from serving import passed_on, served
 
 from GEDGANLib.exchange.model_index import write_index
 
@@ -15,7 +13,7 @@ def test_a_model_of_an_index_is_fetched_and_chosen(panel, trained_model, tmp_pat
 
     shelf = tmp_path / "shelf"
     shelf.mkdir()
-    shutil.copy(trained_model, shelf / "heads.safetensors")
+    passed_on(trained_model, shelf / "heads.safetensors")
     write_index(shelf)
     ui = panel.ui
     assert not ui.indexButton.isEnabled() and "address" in ui.indexButton.toolTip and ui.fetchButton.isHidden()
@@ -30,7 +28,10 @@ def test_a_model_of_an_index_is_fetched_and_chosen(panel, trained_model, tmp_pat
         ui.fetchButton.click()
         idle(panel)
         path = places.base_folder() / "models" / "heads.safetensors"
-        assert path.read_bytes() == trained_model.read_bytes() and panel.synthesize_section.card.path == path
+        assert (
+            path.read_bytes() == (shelf / "heads.safetensors").read_bytes()
+            and panel.synthesize_section.card.path == path
+        )
         assert ui.modelCombo.itemText(ui.modelCombo.currentIndex) == "heads"
         ui.fetchButton.click()  # a second time: its name is taken
         idle(panel)

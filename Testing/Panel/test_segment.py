@@ -249,6 +249,15 @@ def few_updates(panel, monkeypatch):
     return wanted
 
 
+def test_structures_are_those_of_the_alignment_where_there_is_one(panel, monkeypatch, tmp_path):
+    started = []
+    monkeypatch.setattr(panel.rest_section, "launch", lambda arguments, folder: started.append(arguments))
+    panel.ui.structuresEdit.text = "white matter"
+    panel.rest_section._begin(["segment", "DATA", "-o", "OUT"], tmp_path)
+    panel.rest_section._begin(["segment", "DATA", "-o", "OUT", "--run", "RUN"], tmp_path)
+    assert started[0][-2:] == ["--structures", "white matter"] and "--structures" not in started[1]
+
+
 def test_the_rest_is_segmented_corrected_accepted_and_segmented_again(with_brains, few_updates):
     from GEDGANPanel import places
 
