@@ -246,18 +246,14 @@ def _telling_how_to_go_on(arguments: argparse.Namespace, events: Events) -> Iter
 
 def _tell_few_steps(plan, minutes: float, device: str, events: Events) -> None:
     """Warn before hours are spent on fewer steps than teach anything."""
-    from ..planning.choosing import predicted
+    from ..planning.choosing import steps_in
     from ..training.monitor import FROM_STEP
 
-    prediction = plan.prediction if plan.prediction.device == device else predicted(plan, device).prediction
-    seconds = prediction.minutes_per_1000_steps * 60 / 1000
+    steps = steps_in(plan, minutes, device)
     started = plan.data.get("started_from") is not None  # from a model whose cases differ already
-    if seconds and 60 * minutes / seconds < FROM_STEP and not started and not plan.repaints:
-        message = (
-            f"{minutes:g} minutes are about {60 * minutes / seconds:.0f} steps of this plan; cases begin to differ "
-            "after some hundreds. Train longer, or with larger voxels."
-        )
-        events.emit("warning", message=message)
+    if steps < FROM_STEP and not started and not plan.repaints:
+        words = f"{minutes:g} minutes are about {steps:.0f} steps; cases begin to differ after some hundreds."
+        events.emit("warning", message=f"{words} Train longer, or with larger voxels.")
 
 
 def _prepare(arguments: argparse.Namespace, device: str, events: Events, team, hold: Callable[[], Any]) -> tuple:
@@ -268,8 +264,10 @@ def _prepare(arguments: argparse.Namespace, device: str, events: Events, team, h
     import shutil
 
     from ..planning.checking import refuse_untrainable
+    from ..planning.choosing import steps_in
     from ..planning.fitting import check_memory, with_fitting_batch
     from ..planning.plan import Plan
+    from ..planning.repainting import for_steps
     from ..training.request import PREPARED, Request, claim_run_folder
     from ..volumes.dataset import as_planned, find_dataset
     from ..volumes.prepared import prepare_cases
@@ -303,6 +301,8 @@ def _prepare(arguments: argparse.Namespace, device: str, events: Events, team, h
             plan, dataset = _plan_from_model(arguments, dataset, device, events, team.size)
         else:
             plan = _make_plan(arguments, dataset, device, events, team.size)
+    if not arguments.resume:
+        plan = for_steps(plan, arguments.steps or steps_in(plan, arguments.minutes or 60.0, device))
     dataset = as_planned(dataset, plan)
     team.part(plan.training.batch)
     # What runs on this kind of device already need not be asked whether it fits.

@@ -249,6 +249,12 @@ def predicted(plan: Plan, device: str) -> Plan:
     return replace(plan, prediction=Prediction(device, round(memory_gb, 2), round(minutes, 1)))
 
 
+def steps_in(plan: Plan, minutes: float, device: str) -> float:
+    """Steps that are expected of so many minutes; infinity where a step is too short to tell."""
+    prediction = plan.prediction if plan.prediction.device == device else predicted(plan, device).prediction
+    return 1000 * minutes / prediction.minutes_per_1000_steps if prediction.minutes_per_1000_steps else math.inf
+
+
 def with_batch(plan: Plan, batch: int, device: str, reason: str) -> Plan:
     """The plan with another batch, the first generator's penalty adapted to it and its prediction made anew.
 

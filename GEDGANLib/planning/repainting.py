@@ -22,8 +22,11 @@ PENALTY = 0.002
 same for small grids and large, and for brains, whose air is most of the grid, as for crops of the hippocampus, which
 differ twice as much at each voxel."""
 PENALTY_INTERVAL = 4
-LEARNING_RATE = 4e-4
+LEARNING_RATE, BETA2 = 4e-4, 0.9
 """Of both players. With 0.001 what is finest swings from step to step, by half of its power, and ends too weak."""
+FEW_STEPS, QUICK_RATE, QUICK_BETA2 = 500, 1e-3, 0.99
+"""Steps below which these players hardly begin: what is left then is the noise that they start from. Quicker ones get
+there, with a longer memory of how large gradients are, or they run away."""
 MATCHED = 0.5
 """Share of the made cases that have the anatomy of the real ones beside them."""
 KINDS = ("shift", "intensity")
@@ -69,6 +72,7 @@ def repainted(plan: Plan, device: str) -> Plan:
         statistics_weight=0.0,
         labelled_share=0.0,
         learning_rate=LEARNING_RATE,
+        beta2=BETA2,
         penalty_weight=PENALTY,
         penalty_interval=PENALTY_INTERVAL,
         matched=MATCHED,
@@ -120,6 +124,17 @@ def for_sharing(plan: Plan) -> Plan:
         reasons.append(f"It makes images alone: {labelled} scans are segmented, too few to share what they look like.")
     shared = replace(plan.statistical, shared=True)
     return replace(plan, statistical=shared, labels=labels, reasons=(*plan.reasons, *reasons))
+
+
+def for_steps(plan: Plan, steps: float) -> Plan:
+    """The plan of a training of so many steps: with quicker players where these are few, unless somebody chose some."""
+    training = plan.training
+    chosen = (training.learning_rate, training.beta2, training.optimizer) != (LEARNING_RATE, BETA2, "adam")
+    if not plan.repaints or steps >= FEW_STEPS or chosen:
+        return plan
+    reason = f"About {steps:.0f} steps are few: both players walk more than twice as fast as in a longer training."
+    training = replace(training, learning_rate=QUICK_RATE, beta2=QUICK_BETA2)
+    return replace(plan, training=training, reasons=(*plan.reasons, reason))
 
 
 def for_device(plan: Plan, device: str) -> Plan:

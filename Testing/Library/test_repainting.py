@@ -31,9 +31,10 @@ from GEDGANLib.networks.refiner import Refiner
 from GEDGANLib.networks.repainting import within_range
 from GEDGANLib.networks.statistical import StatisticalGenerator, class_statistics
 from GEDGANLib.planning.aligning import as_asked
+from GEDGANLib.planning.choosing import steps_in
 from GEDGANLib.planning.fitting import with_fitting_batch
 from GEDGANLib.planning.plan import Plan
-from GEDGANLib.planning.repainting import REST, modes_for
+from GEDGANLib.planning.repainting import FEW_STEPS, REST, for_steps, modes_for
 from GEDGANLib.structure.whitening import Whitening
 from GEDGANLib.synthesis.directions import find_directions
 from GEDGANLib.synthesis.explorer import Explorer
@@ -627,3 +628,18 @@ def test_a_judge_may_see_images_in_which_all_frequencies_differ_alike(trained, m
         faulty = replace(measured, statistical=replace(measured.statistical, gains=wrong))
         with pytest.raises(InputError, match=r"statistical\.gains"):
             Plan.from_dict(faulty.to_dict(), "plan.json")
+
+
+def test_players_walk_faster_where_steps_are_few(aligned_run, aligned_folder, tmp_path):
+    plan = Plan.load(aligned_run / "plan.json")
+    plan = plan if plan.repaints else as_asked(plan)
+    few, many = for_steps(plan, FEW_STEPS - 1), for_steps(plan, FEW_STEPS)
+    assert many is plan and few.training.learning_rate > 2 * plan.training.learning_rate
+    assert few.training.beta2 > plan.training.beta2 and "are few" in few.reasons[-1]
+    chosen = replace(plan, training=replace(plan.training, learning_rate=2e-4))
+    assert for_steps(chosen, 10) is chosen and for_steps(few, 10) is few
+    assert steps_in(plan, 3, "cpu") == pytest.approx(3000 / plan.prediction.minutes_per_1000_steps)
+    run = tmp_path / "run"
+    shutil.copytree(aligned_run, run)
+    assert main(["train", str(aligned_folder), "-o", str(run), "--steps", "1", "--device", "cpu"]) == 0
+    assert Plan.load(run / "plan.json").training.learning_rate == few.training.learning_rate
