@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -48,9 +47,9 @@ def new_folder(kind: str) -> Path:
 
 def models_folder() -> Path:
     """The user's own folder of models: where the shell has it too, if the environment says where."""
-    from GEDGANLib.synthesis.known_models import FOLDER, own_folder
+    from GEDGANLib.synthesis.known_models import own_folder
 
-    return own_folder() if os.environ.get(FOLDER, "").strip() else base_folder() / "models"
+    return own_folder(base_folder() / "models")
 
 
 def named_models() -> list[Path]:

@@ -73,15 +73,12 @@ def run_evaluate(arguments: argparse.Namespace, events: Events) -> None:
     from ..device import choose_device
     from ..jobs.writing import new_folder
     from ..quality.report import HTML
-    from ..synthesis.known_models import SHIPPED
     from ..synthesis.model_file import keep_report, load_model, refuse_unwritable
 
     device = choose_device(arguments.device)
     model = load_model(arguments.model, device, with_population=True)
     digest = model.digest  # of what is judged, before a training that goes on can write another one
     try:
-        if arguments.model.parent == SHIPPED:
-            raise InputError(f"{arguments.model} comes with GED-GAN, and stays as it is.")
         refuse_unwritable(arguments.model)
     except InputError as error:
         events.emit("warning", message=f"The report will not be kept in the model file: {error}")
@@ -95,8 +92,6 @@ def run_evaluate(arguments: argparse.Namespace, events: Events) -> None:
     for words in said:
         print(f"- {words}")
     print(f"The report is {arguments.output / HTML}.")
-    if arguments.model.parent == SHIPPED:
-        return
     try:  # where the panel, and whoever is given the model, find what is known of it
         keep_report(arguments.model, figures, digest)
         print(f"Its figures are in {arguments.model} too.")

@@ -200,18 +200,18 @@ def _train(arguments: argparse.Namespace, events: Events, team) -> None:
     with ExitStack() as held, _telling_how_to_go_on(arguments, events):
         if team.leads:
             # Held before anything in it is touched: another training may be at work there.
-            plan, cases = _prepare(arguments, device, events, team, lambda: held.enter_context(sole_owner(run)))
+            plan, cases, basis = _prepare(arguments, device, events, team, lambda: held.enter_context(sole_owner(run)))
         # The others wait for the plan and the prepared cases, which the first process has written.
         team.wait()
         if not team.leads:
-            plan, cases = Plan.load(run / "plan.json"), PreparedCases(run / PREPARED)
+            plan, cases, basis = Plan.load(run / "plan.json"), PreparedCases(run / PREPARED), None
         limit, seed = Limit(arguments.steps, arguments.minutes), arguments.seed
         if limit == Limit():
             limit = None if arguments.resume else Limit(minutes=60.0)
         if seed is None and not arguments.resume:
             seed = 0
         weights, taught = _what_to_start_from(plan, run)
-        anatomy, save = anatomy_of(run, plan) if plan.repaints else (None, save_model)
+        anatomy, save = anatomy_of(run, plan, basis) if plan.repaints else (None, save_model)
         options = Options(
             team=team,
             workers=arguments.workers,
@@ -257,7 +257,7 @@ def _tell_few_steps(plan, minutes: float, device: str, events: Events) -> None:
 
 
 def _prepare(arguments: argparse.Namespace, device: str, events: Events, team, hold: Callable[[], Any]) -> tuple:
-    """Plan and cases on its grid; the run folder is claimed and held, and has the plan in it.
+    """Plan, cases on its grid, and modes to repaint; the run folder is claimed and held, and has the plan in it.
 
     :raises InputError: whatever is wrong with data, plan, model or folder; a folder that was made for it is gone again.
     """
@@ -315,7 +315,7 @@ def _prepare(arguments: argparse.Namespace, device: str, events: Events, team, h
             "out; learning needs at least 2.",
             "Add more scans.",
         )
-    existed = run.exists()
+    existed, basis = run.exists(), None
     if not (arguments.resume or goes_on):
         claim_run_folder(run, resume=False)
     if not arguments.resume:
@@ -328,12 +328,12 @@ def _prepare(arguments: argparse.Namespace, device: str, events: Events, team, h
         if not arguments.resume:
             plan.save(run / "plan.json")
         if plan.repaints:
-            plan = aligned_plan(run, plan, cases, arguments, device, events)
+            plan, basis = aligned_plan(run, plan, cases, arguments, device, events)
     except (InputError, KeyboardInterrupt):
         if not arguments.resume and not existed and not (run / "run.json").exists():
             shutil.rmtree(run, ignore_errors=True)
         raise
-    return plan, cases
+    return plan, cases, basis
 
 
 def _what_to_start_from(plan, run: Path) -> tuple[dict[str, dict], Sequence[str] | None]:

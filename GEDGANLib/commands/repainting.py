@@ -113,8 +113,9 @@ DIRECTIONS = MODEL.replace(".safetensors", ".directions.json")
 
 def aligned_plan(
     run: Path, plan: Any, cases: Sequence[Any], arguments: argparse.Namespace, device: str, events: Events
-) -> Any:
-    """Align the cases of a training, unless that is done, and return its plan with the grids of what was found.
+) -> tuple[Any, Any]:
+    """Align the cases of a training, unless that is done, and return its plan with the grids of what was found, and the
+    modes that it repaints.
 
     The folder holds a run before that begins, so that a training that is killed meanwhile can be gone on with.
 
@@ -151,12 +152,12 @@ def aligned_plan(
     with events.bar("finding the directions of anatomy") as show:
         basis = _basis(run, plan, show)
     found = _with_gains(_with_grids(plan, basis), basis, cases)
-    if plan.labels and not found.labels and plan.statistical.shared:  # in a plan that somebody edited
-        raise InputError(
-            f"Too few scans are segmented for {run / 'plan.json'} to be of labels and for sharing.",
-            "Train in a new folder with --for-sharing.",
-        )
     if plan.labels and not found.labels:
+        if plan.statistical.shared:  # in a plan that somebody edited
+            raise InputError(
+                f"Too few scans are segmented for {run / 'plan.json'} to be of labels and for sharing.",
+                "Train in a new folder with --for-sharing.",
+            )
         events.emit("warning", message="No scan that is learned from is segmented: the model makes images alone.")
     found.save(run / "plan.json")
     if arguments.resume and checkpoints(run) and "judged" not in _kept_residuals(run):
@@ -165,7 +166,7 @@ def aligned_plan(
             "Train in a new folder, or in one with a copy of the alignment.",
         )
     _write_residuals(run, found, basis, cases, events)
-    return found
+    return found, basis
 
 
 def _basis(run: Path, plan: Any, show: Progress = quiet) -> Any:
@@ -222,12 +223,10 @@ def _with_grids(plan: Any, basis: Any) -> Any:
 
     modes = len(basis.generator.generators)
     rest = plan.networks.latent_size - plan.statistical.modes
-    kept = ("relative", "shared", "whitened", "gains")
-    asked = {"modes": modes, **{name: getattr(plan.statistical, name) for name in kept}}
     plan = replace(
         plan,
         labels=basis.plan.labels,
-        statistical=replace(basis.plan.statistical, **asked),
+        statistical=plan.statistical.on_grids_of(basis.plan.statistical, modes),
         networks=replace(plan.networks, latent_size=modes + rest),
     )
     return predicted(plan, plan.prediction.device)
@@ -242,15 +241,18 @@ def _with_gains(plan: Any, basis: Any, cases: Sequence[Any]) -> Any:
     return replace(plan, statistical=replace(plan.statistical, gains=measure_gains(basis, cases)))
 
 
-def anatomy_of(run: Path, plan: Any) -> tuple[Any, Callable[..., None]]:
+def anatomy_of(run: Path, plan: Any, basis: Any = None) -> tuple[Any, Callable[..., None]]:
     """What the alignment of a run knows, with as many modes as the plan says (see ``training.trainer.Anatomy``); and
-    what writes a model that was trained with it, columns of its cases included."""
+    what writes a model that was trained with it, columns of its cases included.
+
+    :param basis: of :func:`aligned_plan`; made anew where this process did not align.
+    """
     from ..alignment.job import Aligned
     from ..synthesis.model_file import save_model
     from ..synthesis.residuals import Residuals
     from ..training.anatomy import Anatomy
 
-    basis = _basis(run, plan)
+    basis = basis or _basis(run, plan)
 
     def save(path: Path, generator: Any, plan: Any, about: dict[str, Any], critic: Any = None) -> None:
         save_model(path, generator, plan, {**about, **basis.about}, critic)

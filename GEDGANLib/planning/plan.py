@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,11 @@ class Statistical:
     shared: bool = False
     whitened: bool = False
     gains: tuple[tuple[float, ...], ...] = ()
+
+    def on_grids_of(self, other: Statistical, modes: int) -> Statistical:
+        """The same, on the grids of another one and with so many modes."""
+        grids = {name: getattr(other, name) for name in ("template", "velocity", "look", "labels")}
+        return replace(self, modes=modes, **grids)
 
 
 @dataclass(frozen=True)

@@ -28,16 +28,22 @@ def radial_power(images: Sequence[np.ndarray], bins: int | None = None) -> np.nd
     grid = images[0].shape
     bins = bins or bins_of(grid)
     window = np.ones(grid)
-    radius = np.zeros(grid)
-    for axis, side in enumerate(grid):
+    for axis in range(len(grid)):
         window = window * _window(axis, grid)
-        radius = radius + _along(axis, grid, np.fft.fftfreq(side)) ** 2
-    shell = np.minimum((np.sqrt(radius) / 0.5 * bins).astype(int), bins)  # the corners beyond 0.5 go into a last shell
+    shell = np.minimum((radius_of(grid) / 0.5 * bins).astype(int), bins)  # the corners beyond 0.5 go into a last shell
     total = np.zeros(bins + 1)
     for image in images:
         power = np.abs(np.fft.fftn((image - image.mean()) * window)) ** 2
         total += np.bincount(shell.ravel(), power.ravel(), minlength=bins + 1)
     return (total / np.bincount(shell.ravel(), minlength=bins + 1) / len(images))[:bins]
+
+
+def radius_of(grid: Sequence[int], half: bool = False) -> np.ndarray:
+    """Cycles a voxel of each coefficient of a Fourier transform of (*grid); of one of real numbers where ``half``."""
+    axes = [np.fft.fftfreq(side) for side in grid]
+    if half:
+        axes[-1] = np.fft.rfftfreq(grid[-1])
+    return np.sqrt(sum(axis**2 for axis in np.meshgrid(*axes, indexing="ij")))
 
 
 def nyquist_excess(images: Sequence[np.ndarray]) -> float:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .spectrum import bins_of, radial_power
+from .spectrum import bins_of, radial_power, radius_of
 
 SHELLS = 12
 """Of equal frequency, up to 0.5 cycles a voxel, at most."""
@@ -40,17 +40,9 @@ def gains_of(differences: Sequence[np.ndarray]) -> tuple[float, ...]:
         return (1.0,) * shells
     gains = np.sqrt(power.max() / np.maximum(power, power.max() / STRONGEST**2))
     # What is finer than the last shell, along diagonals, is raised as that is.
-    number = np.minimum((_radius(shape) * 2 * shells).astype(int), shells - 1)
+    number = np.minimum((radius_of(shape) * 2 * shells).astype(int), shells - 1)
     energy = np.bincount(number.ravel(), minlength=shells) * power
     return tuple(float(gain) for gain in gains * np.sqrt(energy.sum() / (gains**2 * energy).sum()))
-
-
-def _radius(shape: Sequence[int], half: bool = False) -> np.ndarray:
-    """Cycles a voxel of each coefficient of a Fourier transform; of one of real numbers where ``half``."""
-    axes = [np.fft.fftfreq(side) for side in shape]
-    if half:
-        axes[-1] = np.fft.rfftfreq(shape[-1])
-    return np.sqrt(sum(axis**2 for axis in np.meshgrid(*axes, indexing="ij")))
 
 
 class Whitening:
@@ -62,13 +54,12 @@ class Whitening:
 
     def __init__(self, gains: Sequence[Sequence[float]], shape: Sequence[int]) -> None:
         self.shape, self.axes = tuple(shape), tuple(range(-len(shape), 0))
-        radius = _radius(shape, half=True)
+        radius = radius_of(shape, half=True)
         of_channels = [np.interp(radius, (np.arange(len(each)) + 0.5) / (2 * len(each)), each) for each in gains]
         self._gains = torch.from_numpy(np.stack(of_channels)).float()
 
     def __call__(self, image: Tensor) -> Tensor:
         """The image (N, C, *shape) filtered, float32."""
-        if self._gains.device != image.device:
-            self._gains = self._gains.to(image.device)
+        self._gains = self._gains.to(image.device)  # kept there
         spectrum = torch.fft.rfftn(image.float(), dim=self.axes) * self._gains
         return torch.fft.irfftn(spectrum, s=self.shape, dim=self.axes)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..jobs.writing import beside
+from .model_file import SHIPPED, read_header
 
-SHIPPED = Path(__file__).parent / "resources"
 FOLDER = "GEDGAN_MODELS"
 """Variable of the environment that names the user's own folder; see :func:`own_folder` without it."""
 SUFFIX, NETWORK = ".safetensors", ".segmentation"
@@ -37,10 +37,14 @@ class KnownModel:
     comes_along: bool
 
 
-def own_folder() -> Path:
-    """The user's own folder of models; it need not be there."""
-    given = os.environ.get(FOLDER, "").strip()
-    return Path(given).expanduser() if given else Path.home() / "Documents" / "GEDGAN" / "models"
+def own_folder(usual: Path | None = None) -> Path:
+    """The user's own folder of models; it need not be there.
+
+    :param usual: where the environment names none; in the user's documents when not given.
+    """
+    if given := os.environ.get(FOLDER, "").strip():
+        return Path(given).expanduser()
+    return usual or Path.home() / "Documents" / "GEDGAN" / "models"
 
 
 def known_models(folder: Path | None = None) -> list[KnownModel]:
@@ -99,8 +103,6 @@ def keep_model(source: Path, name: str, network: Path | None = None, folder: Pat
     :param source: a model file; it is read first, so that nothing else gets there.
     :raises InputError: it is none, the name cannot be used, or it cannot be written.
     """
-    from .model_file import read_header
-
     read_header(source)
     if network is not None:
         from ..segmentation.network_file import load_network

@@ -26,6 +26,8 @@ from ..volumes.measures import COLLAPSED
 if TYPE_CHECKING:
     from ..networks.discriminator import Critic
 
+SHIPPED = Path(__file__).parent / "resources"
+"""Where models lie that come with GED-GAN."""
 FORMAT = "GED-GAN model"
 FORMAT_VERSION = 1
 DISCRIMINATOR, REALNESS, POPULATION = "discriminator.", "realness.", "population."
@@ -138,8 +140,13 @@ def save_model(
 
 
 def refuse_unwritable(path: Path) -> None:
-    """:raises InputError: a model file that a report cannot be put into: it is write-protected, or its folder is."""
+    """:raises InputError: a model file that a report cannot be put into: it or its folder is write-protected, or it
+    comes with GED-GAN."""
     path = Path(path).resolve()
+    if path.parent == SHIPPED.resolve():
+        raise InputError(
+            f"{path} comes with GED-GAN, and stays as it is.", "Judge a copy of it to have the report in it."
+        )
     try:
         for place, what in ((path, ""), (path.parent, "the folder of ")):
             if not place.stat().st_mode & 0o200 or not os.access(place, os.W_OK):

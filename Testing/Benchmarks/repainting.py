@@ -109,7 +109,7 @@ def plan_of(run: Path, variant: str) -> tuple[Plan, Basis]:
         training=training,
         field=replace(plan.field, **changes.get("field", {})),
         augmentation=replace(plan.augmentation, kinds=changes.get("kinds", plan.augmentation.kinds)),
-        statistical=replace(basis.plan.statistical, modes=modes, relative=relative, shared=shared),
+        statistical=replace(plan.statistical.on_grids_of(basis.plan.statistical, modes), relative=relative),
     )
     return plan, basis
 

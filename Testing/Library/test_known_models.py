@@ -16,7 +16,7 @@ from GEDGANLib.commands.main import main
 from GEDGANLib.errors import InputError
 from GEDGANLib.exchange import model_index
 from GEDGANLib.exchange.model_index import Entry, fetch, read_index, write_index
-from GEDGANLib.synthesis import known_models
+from GEDGANLib.synthesis import known_models, model_file
 from GEDGANLib.synthesis.known_models import FOLDER, claim_name, keep_model, model_named
 from GEDGANLib.synthesis.known_models import known_models as all_known
 
@@ -83,6 +83,16 @@ def test_a_name_is_taken_once_and_what_is_no_model_gets_none(own, aligned_run, t
     assert [each.comes_along for each in all_known(tmp_path)] == [True, True, False]
     with pytest.raises(InputError, match="comes with GED-GAN"):
         claim_name("heads", tmp_path / "mine")
+
+
+def test_a_model_that_comes_along_stays_as_it_is(trained_model, tmp_path, monkeypatch):
+    path = tmp_path / "heads.safetensors"
+    passed_on(trained_model, path)
+    content = path.read_bytes()
+    monkeypatch.setattr(model_file, "SHIPPED", tmp_path)
+    with pytest.raises(InputError, match="comes with GED-GAN"):
+        model_file.keep_report(path, {"summary": []}, model_file.digest_of(path))
+    assert path.read_bytes() == content
 
 
 @pytest.fixture
